@@ -1,0 +1,32 @@
+# make train   install, train the default model, print its word error rate
+# make test    install, run the tests
+# make lint    style and unused code
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+
+.PHONY: train test lint clean
+
+# The stamp is as old as the installation; a changed setup.py installs again.
+$(VENV)/installed: setup.py
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --upgrade pip
+	$(BIN)/python -m pip install --quiet -e .
+	touch $@
+
+$(VENV)/installed-dev: $(VENV)/installed
+	$(BIN)/python -m pip install --quiet -e ".[dev]"
+	touch $@
+
+train: $(VENV)/installed
+	$(BIN)/python train.py hparams/hyperconformer.yaml
+
+test: $(VENV)/installed-dev
+	$(BIN)/python -m pytest
+
+lint: $(VENV)/installed-dev
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+
+clean:
+	rm -rf build *.egg-info .pytest_cache .ruff_cache

@@ -1,0 +1,144 @@
+"""Reading experiment YAML: HyperPyYAML with inheritance and strict keys.
+
+A file may begin with ``base: OTHER.yaml`` (relative to itself): it then says only
+what differs from that file. A key that the base does not have, or that nothing
+reads, is an error: a misspelt hyperparameter never passes in silence.
+"""
+
+import io
+import pathlib
+import re
+
+from hyperpyyaml import load_hyperpyyaml, resolve_references
+from ruamel.yaml import YAML
+from ruamel.yaml.error import YAMLError
+
+from hyperconformer.registry import unknown
+
+
+def read_config(path, overrides=None, used_keys=None):
+    """Read a YAML file, its bases and the overrides into one HyperPyYAML text.
+
+    Arguments
+    ---------
+    path : str or pathlib.Path
+        The file.
+    overrides : str or dict, optional
+        YAML text or mapping that goes on top, as SpeechBrain's
+        ``parse_arguments`` returns it from the command line.
+    used_keys : collection of str, optional
+        The keys that the caller reads. Every other key must be referred to
+        inside the file, else it would be ignored.
+
+    Returns
+    -------
+    str
+        Text for ``hyperpyyaml.load_hyperpyyaml``, references still in it.
+
+    Raises
+    ------
+    FileNotFoundError
+        If the file or a base does not exist.
+    ValueError
+        If it is no YAML mapping, or a key is unknown to the base or to the caller.
+
+    Example
+    -------
+    >>> import tempfile
+    >>> file = pathlib.Path(tempfile.mkdtemp()) / "a.yaml"
+    >>> _ = file.write_text("d_model: 8\nwidth: !ref <d_model> * 2\n")
+    >>> load_hyperpyyaml(read_config(file, {"d_model": 9}))["width"]
+    18
+    """
+    tree = _read_tree(pathlib.Path(path))
+    if isinstance(overrides, str):
+        overrides = YAML().load(overrides)
+    _update(tree, overrides or {}, f"override of {path}")
+    text = _dump(tree)
+    if used_keys is not None:
+        check_keys(text, used_keys, path)
+    return text
+
+
+def resolve_config(text, overrides=None, keys=None):
+    """Resolve the references of a HyperPyYAML text.
+
+    Arguments
+    ---------
+    text : str
+        What :func:`read_config` returned.
+    overrides : dict, optional
+        Last changes.
+    keys : collection of str, optional
+        The keys to keep; None = all.
+
+    Returns
+    -------
+    str
+        HyperPyYAML text that needs no other key.
+    """
+    tree = YAML().load(resolve_references(text, overrides))
+    return _dump({key: tree[key] for key in (tree if keys is None else keys)})
+
+
+def check_keys(text, used_keys, path):
+    """Refuse top-level keys that nothing reads.
+
+    Arguments
+    ---------
+    text : str
+        HyperPyYAML text.
+    used_keys : collection of str
+        Keys that the program reads.
+    path : str or pathlib.Path
+        The file, for the message.
+
+    Raises
+    ------
+    ValueError
+        Naming the key and the nearest known one.
+    """
+    referenced = set(re.findall(r"<([A-Za-z_]\w*)", text))
+    for key in YAML().load(text):
+        if key not in used_keys and key not in referenced:
+            known = sorted(set(used_keys) | referenced)
+            raise ValueError(f"{path}: {unknown('key', key, known)}")
+
+
+def _dump(tree):
+    text = io.StringIO()
+    YAML().dump(tree, text)
+    return text.getvalue()
+
+
+def _read_tree(path):
+    if not path.is_file():
+        raise FileNotFoundError(f"no such YAML file: {path}")
+    try:
+        tree = YAML().load(path.read_text(encoding="utf-8"))
+    except YAMLError as error:
+        raise ValueError(f"{path} is not valid YAML: {error}") from error
+    if not isinstance(tree, dict):
+        raise ValueError(f"{path} must hold keys and values, got {type(tree).__name__}")
+    base = tree.pop("base", None)
+    if base is None:
+        return tree
+    parent = _read_tree(path.parent / base)
+    _update(parent, tree, path)
+    return parent
+
+
+def _update(tree, changes, source):
+    for key, value in changes.items():
+        if key not in tree:
+            raise ValueError(f"{source}: {unknown('key', key, sorted(tree))}")
+        # A plain mapping updates a mapping; a tagged one (!new:) replaces it.
+        if _is_plain_mapping(value) and _is_plain_mapping(tree[key]) and tree[key]:
+            tree[key].update(value)
+        else:
+            tree[key] = value
+
+
+def _is_plain_mapping(node):
+    tag = getattr(node, "tag", None)
+    return isinstance(node, dict) and not (tag is not None and tag.value)

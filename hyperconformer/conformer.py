@@ -1,0 +1,432 @@
+"""The Conformer encoder with a pluggable token mixer.
+
+Conformer: "Conformer: Convolution-augmented Transformer for Speech Recognition",
+arXiv:2005.08100, with the LayerNorm in place of BatchNorm that SpeechBrain uses.
+HyperConformer: "HyperConformer: Multi-head HyperMixer for Efficient Speech
+Recognition", arXiv:2305.18281.
+
+The parameters bear SpeechBrain's names, so that its checkpoints load here.
+Padded frames never reach real ones: they are cleared before every operation
+that looks across time.
+"""
+
+from collections import OrderedDict
+
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+from hyperconformer.registry import build_mixer, mixer_class, mixer_options
+
+
+class FeedForward(nn.Module):
+    """Position-wise feed-forward: Linear, activation, dropout, Linear.
+
+    Arguments
+    ---------
+    d_model : int
+        Width of the frames.
+    d_ffn : int
+        Width of the hidden layer.
+    activation : type
+        Activation class.
+    dropout : float
+        Dropout rate of the hidden layer.
+    """
+
+    def __init__(self, d_model, d_ffn, activation=nn.SiLU, dropout=0.0):
+        super().__init__()
+        self.ffn = nn.Sequential(
+            nn.Linear(d_model, d_ffn),
+            activation(),
+            nn.Dropout(dropout),
+            nn.Linear(d_ffn, d_model),
+        )
+
+    def forward(self, x):
+        """(B, T, D) in, (B, T, D) out."""
+        return self.ffn(x)
+
+
+class ConvolutionModule(nn.Module):
+    """LayerNorm, gated pointwise, depthwise over time, LayerNorm, pointwise.
+
+    arXiv:2005.08100, section 2.2. Under a chunk rule a frame sees the kernel's
+    whole left side but nothing after its chunk (dynamic chunk convolution,
+    arXiv:2304.09325).
+
+    Arguments
+    ---------
+    d_model : int
+        Width of the frames.
+    kernel_size : int
+        Taps of the depthwise convolution; odd unless ``causal``.
+    bias : bool
+        Whether the convolutions and the last Linear have a bias.
+    activation : type
+        Activation class after the depthwise convolution.
+    dropout : float
+        Dropout rate of the output.
+    causal : bool
+        Whether the kernel looks to the left only.
+
+    Raises
+    ------
+    ValueError
+        If ``kernel_size`` is even and ``causal`` is False.
+
+    Example
+    -------
+    >>> ConvolutionModule(16, kernel_size=3)(torch.rand(2, 9, 16)).shape
+    torch.Size([2, 9, 16])
+    """
+
+    def __init__(
+        self,
+        d_model,
+        kernel_size=31,
+        bias=True,
+        activation=nn.SiLU,
+        dropout=0.0,
+        causal=False,
+    ):
+        super().__init__()
+        if not causal and kernel_size % 2 == 0:
+            raise ValueError(f"kernel_size must be odd, got {kernel_size}")
+        self.causal = causal
+        self.left = kernel_size - 1 if causal else kernel_size // 2
+        self.right = 0 if causal else kernel_size // 2
+        self.layer_norm = nn.LayerNorm(d_model)
+        self.bottleneck = nn.Sequential(
+            nn.Conv1d(d_model, 2 * d_model, kernel_size=1, bias=bias),
+            nn.GLU(dim=-1),
+        )
+        self.conv = nn.Conv1d(
+            d_model, d_model, kernel_size=kernel_size, groups=d_model, bias=bias
+        )
+        self.after_conv = nn.Sequential(
+            nn.LayerNorm(d_model),
+            activation(),
+            nn.Linear(d_model, d_model, bias=bias),
+            nn.Dropout(dropout),
+        )
+
+    def forward(self, x, padding_mask=None, chunk=None):
+        """Convolve over time.
+
+        Arguments
+        ---------
+        x : torch.Tensor
+            (B, T, D) frames.
+        padding_mask : torch.Tensor, optional
+            (B, T) bool, True = padding.
+        chunk : hyperconformer.masks.ChunkRule, optional
+            Where the view to the right ends; its left side does not concern the
+            convolution, whose kernel is bounded anyway.
+
+        Returns
+        -------
+        torch.Tensor
+            (B, T, D).
+        """
+        pointwise, gate = self.bottleneck
+        x = F.linear(self.layer_norm(x), pointwise.weight.squeeze(-1), pointwise.bias)
+        x = gate(x)
+        if padding_mask is not None:
+            x = x.masked_fill(padding_mask.unsqueeze(-1), 0.0)
+        if chunk is None or self.causal:
+            x = self._depthwise(F.pad(x, (0, 0, self.left, self.right)).unsqueeze(1))
+            x = x.squeeze(1)
+        else:
+            x = self._depthwise_in_chunks(x, chunk.chunk_frames)
+        return self.after_conv(x)
+
+    def _depthwise(self, x):
+        """Convolve (B, N, T + left + right, D), N independent stretches, to (B, N, T, D).
+
+        A two-dimensional convolution over channels-last memory: it reads the
+        frames as they lie, where a Conv1d would first transpose and copy them.
+        """
+        y = F.conv2d(
+            x.permute(0, 3, 1, 2),
+            self.conv.weight.unsqueeze(2),
+            self.conv.bias,
+            groups=self.conv.groups,
+        )
+        return y.permute(0, 2, 3, 1)
+
+    def _depthwise_in_chunks(self, x, chunk_frames):
+        frames = x.shape[1]
+        x = F.pad(x, (0, 0, self.left, -frames % chunk_frames))
+        x = x.unfold(1, self.left + chunk_frames, chunk_frames).transpose(2, 3)
+        x = self._depthwise(F.pad(x, (0, 0, 0, self.right)))
+        return x.flatten(1, 2)[:, :frames]
+
+
+class ConformerEncoderLayer(nn.Module):
+    """Half feed-forward, token mixer, convolution, half feed-forward.
+
+    arXiv:2005.08100, equation 1, with any token mixer in place of self-attention.
+
+    Arguments
+    ---------
+    d_model : int
+        Width D of the frames.
+    d_ffn : int
+        Width of the feed-forward layers; also the hypernet size of HyperMixing
+        unless ``mixer_options`` says otherwise.
+    nhead : int
+        Number of heads of the mixer.
+    kernel_size : int
+        Taps of the depthwise convolution.
+    activation : type
+        Activation class.
+    bias : bool
+        Whether the convolution module has biases.
+    dropout : float
+        Dropout rate.
+    causal : bool
+        Whether a frame may see nothing after itself.
+    attention_type : str or type
+        Name of a registered mixer, or a TokenMixer class.
+    mixer_options : dict, optional
+        The mixer's own options.
+
+    Raises
+    ------
+    ValueError
+        If the mixer or an option is unknown, or ``causal`` is asked of a mixer
+        that sees the whole utterance.
+
+    Example
+    -------
+    >>> layer = ConformerEncoderLayer(16, 32, nhead=2, kernel_size=3)
+    >>> layer(torch.rand(2, 9, 16))[0].shape
+    torch.Size([2, 9, 16])
+    """
+
+    def __init__(
+        self,
+        d_model,
+        d_ffn,
+        nhead,
+        kernel_size=31,
+        activation=nn.SiLU,
+        bias=True,
+        dropout=0.0,
+        causal=False,
+        attention_type="hypermixing",
+        mixer_options=None,
+    ):
+        super().__init__()
+        # The name is SpeechBrain's: its state dicts say mha_layer whatever mixes.
+        self.mha_layer = build_encoder_mixer(
+            attention_type,
+            d_model=d_model,
+            num_heads=nhead,
+            d_ffn=d_ffn,
+            dropout=dropout,
+            causal=causal,
+            options=mixer_options,
+        )
+        self.convolution_module = ConvolutionModule(
+            d_model, kernel_size, bias, activation, dropout, causal
+        )
+        self.ffn_module1 = self._half_step(d_model, d_ffn, activation, dropout)
+        self.ffn_module2 = self._half_step(d_model, d_ffn, activation, dropout)
+        self.norm1 = named_norm(d_model)
+        self.norm2 = named_norm(d_model)
+
+    @staticmethod
+    def _half_step(d_model, d_ffn, activation, dropout):
+        return nn.Sequential(
+            nn.LayerNorm(d_model),
+            FeedForward(d_model, d_ffn, activation, dropout),
+            nn.Dropout(dropout),
+        )
+
+    def forward(self, x, padding_mask=None, chunk=None):
+        """Encode one layer.
+
+        Arguments
+        ---------
+        x : torch.Tensor
+            (B, T, D) frames.
+        padding_mask : torch.Tensor, optional
+            (B, T) bool, True = padding.
+        chunk : hyperconformer.masks.ChunkRule, optional
+            How far each frame may see.
+
+        Returns
+        -------
+        torch.Tensor
+            (B, T, D).
+        """
+        x = torch.add(x, self.ffn_module1(x), alpha=0.5)
+        mixed, _ = self.mha_layer(
+            self.norm1(x), padding_mask=padding_mask, chunk=chunk
+        )
+        x = x + mixed
+        x = x + self.convolution_module(x, padding_mask, chunk)
+        return self.norm2(torch.add(x, self.ffn_module2(x), alpha=0.5))
+
+
+class ConformerEncoder(nn.Module):
+    """A stack of :class:`ConformerEncoderLayer` and a final LayerNorm.
+
+    Arguments
+    ---------
+    num_layers : int
+        Number of layers.
+    d_model : int
+        Width D of the frames.
+    d_ffn : int
+        Width of the feed-forward layers.
+    nhead : int
+        Number of heads of the mixer.
+    kernel_size : int
+        Taps of the depthwise convolution.
+    activation : type
+        Activation class.
+    bias : bool
+        Whether the convolution modules have biases.
+    dropout : float
+        Dropout rate.
+    causal : bool
+        Whether a frame may see nothing after itself.
+    attention_type : str or type
+        Name of a registered mixer, or a TokenMixer class.
+    mixer_options : dict, optional
+        The mixer's own options.
+    layerdrop_prob : float
+        Probability of leaving out each layer in training.
+
+    Raises
+    ------
+    ValueError
+        As :class:`ConformerEncoderLayer`.
+
+    Example
+    -------
+    >>> encoder = ConformerEncoder(2, 16, 32, nhead=2, kernel_size=3)
+    >>> y, hidden = encoder(torch.rand(2, 9, 16))
+    >>> y.shape, len(hidden)
+    (torch.Size([2, 9, 16]), 3)
+    """
+
+    def __init__(
+        self,
+        num_layers,
+        d_model,
+        d_ffn,
+        nhead,
+        kernel_size=31,
+        activation=nn.SiLU,
+        bias=True,
+        dropout=0.0,
+        causal=False,
+        attention_type="hypermixing",
+        mixer_options=None,
+        layerdrop_prob=0.0,
+    ):
+        super().__init__()
+        self.layers = nn.ModuleList(
+            ConformerEncoderLayer(
+                d_model=d_model,
+                d_ffn=d_ffn,
+                nhead=nhead,
+                kernel_size=kernel_size,
+                activation=activation,
+                bias=bias,
+                dropout=dropout,
+                causal=causal,
+                attention_type=attention_type,
+                mixer_options=mixer_options,
+            )
+            for _ in range(num_layers)
+        )
+        self.norm = named_norm(d_model, eps=1e-6)
+        self.layerdrop_prob = layerdrop_prob
+
+    def forward(self, x, padding_mask=None, chunk=None):
+        """Encode.
+
+        Arguments
+        ---------
+        x : torch.Tensor
+            (B, T, D) frames; padded frames may hold anything, NaN included.
+        padding_mask : torch.Tensor, optional
+            (B, T) bool, True = padding.
+        chunk : hyperconformer.masks.ChunkRule, optional
+            How far each frame may see.
+
+        Returns
+        -------
+        encoded : torch.Tensor
+            (B, T, D); padded frames are finite but mean nothing.
+        hidden : list of torch.Tensor
+            The input and the output of every layer that ran, each (B, T, D).
+        """
+        if padding_mask is not None:
+            x = x.masked_fill(padding_mask.unsqueeze(-1), 0.0)
+        hidden = [x]
+        for layer in self.layers:
+            if self.training and self.layerdrop_prob > 0.0:
+                if torch.rand(()) < self.layerdrop_prob:
+                    continue
+            x = layer(x, padding_mask, chunk)
+            hidden.append(x)
+        return self.norm(x), hidden
+
+
+def build_encoder_mixer(
+    mixer, *, d_model, num_heads, d_ffn, dropout, causal, options=None
+):
+    """Build a layer's mixer from the layer's own settings and the user's options.
+
+    The layer offers ``hypernet_size`` (= d_ffn), ``dropout`` and ``causal``; a
+    mixer takes those that it knows, and the user's options come on top.
+
+    Arguments
+    ---------
+    mixer : str or type
+        Name of a registered mixer, or a TokenMixer class.
+    d_model : int
+        Width of the frames.
+    num_heads : int
+        Number of heads.
+    d_ffn : int
+        Width of the layer's feed-forward part.
+    dropout : float
+        The layer's dropout rate.
+    causal : bool
+        Whether a frame may see nothing after itself.
+    options : dict, optional
+        The user's options, each of which the mixer must know.
+
+    Returns
+    -------
+    hyperconformer.mixers.base.TokenMixer
+
+    Raises
+    ------
+    ValueError
+        If a name is unknown, or the layer is causal and the mixer is not.
+    """
+    offered = {"hypernet_size": d_ffn, "dropout": dropout, "causal": causal}
+    known = mixer_options(mixer)
+    accepted = {name: value for name, value in offered.items() if name in known}
+    built = build_mixer(
+        mixer, d_model=d_model, num_heads=num_heads, **{**accepted, **(options or {})}
+    )
+    if causal and not built.causal:
+        raise ValueError(
+            f"causal=True, but {mixer_class(mixer).__name__} sees the whole "
+            "utterance; choose a mixer that can be causal, or causal=False"
+        )
+    return built
+
+
+def named_norm(d_model, eps=1e-5):
+    """A LayerNorm whose parameters are called ``norm.*``, as SpeechBrain's are."""
+    return nn.Sequential(OrderedDict(norm=nn.LayerNorm(d_model, eps=eps)))

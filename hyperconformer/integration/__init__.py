@@ -1,0 +1,1 @@
+"""The model inside SpeechBrain: the only part of it that imports speechbrain."""

@@ -1,0 +1,361 @@
+"""``HyperConformerASR``: SpeechBrain's TransformerASR with a pluggable token mixer.
+
+Subclassed because SpeechBrain's class closes its list of attention types with an
+assertion, branches on their names, and lets padded frames into real ones.
+"""
+
+import torch
+from speechbrain.lobes.models.transformer.Transformer import (
+    get_key_padding_mask,
+    get_lookahead_mask,
+)
+from speechbrain.lobes.models.transformer.TransformerASR import TransformerASR
+from speechbrain.nnet.activations import Swish
+from torch import nn
+
+from hyperconformer.conformer import ConformerEncoder
+from hyperconformer.masks import (
+    ChunkRule,
+    lengths_to_padding_mask,
+    relative_to_frames,
+)
+from hyperconformer.mixers.base import TokenMixer
+from hyperconformer.registry import mixer_class, unknown
+
+# The attention types that SpeechBrain knows; it initialises their weights itself.
+STOCK_TYPES = ("regularMHA", "RelPosMHAXL", "RoPEMHA", "hypermixing")
+
+ENCODERS = {"conformer": ConformerEncoder}
+
+
+class HyperConformerASR(TransformerASR):
+    """Encoder and decoder for speech recognition, any token mixer in the encoder.
+
+    The constructor takes what ``TransformerASR`` takes, so that a SpeechBrain YAML
+    file needs only another class path; state dicts of SpeechBrain's conformers
+    load with ``strict=True`` and give the same output for one utterance. A batch
+    gives what each of its utterances gives alone.
+
+    Arguments
+    ---------
+    tgt_vocab : int
+        Number of output tokens.
+    input_size : int
+        Width of the features.
+    d_model : int
+        Width D of the frames.
+    nhead : int
+        Number of heads.
+    num_encoder_layers : int
+        Layers of the encoder, at least 1.
+    num_decoder_layers : int
+        Layers of the attention decoder; 0 = none.
+    d_ffn : int
+        Width of the feed-forward layers, and the hypernet size of HyperMixing.
+    dropout : float
+        Dropout rate.
+    activation : type
+        Activation class of the decoder.
+    positional_encoding : str or None
+        ``"fixed_abs_sine"`` or None, as in SpeechBrain.
+    normalize_before : bool
+        Pre-norm (True, required by the Conformer) or post-norm.
+    kernel_size : int
+        Taps of the depthwise convolution.
+    bias : bool
+        Whether the convolution modules have biases.
+    encoder_module : str
+        The encoder: ``"conformer"``.
+    conformer_activation : type
+        Activation class of the Conformer.
+    attention_type : str or type
+        Name of a registered mixer, or a TokenMixer class.
+    max_length : int
+        Longest target sequence (position codes of the decoder).
+    causal : bool, optional
+        Whether the encoder may not look ahead; None means True with a warning,
+        as in SpeechBrain.
+    output_hidden_states : bool
+        Whether ``encode`` and ``forward`` also return every layer's output.
+    layerdrop_prob : float
+        Probability of leaving out an encoder layer in training.
+    mixer_options : dict, optional
+        Options of the mixer.
+
+    Raises
+    ------
+    ValueError
+        If a name or option is unknown, or the settings contradict each other.
+
+    Example
+    -------
+    >>> model = HyperConformerASR(
+    ...     tgt_vocab=10, input_size=8, d_model=16, nhead=2, num_encoder_layers=1,
+    ...     num_decoder_layers=1, d_ffn=32, normalize_before=True, causal=False,
+    ... )
+    >>> encoded, decoded = model(torch.rand(2, 9, 8), torch.ones(2, 4).long())
+    >>> encoded.shape, decoded.shape
+    (torch.Size([2, 9, 16]), torch.Size([2, 4, 16]))
+    """
+
+    def __init__(
+        self,
+        tgt_vocab,
+        input_size,
+        d_model=512,
+        nhead=8,
+        num_encoder_layers=6,
+        num_decoder_layers=6,
+        d_ffn=2048,
+        dropout=0.1,
+        activation=nn.ReLU,
+        positional_encoding="fixed_abs_sine",
+        normalize_before=False,
+        kernel_size=31,
+        bias=True,
+        encoder_module="conformer",
+        conformer_activation=Swish,
+        attention_type="hypermixing",
+        max_length=2500,
+        causal=None,
+        output_hidden_states=False,
+        layerdrop_prob=0.0,
+        mixer_options=None,
+    ):
+        if encoder_module not in ENCODERS:
+            raise ValueError(unknown("encoder_module", encoder_module, sorted(ENCODERS)))
+        if encoder_module == "conformer" and not normalize_before:
+            raise ValueError("the Conformer needs normalize_before=True, got False")
+        if num_encoder_layers < 1:
+            raise ValueError(f"num_encoder_layers must be >= 1, got {num_encoder_layers}")
+        mixer = mixer_class(attention_type)
+        stock = attention_type if attention_type in STOCK_TYPES else "hypermixing"
+        super().__init__(
+            tgt_vocab,
+            input_size,
+            d_model=d_model,
+            nhead=nhead,
+            # One layer that is replaced below: SpeechBrain refuses to build none.
+            num_encoder_layers=1,
+            num_decoder_layers=num_decoder_layers,
+            d_ffn=d_ffn,
+            dropout=dropout,
+            activation=activation,
+            positional_encoding=positional_encoding,
+            normalize_before=normalize_before,
+            kernel_size=kernel_size,
+            bias=bias,
+            encoder_module=encoder_module,
+            conformer_activation=conformer_activation,
+            attention_type=stock,
+            max_length=max_length,
+            causal=causal,
+            output_hidden_states=output_hidden_states,
+            layerdrop_prob=layerdrop_prob,
+        )
+        self.attention_type = attention_type
+        if self._adds_position(mixer) and positional_encoding is None:
+            raise ValueError(
+                f"{mixer.__name__} is blind to order: it needs "
+                "positional_encoding: fixed_abs_sine, got None"
+            )
+        if num_decoder_layers > 0 and positional_encoding is None:
+            raise ValueError(
+                "the decoder needs positional_encoding: fixed_abs_sine, got None"
+            )
+        self.encoder = ENCODERS[encoder_module](
+            num_layers=num_encoder_layers,
+            d_model=d_model,
+            d_ffn=d_ffn,
+            nhead=nhead,
+            kernel_size=kernel_size,
+            activation=conformer_activation,
+            bias=bias,
+            dropout=dropout,
+            causal=self.causal,
+            attention_type=attention_type,
+            mixer_options=mixer_options,
+            layerdrop_prob=layerdrop_prob,
+        )
+        self._init_params()
+
+    @staticmethod
+    def _adds_position(mixer):
+        return mixer.needs_position
+
+    def _init_params(self):
+        """Xavier initialisation as in SpeechBrain, except for mixers with their own."""
+        own = {
+            id(parameter)
+            for module in self.modules()
+            if isinstance(module, TokenMixer) and self.attention_type not in STOCK_TYPES
+            for parameter in module.parameters()
+        }
+        for parameter in self.parameters():
+            if parameter.dim() > 1 and id(parameter) not in own:
+                nn.init.xavier_normal_(parameter)
+
+    def encode(self, src, wav_len=None, pad_idx=0, dynchunktrain_config=None):
+        """Encode features.
+
+        Arguments
+        ---------
+        src : torch.Tensor
+            (B, T, F) or (B, T, F1, F2) features; padding may hold anything.
+        wav_len : torch.Tensor, optional
+            (B,) relative lengths in (0, 1]; None = no padding.
+        pad_idx : int
+            Not used by the encoder; kept for SpeechBrain's callers.
+        dynchunktrain_config : speechbrain DynChunkTrainConfig, optional
+            Chunk size and left context for dynamic chunk training.
+
+        Returns
+        -------
+        encoded : torch.Tensor
+            (B, T, D).
+        hidden : list of torch.Tensor
+            Only with ``output_hidden_states``: each (B, T, D).
+        """
+        encoded, hidden, _ = self._encode(src, wav_len, dynchunktrain_config)
+        return (encoded, hidden) if self.output_hidden_states else encoded
+
+    def _encode(self, src, wav_len, dynchunktrain_config=None):
+        src = src.flatten(2)
+        padding_mask = None
+        if wav_len is not None:
+            frames = relative_to_frames(wav_len, src.shape[1])
+            if (frames < src.shape[1]).any():
+                padding_mask = lengths_to_padding_mask(frames, src.shape[1])
+                src = src.masked_fill(padding_mask.unsqueeze(-1), 0.0)
+        src = self.custom_src_module(src)
+        if self._adds_position(mixer_class(self.attention_type)):
+            src = src + self.positional_encoding(src)
+        encoded, hidden = self.encoder(
+            src, padding_mask, chunk_rule(dynchunktrain_config)
+        )
+        return encoded, hidden, padding_mask
+
+    def forward(self, src, tgt, wav_len=None, pad_idx=0):
+        """Encode features and decode targets (teacher forcing).
+
+        Arguments
+        ---------
+        src : torch.Tensor
+            (B, T, F) or (B, T, F1, F2) features.
+        tgt : torch.Tensor
+            (B, U) int64 target tokens, or None to encode only.
+        wav_len : torch.Tensor, optional
+            (B,) relative lengths of the features.
+        pad_idx : int
+            Padding token of ``tgt``.
+
+        Returns
+        -------
+        encoded : torch.Tensor
+            (B, T, D).
+        hidden : list of torch.Tensor
+            Only with ``output_hidden_states``.
+        decoded : torch.Tensor
+            (B, U, D); left out when ``tgt`` is None.
+        """
+        encoded, hidden, padding_mask = self._encode(src, wav_len)
+        outputs = (encoded, hidden) if self.output_hidden_states else (encoded,)
+        if tgt is None:
+            return outputs if self.output_hidden_states else encoded
+        return (*outputs, self.decode_targets(tgt, encoded, padding_mask, pad_idx))
+
+    def decode_targets(self, tgt, encoded, padding_mask=None, pad_idx=0):
+        """Decode known targets (teacher forcing).
+
+        Arguments
+        ---------
+        tgt : torch.Tensor
+            (B, U) int64 target tokens.
+        encoded : torch.Tensor
+            (B, T, D) encoder frames.
+        padding_mask : torch.Tensor, optional
+            (B, T) bool, True = padding.
+        pad_idx : int
+            Padding token of ``tgt``.
+
+        Returns
+        -------
+        torch.Tensor
+            (B, U, D).
+        """
+        decoded, _, _ = self.decoder(
+            tgt=self._embed_targets(tgt),
+            memory=encoded,
+            tgt_mask=get_lookahead_mask(tgt),
+            tgt_key_padding_mask=get_key_padding_mask(tgt, pad_idx=pad_idx),
+            memory_key_padding_mask=padding_mask,
+        )
+        return decoded
+
+    @torch.no_grad()
+    def decode(self, tgt, encoder_out, enc_len=None):
+        """One decoding step of a searcher.
+
+        Arguments
+        ---------
+        tgt : torch.Tensor
+            (B, U) int64 tokens so far.
+        encoder_out : torch.Tensor
+            (B, T, D) encoded features.
+        enc_len : torch.Tensor, optional
+            (B,) lengths of ``encoder_out`` in frames; all may be below T.
+
+        Returns
+        -------
+        decoded : torch.Tensor
+            (B, U, D).
+        attention : torch.Tensor
+            (B, U, T) weights of the last layer's cross-attention.
+        """
+        mask = None
+        if enc_len is not None:
+            mask = lengths_to_padding_mask(enc_len, encoder_out.shape[1])
+        decoded, _, attention = self.decoder(
+            self._embed_targets(tgt),
+            encoder_out,
+            tgt_mask=get_lookahead_mask(tgt),
+            memory_key_padding_mask=mask,
+        )
+        return decoded, attention[-1]
+
+    def _embed_targets(self, tgt):
+        embedded = self.custom_tgt_module(tgt)
+        # With relative attention SpeechBrain keeps the decoder's codes elsewhere.
+        codes = getattr(self, "positional_encoding_decoder", None)
+        if codes is None:
+            codes = self.positional_encoding
+        return embedded + codes(embedded)
+
+    def encode_streaming(self, src, context):
+        """Refused: SpeechBrain's streaming context does not fit our mixers."""
+        raise ValueError(
+            "HyperConformerASR does not stream through SpeechBrain's contexts"
+        )
+
+    def make_streaming_context(self, dynchunktrain_config, encoder_kwargs=None):
+        """Refused: see :meth:`encode_streaming`."""
+        return self.encode_streaming(None, None)
+
+
+def chunk_rule(dynchunktrain_config):
+    """SpeechBrain's dynamic chunk configuration as a :class:`ChunkRule`.
+
+    Arguments
+    ---------
+    dynchunktrain_config : speechbrain DynChunkTrainConfig or None
+        Chunk size in frames, left context in chunks.
+
+    Returns
+    -------
+    ChunkRule or None
+    """
+    if dynchunktrain_config is None:
+        return None
+    return ChunkRule(
+        dynchunktrain_config.chunk_size, dynchunktrain_config.left_context_size
+    )

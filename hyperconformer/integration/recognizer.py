@@ -1,0 +1,87 @@
+"""The whole recogniser: front end, encoder, CTC head and attention decoder."""
+
+from typing import NamedTuple, Optional
+
+import torch
+from torch import nn
+
+from hyperconformer.masks import lengths_to_padding_mask
+
+
+class Recognition(NamedTuple):
+    """What a recogniser says of a batch.
+
+    ``ctc`` (B, T, V) log-probabilities; ``lengths`` (B,) int64 frames of them;
+    ``encoded`` (B, T, D); ``seq`` (B, U, V) log-probabilities of the decoder, or
+    None without targets.
+    """
+
+    ctc: torch.Tensor
+    lengths: torch.Tensor
+    encoded: torch.Tensor
+    seq: Optional[torch.Tensor]
+
+    @property
+    def relative_lengths(self):
+        """(B,) lengths over the padded length, as SpeechBrain's functions want them."""
+        return self.lengths / self.ctc.shape[1]
+
+
+class Recognizer(nn.Module):
+    """Features to log-probabilities of tokens.
+
+    One module, so that one wrapper distributes it, and one file of weights holds it.
+
+    Arguments
+    ---------
+    frontend : hyperconformer.integration.frontend.ConvolutionFrontEnd
+        Features to subsampled frames.
+    transformer : hyperconformer.integration.asr.HyperConformerASR
+        Encoder and, if it was built with one, decoder.
+    d_model : int
+        Width of the encoder's frames.
+    vocab_size : int
+        Number of tokens V; token 0 is the CTC blank.
+    """
+
+    def __init__(self, frontend, transformer, d_model, vocab_size):
+        super().__init__()
+        self.frontend = frontend
+        self.transformer = transformer
+        self.ctc_head = nn.Linear(d_model, vocab_size)
+        self.decoder_head = None
+        if hasattr(transformer, "decoder"):
+            self.decoder_head = nn.Linear(d_model, vocab_size)
+
+    def forward(self, features, lengths, targets=None):
+        """Recognise.
+
+        Arguments
+        ---------
+        features : torch.Tensor
+            (B, T, F); padding may hold anything.
+        lengths : torch.Tensor
+            (B,) int64 frames.
+        targets : torch.Tensor, optional
+            (B, U) int64 tokens, begun with the sentence begin, for the decoder.
+
+        Returns
+        -------
+        Recognition
+
+        Raises
+        ------
+        ValueError
+            If targets are given and there is no decoder.
+        """
+        x, lengths = self.frontend(features, lengths)
+        encoded = self.transformer.encode(x, lengths / x.shape[1])
+        ctc = self.ctc_head(encoded).log_softmax(dim=-1)
+        seq = None
+        if targets is not None:
+            if self.decoder_head is None:
+                raise ValueError("targets given, but num_decoder_layers is 0")
+            mask = lengths_to_padding_mask(lengths, encoded.shape[1])
+            decoded = self.transformer.decode_targets(targets, encoded, mask)
+            seq = self.decoder_head(decoded).log_softmax(dim=-1)
+        return Recognition(ctc, lengths, encoded, seq)

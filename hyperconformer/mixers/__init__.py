@@ -1,0 +1,1 @@
+"""Token mixers, one file a paper; ``hyperconformer.registry`` builds them by name."""

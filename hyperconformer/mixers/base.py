@@ -1,0 +1,145 @@
+"""The token mixer: what stands in a Conformer layer where self-attention stood."""
+
+from typing import ClassVar, Dict, Optional
+
+import torch
+from torch import nn
+
+State = Dict[str, torch.Tensor]
+"""Streaming state: named tensors, each with the batch as its first dimension."""
+
+
+class TokenMixer(nn.Module):
+    """Base class of every mixer: (B, T, D) in, (B, T, D) out.
+
+    A subclass sets the class attributes that are true of it and calls
+    :meth:`check_inputs` first thing in ``forward``. What it cannot honour
+    (a chunk rule, a state, causality) is refused with an error, never ignored.
+
+    Attributes
+    ----------
+    chunkable : bool
+        Whether ``forward`` honours a ``chunk`` rule.
+    streamable : bool
+        Whether ``forward`` honours a ``state``, and :meth:`init_state` makes one.
+    needs_position : bool
+        Whether the mixer is blind to order, so that the encoder must add
+        absolute position codes to its input.
+    paper : str
+        Where the mixer was published.
+    cost : str
+        Cost in the number of frames T, as it stands in the documentation table.
+
+    Arguments
+    ---------
+    d_model : int
+        Width D of the frames.
+    """
+
+    chunkable: ClassVar[bool] = False
+    streamable: ClassVar[bool] = False
+    needs_position: ClassVar[bool] = False
+    paper: ClassVar[str] = ""
+    cost: ClassVar[str] = ""
+
+    def __init__(self, d_model: int):
+        super().__init__()
+        self.d_model = d_model
+        self.causal = False
+
+    def forward(self, x, *, padding_mask=None, chunk=None, state=None):
+        """Mix information across frames.
+
+        Arguments
+        ---------
+        x : torch.Tensor
+            (B, T, D) frames; what stands in padded frames is never read.
+        padding_mask : torch.Tensor, optional
+            (B, T) bool, True = padding.
+        chunk : hyperconformer.masks.ChunkRule, optional
+            How far each frame may see; None = as far as the mixer goes.
+        state : dict of str to torch.Tensor, optional
+            What :meth:`init_state` or the previous call returned. It is not
+            changed; the new state is returned.
+
+        Returns
+        -------
+        y : torch.Tensor
+            (B, T, D) mixed frames, finite in padded frames too.
+        state : dict of str to torch.Tensor or None
+            The state after these frames; None where no state was given.
+        """
+        raise NotImplementedError
+
+    def init_state(self, batch_size, *, device=None, dtype=None) -> State:
+        """The state before the first frame of ``batch_size`` streams.
+
+        Arguments
+        ---------
+        batch_size : int
+            Number of streams.
+        device : torch.device, optional
+            Where the tensors live.
+        dtype : torch.dtype, optional
+            Their floating type.
+
+        Returns
+        -------
+        dict of str to torch.Tensor
+            Batch-first tensors.
+
+        Raises
+        ------
+        ValueError
+            If this mixer, as configured, cannot stream.
+        """
+        raise ValueError(f"{type(self).__name__} cannot stream: it keeps no state")
+
+    def check_inputs(self, x, padding_mask=None, chunk=None, state=None):
+        """Refuse what this mixer cannot honour, saying what was got and expected.
+
+        Raises
+        ------
+        ValueError
+            On a wrong shape or dtype, an empty sequence, or a ``chunk`` or
+            ``state`` that this mixer does not support.
+        """
+        name = type(self).__name__
+        if x.dim() != 3 or x.shape[-1] != self.d_model:
+            raise ValueError(
+                f"{name} expects x of shape (B, T, {self.d_model}), got {tuple(x.shape)}"
+            )
+        if x.shape[1] == 0:
+            raise ValueError(f"{name} needs at least one frame, got T = 0")
+        if padding_mask is not None:
+            check_padding_mask(padding_mask, x)
+        if chunk is not None and not self.chunkable:
+            raise ValueError(f"{name} as configured cannot honour a chunk rule: {chunk}")
+        if state is not None and not self.streamable:
+            raise ValueError(f"{name} as configured cannot stream: it takes no state")
+
+
+def check_padding_mask(padding_mask: Optional[torch.Tensor], x: torch.Tensor):
+    """Refuse a padding mask that is not bool or not (B, T).
+
+    Arguments
+    ---------
+    padding_mask : torch.Tensor
+        The mask, True = padding.
+    x : torch.Tensor
+        (B, T, D) the frames it belongs to.
+
+    Raises
+    ------
+    ValueError
+        If dtype or shape differ from what is expected.
+    """
+    if padding_mask.dtype != torch.bool:
+        raise ValueError(
+            f"padding_mask must be bool (True = padding), got {padding_mask.dtype}"
+        )
+    if padding_mask.shape != x.shape[:2]:
+        raise ValueError(
+            f"padding_mask must have shape {tuple(x.shape[:2])}, "
+            f"got {tuple(padding_mask.shape)}"
+        )

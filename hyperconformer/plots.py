@@ -1,0 +1,66 @@
+"""Pictures of results."""
+
+import pathlib
+import re
+
+
+def read_train_log(path):
+    """Read SpeechBrain's ``train_log.txt``.
+
+    Arguments
+    ---------
+    path : str or pathlib.Path
+        The log.
+
+    Returns
+    -------
+    dict of str to list of float
+        A column each: ``epoch``, ``lr``, ``train loss``, ``valid WER``, ...
+
+    Example
+    -------
+    >>> import tempfile
+    >>> log = pathlib.Path(tempfile.mkdtemp()) / "train_log.txt"
+    >>> _ = log.write_text("epoch: 1, lr: 1.0e-03 - train loss: 2.5 - valid WER: 40.0\\n")
+    >>> read_train_log(log)["valid WER"]
+    [40.0]
+    """
+    columns = {}
+    for line in pathlib.Path(path).read_text(encoding="utf-8").splitlines():
+        if not line.startswith("epoch:"):
+            continue
+        for name, value in re.findall(r"([A-Za-z][\w ]*): ([-+.\deE]+|nan|inf)", line):
+            columns.setdefault(name.strip(), []).append(float(value))
+    return columns
+
+
+def plot_training(log, picture):
+    """Draw loss and error rates against epochs.
+
+    Arguments
+    ---------
+    log : str or pathlib.Path
+        SpeechBrain's ``train_log.txt``.
+    picture : str or pathlib.Path
+        Where the PNG goes.
+    """
+    import matplotlib
+
+    matplotlib.use("Agg")
+    from matplotlib import pyplot
+
+    columns = read_train_log(log)
+    figure, (losses, errors) = pyplot.subplots(1, 2, figsize=(10, 4))
+    for name in ("train loss", "valid loss"):
+        losses.plot(columns["epoch"], columns[name], label=name.split()[0])
+    losses.set(xlabel="epoch", ylabel="loss", yscale="log")
+    for name in ("valid WER", "valid CER"):
+        errors.plot(columns["epoch"], columns[name], label=name.split()[1])
+    errors.set(xlabel="epoch", ylabel="validation error (%)", ylim=(0, 105))
+    errors.axhline(10, color="gray", linewidth=0.5, linestyle=":")
+    for axes in (losses, errors):
+        axes.legend()
+        axes.grid(alpha=0.3)
+    figure.tight_layout()
+    figure.savefig(picture, dpi=120)
+    pyplot.close(figure)

@@ -1,0 +1,157 @@
+"""From manifests to batches: tokenizer, datasets, loaders."""
+
+import pathlib
+
+import speechbrain as sb
+import torch
+from speechbrain.dataio.batch import PaddedBatch
+from speechbrain.dataio.dataio import load_data_csv
+from speechbrain.dataio.dataset import DynamicItemDataset
+from speechbrain.dataio.sampler import DynamicBatchSampler
+from speechbrain.tokenizers.SentencePiece import SentencePiece
+
+from hyperconformer.audio import read_audio
+
+
+def train_tokenizer(manifest, folder, unit, vocab_size):
+    """Train SentencePiece on a manifest's transcripts, or load what was trained.
+
+    Arguments
+    ---------
+    manifest : str or pathlib.Path
+        CSV with the column ``wrd``.
+    folder : str or pathlib.Path
+        Where the model lies.
+    unit : str
+        ``"char"``, ``"unigram"`` or ``"bpe"``.
+    vocab_size : int
+        Number of tokens; for characters their number is found in the text.
+
+    Returns
+    -------
+    sentencepiece.SentencePieceProcessor
+        Token 0 is unknown and serves as the CTC blank and the padding, 1 begins
+        and 2 ends a sentence.
+    """
+    if unit == "char":
+        rows = load_data_csv(str(manifest)).values()
+        vocab_size = len(set("".join(row["wrd"] for row in rows)) - {" "}) + 4
+    return SentencePiece(
+        str(folder),
+        vocab_size,
+        annotation_train=str(manifest),
+        annotation_read="wrd",
+        model_type=unit,
+        character_coverage=1.0,
+        bos_id=1,
+        eos_id=2,
+    ).sp
+
+
+def make_dataset(manifest, tokenizer, sample_rate_hz, sort=None, max_duration_s=None):
+    """A SpeechBrain dataset of samples and tokens.
+
+    Arguments
+    ---------
+    manifest : str or pathlib.Path
+        CSV with the columns ``ID, duration, wav, spk_id, wrd``.
+    tokenizer : sentencepiece.SentencePieceProcessor
+        Text to tokens.
+    sample_rate_hz : int
+        Rate of the samples.
+    sort : str, optional
+        ``"ascending"`` or ``"descending"`` by duration; None keeps the order.
+    max_duration_s : float, optional
+        Longer utterances are left out.
+
+    Returns
+    -------
+    DynamicItemDataset
+        With ``id, sig, words, tokens, tokens_bos, tokens_eos``.
+    """
+
+    @sb.utils.data_pipeline.takes("wav")
+    @sb.utils.data_pipeline.provides("sig")
+    def audio(wav):
+        return read_audio(wav, sample_rate_hz)
+
+    @sb.utils.data_pipeline.takes("wrd")
+    @sb.utils.data_pipeline.provides("words", "tokens", "tokens_bos", "tokens_eos")
+    def text(wrd):
+        ids = tokenizer.encode_as_ids(wrd)
+        yield wrd
+        yield torch.tensor(ids)
+        yield torch.tensor([tokenizer.bos_id(), *ids])
+        yield torch.tensor([*ids, tokenizer.eos_id()])
+
+    dataset = DynamicItemDataset.from_csv(
+        str(manifest),
+        dynamic_items=[audio, text],
+        output_keys=["id", "sig", "words", "tokens", "tokens_bos", "tokens_eos"],
+    )
+    limit = {} if max_duration_s is None else {"duration": max_duration_s}
+    if sort is not None or limit:
+        dataset = dataset.filtered_sorted(
+            sort_key=None if sort is None else "duration",
+            reverse=sort == "descending",
+            key_max_value=limit,
+        )
+    if len(dataset) == 0:
+        raise ValueError(
+            f"{manifest} holds no utterance of at most {max_duration_s} s to work on"
+        )
+    return dataset
+
+
+def train_loader_options(dataset, *, max_batch_s, max_batch_utterances, seed, workers):
+    """Options of a loader whose batches hold a bounded number of seconds.
+
+    Arguments
+    ---------
+    dataset : DynamicItemDataset
+        The training set.
+    max_batch_s : float
+        Seconds of audio in a batch, padding included.
+    max_batch_utterances : int
+        Utterances in a batch at most.
+    seed : int
+        Seed of the order.
+    workers : int
+        Loader processes.
+
+    Returns
+    -------
+    dict
+        For ``Brain.fit(train_loader_kwargs=...)``.
+    """
+    sampler = DynamicBatchSampler(
+        dataset,
+        max_batch_length=max_batch_s,
+        num_buckets=16,
+        shuffle=True,
+        batch_ordering="random",
+        max_batch_ex=max_batch_utterances,
+        seed=seed,
+    )
+    return {
+        "batch_sampler": sampler,
+        "num_workers": workers,
+        "collate_fn": PaddedBatch,
+    }
+
+
+def manifest_durations(manifest):
+    """Utterances and hours of a manifest.
+
+    Arguments
+    ---------
+    manifest : str or pathlib.Path
+        The CSV.
+
+    Returns
+    -------
+    utterances : int
+    hours : float
+    """
+    rows = load_data_csv(str(pathlib.Path(manifest))).values()
+    return len(rows), sum(float(row["duration"]) for row in rows) / 3600

@@ -1,0 +1,267 @@
+"""A training run from its YAML file to its error rates, model folder and transcript."""
+
+import logging
+import pathlib
+import random
+
+import speechbrain as sb
+from hyperpyyaml import load_hyperpyyaml, resolve_references
+from ruamel.yaml import YAML
+from speechbrain.dataio.batch import PaddedBatch
+from speechbrain.dataio.dataio import load_data_csv
+from tqdm import tqdm
+
+from hyperconformer.audio import read_audio
+from hyperconformer.config import read_config, resolve_config
+from hyperconformer.corpora import prepare
+from hyperconformer.export import MODEL_KEYS, save_model
+from hyperconformer.inference import ASR
+from hyperconformer.training.brain import ASRBrain
+from hyperconformer.training.data import (
+    make_dataset,
+    manifest_durations,
+    train_loader_options,
+    train_tokenizer,
+)
+
+logger = logging.getLogger(__name__)
+
+# Every key that a training file may have beside those that it refers to itself.
+USED_KEYS = {
+    "seed",
+    "output_folder",
+    "corpus",
+    "data_folder",
+    "corpus_options",
+    "train_split",
+    "valid_split",
+    "test_splits",
+    "token_unit",
+    "vocab_size",
+    "sample_rate",
+    "max_duration_s",
+    "extractor",
+    "normalization_utterances",
+    "recognizer",
+    "num_decoder_layers",
+    "wav_augment",
+    "feature_augment",
+    "augment_from_epoch",
+    "number_of_epochs",
+    "epoch_counter",
+    "max_batch_s",
+    "max_batch_utterances",
+    "loader_workers",
+    "optimizer",
+    "lr_schedule",
+    "ctc_cost",
+    "seq_cost",
+    "ctc_weight",
+    "test_search",
+    "error_rate_computer",
+    "avg_checkpoints",
+    "checkpointer",
+    "train_logger",
+}
+
+
+def train(config_file, run_options=None, overrides=None):
+    """Prepare the corpus, train, evaluate, export and transcribe one file.
+
+    Started again with the same arguments it continues from its last checkpoint.
+
+    Arguments
+    ---------
+    config_file : str or pathlib.Path
+        The YAML file.
+    run_options : dict, optional
+        SpeechBrain's ``run_opts`` (device, precision, gradient clipping, ...).
+    overrides : str or dict, optional
+        Changes to the YAML file.
+
+    Returns
+    -------
+    dict
+        Split to ``{"loss", "WER", "CER"}``.
+
+    Raises
+    ------
+    FileNotFoundError, ValueError
+        On a wrong YAML file, a missing corpus or an empty split.
+    """
+    text = read_config(config_file, overrides, USED_KEYS)
+    plain = YAML().load(resolve_references(text))
+    output = pathlib.Path(plain["output_folder"])
+    sb.create_experiment_directory(experiment_directory=str(output))
+    manifests = prepare_corpus(plain, output)
+    tokenizer = train_tokenizer(
+        manifests[plain["train_split"]],
+        output / "tokenizer",
+        plain["token_unit"],
+        plain["vocab_size"],
+    )
+    # How many tokens there are is known only now, and the model is built with it.
+    found = {"vocab_size": tokenizer.vocab_size()}
+    if sb.utils.distributed.if_main_process():
+        resolved = resolve_config(text, found)
+        (output / "hyperparams.yaml").write_text(resolved, encoding="utf-8")
+    sb.utils.seed.seed_everything(plain["seed"], verbose=False)
+    config = load_hyperpyyaml(text, found)
+    results = _run(config, manifests, tokenizer, output, dict(run_options or {}))
+    if sb.utils.distributed.if_main_process():
+        model = save_model(
+            output / "model",
+            resolve_config(text, found, MODEL_KEYS),
+            config["extractor"],
+            config["recognizer"],
+            next((output / "tokenizer").glob("*.model")),
+        )
+        report(results, model, manifests[config["test_splits"][0]], output)
+    return results
+
+
+def _run(config, manifests, tokenizer, output, run_options):
+    rate_hz = config["sample_rate"]
+    train_set = make_dataset(
+        manifests[config["train_split"]],
+        tokenizer,
+        rate_hz,
+        sort="ascending",
+        max_duration_s=config["max_duration_s"],
+    )
+    loader = train_loader_options(
+        train_set,
+        max_batch_s=config["max_batch_s"],
+        max_batch_utterances=config["max_batch_utterances"],
+        seed=config["seed"],
+        workers=config["loader_workers"],
+    )
+    # The checkpointer must know all that a resumed run needs.
+    config["checkpointer"].add_recoverables(
+        {
+            "recognizer": config["recognizer"],
+            "extractor": config["extractor"],
+            "counter": config["epoch_counter"],
+            "lr_schedule": config["lr_schedule"],
+        }
+    )
+    brain = ASRBrain(
+        tokenizer,
+        batch_sampler=loader["batch_sampler"],
+        modules={"recognizer": config["recognizer"]},
+        opt_class=config["optimizer"],
+        hparams=config,
+        run_opts=run_options,
+        checkpointer=config["checkpointer"],
+    )
+    config["extractor"].to(brain.device)
+    eval_loader = {"batch_size": config["max_batch_utterances"]}
+    eval_loader["collate_fn"] = PaddedBatch
+    if not brain.test_only:
+        measure_features(config, manifests)
+        valid_set = make_dataset(
+            manifests[config["valid_split"]], tokenizer, rate_hz, sort="ascending"
+        )
+        brain.fit(
+            config["epoch_counter"],
+            train_set,
+            valid_set,
+            train_loader_kwargs=loader,
+            valid_loader_kwargs=dict(eval_loader),
+        )
+    results = {}
+    for split in [config["valid_split"], *config["test_splits"]]:
+        dataset = make_dataset(manifests[split], tokenizer, rate_hz, sort="ascending")
+        results[split] = brain.evaluate_split(
+            split, dataset, dict(eval_loader), output / f"wer_{split}.txt"
+        )
+    return results
+
+
+def prepare_corpus(config, output):
+    """Make the manifests on one process, and say how much speech there is.
+
+    Arguments
+    ---------
+    config : dict
+        The loaded YAML file.
+    output : pathlib.Path
+        The run's folder.
+
+    Returns
+    -------
+    dict of str to pathlib.Path
+        Split to manifest.
+    """
+    manifests = {}
+
+    def make():
+        manifests.update(
+            prepare(
+                config["corpus"],
+                config["data_folder"],
+                output / "manifests",
+                **config["corpus_options"],
+            )
+        )
+
+    sb.utils.distributed.run_on_main(make)
+    if not manifests:  # Another process made them; they are reused as they are.
+        make()
+    wanted = [config["train_split"], config["valid_split"], *config["test_splits"]]
+    for split in wanted:
+        if split not in manifests:
+            raise ValueError(
+                f"corpus {config['corpus']!r} has no split {split!r}; "
+                f"it has: {', '.join(sorted(manifests))}"
+            )
+        utterances, hours = manifest_durations(manifests[split])
+        logger.info(f"{split}: {utterances} utterances, {hours:.2f} hours")
+    return manifests
+
+
+def measure_features(config, manifests):
+    """Fit the feature normalisation on training speech, unless a checkpoint has it.
+
+    Arguments
+    ---------
+    config : dict
+        The loaded YAML file.
+    manifests : dict of str to pathlib.Path
+        Split to manifest.
+    """
+    if config["checkpointer"].find_checkpoint() is not None:
+        return
+    rows = list(load_data_csv(str(manifests[config["train_split"]])).values())
+    random.Random(config["seed"]).shuffle(rows)
+    rows = rows[: config["normalization_utterances"]]
+    config["extractor"].fit(
+        read_audio(row["wav"], config["sample_rate"])
+        for row in tqdm(rows, desc="measuring features", dynamic_ncols=True)
+    )
+
+
+def report(results, model, test_manifest, output):
+    """Print the error rates and one transcript, and where everything lies.
+
+    Arguments
+    ---------
+    results : dict
+        Split to ``{"loss", "WER", "CER"}``.
+    model : pathlib.Path
+        The model folder.
+    test_manifest : pathlib.Path
+        Of the set that the transcribed file is taken from.
+    output : pathlib.Path
+        The run's folder.
+    """
+    print(f"\n{'split':<20}{'WER %':>8}{'CER %':>8}")
+    for split, stats in results.items():
+        print(f"{split:<20}{stats['WER']:>8.2f}{stats['CER']:>8.2f}")
+    row = next(iter(load_data_csv(str(test_manifest)).values()))
+    text = ASR.from_hparams(source=model).transcribe_file(row["wav"])
+    print(f"\n$ hyperconformer transcribe {row['wav']} --model {output}")
+    print(f"{text}\n(spoken: {row['wrd']})")
+    print(f"\nlog: {output / 'train_log.txt'}   curve: {output / 'curve.png'}")
+    print(f"alignments: {output}/wer_*.txt   model: {model}")
+

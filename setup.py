@@ -1,0 +1,51 @@
+"""Installation; tool settings are in pyproject.toml."""
+
+import pathlib
+import re
+
+from setuptools import find_packages, setup
+
+ROOT = pathlib.Path(__file__).parent
+VERSION = re.search(
+    r'__version__ = "(.+)"', (ROOT / "hyperconformer/__init__.py").read_text()
+).group(1)
+
+setup(
+    name="hyperconformer",
+    version=VERSION,
+    description=(
+        "Conformer speech recognition with linear-time token mixing, for SpeechBrain"
+    ),
+    long_description=(ROOT / "README.md").read_text(encoding="utf-8"),
+    long_description_content_type="text/markdown",
+    license="Apache-2.0",
+    python_requires=">=3.9",
+    packages=find_packages(include=["hyperconformer", "hyperconformer.*"]),
+    install_requires=[
+        "torch>=2.4",
+        "torchaudio>=2.4",
+        "speechbrain>=1.1,<1.2",
+        "hyperpyyaml>=1.2",
+        "ruamel.yaml>=0.17",
+        "sentencepiece>=0.2",
+        "safetensors>=0.4",
+        "soundfile>=0.12",
+        "numpy>=1.22",
+        "scipy>=1.8",
+        "tqdm>=4.60",
+        "matplotlib>=3.5",
+        # Synthesises the embedded corpus; GPL-3.0-or-later, imported when used.
+        "espeakng-loader>=0.2",
+    ],
+    extras_require={
+        "dev": ["pytest>=8", "hypothesis>=6", "ruff>=0.6"],
+        # The published packages that two mixers are compared with.
+        "parity": ["linear-attention-transformer", "mixture-of-attention"],
+    },
+    entry_points={"console_scripts": ["hyperconformer=hyperconformer.cli:main"]},
+    classifiers=[
+        "License :: OSI Approved :: Apache Software License",
+        "Programming Language :: Python :: 3",
+        "Topic :: Multimedia :: Sound/Audio :: Speech",
+    ],
+)
