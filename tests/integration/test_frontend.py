@@ -1,0 +1,97 @@
+"""Front end and features respect the length of each utterance."""
+
+import pytest
+import torch
+from speechbrain.lobes.features import Fbank
+from speechbrain.lobes.models import convolution
+
+from hyperconformer import ConvolutionFrontEnd
+from hyperconformer.integration.frontend import FeatureExtractor
+
+SHAPES = {
+    "recipe": {
+        "num_blocks": 2,
+        "num_layers_per_block": 1,
+        "out_channels": (64, 32),
+        "kernel_sizes": (3, 3),
+        "strides": (2, 2),
+        "residuals": (False, False),
+    },
+    "wide": {
+        "num_blocks": 3,
+        "num_layers_per_block": 2,
+        "out_channels": (8, 6, 4),
+        "kernel_sizes": (3, 5, 3),
+        "strides": (2, 1, 2),
+        "residuals": (False, True, True),
+    },
+}
+
+
+def build(cls, shape):
+    return cls(input_shape=(8, 10, 20), dropout=0.0, **SHAPES[shape]).eval()
+
+
+@pytest.mark.parametrize("shape", SHAPES)
+def test_one_utterance_equals_speechbrain(shape):
+    stock = build(convolution.ConvolutionFrontEnd, shape)
+    ours = build(ConvolutionFrontEnd, shape)
+    ours.load_state_dict(stock.state_dict(), strict=True)
+    for frames in (40, 41, 42, 43):
+        x = torch.randn(2, frames, 20)
+        assert (stock(x) - ours(x)).abs().max() <= 2e-5
+
+
+@pytest.mark.parametrize("shape", SHAPES)
+def test_batch_equals_alone_with_nan_in_the_padding(shape):
+    frontend = build(ConvolutionFrontEnd, shape)
+    x = torch.randn(4, 50, 20)
+    lengths = torch.tensor([50, 49, 33, 24])
+    mask = torch.arange(50) >= lengths[:, None]
+    dirty = x.masked_fill(mask.unsqueeze(-1), float("nan")).requires_grad_()
+    y, out_lengths = frontend(dirty, lengths)
+    total = 0.0
+    for row, length in enumerate(lengths):
+        alone = frontend(x[row : row + 1, :length])[0]
+        assert out_lengths[row] == alone.shape[0]
+        got = y[row, : out_lengths[row]]
+        assert (got - alone).abs().max() <= 1e-5
+        total = total + got.square().sum()
+    total.backward()
+    assert torch.isfinite(dirty.grad).all()
+    assert all(torch.isfinite(p.grad).all() for p in frontend.parameters())
+
+
+def test_too_short_is_refused():
+    frontend = build(ConvolutionFrontEnd, "recipe")
+    with pytest.raises(ValueError, match="1 frames is too short"):
+        frontend(torch.randn(2, 9, 20), torch.tensor([9, 1]))
+
+
+def test_padding_other_than_same_is_refused():
+    with pytest.raises(ValueError, match="same"):
+        ConvolutionFrontEnd(input_shape=(8, 10, 20), padding="valid", **SHAPES["recipe"])
+
+
+def test_features_of_a_batch_equal_those_of_each_utterance():
+    extractor = FeatureExtractor(Fbank(n_mels=40), 40).eval()
+    utterances = [torch.randn(n) for n in (16000, 15999, 8079, 8080, 4321)]
+    extractor.fit(utterances)
+    counts = torch.tensor([len(u) for u in utterances])
+    wavs = torch.nn.utils.rnn.pad_sequence(utterances, batch_first=True)
+    features, lengths = extractor(wavs, counts / 16000)
+    for row, utterance in enumerate(utterances):
+        alone, own = extractor(utterance.unsqueeze(0))
+        assert own[0] == alone.shape[1] == lengths[row]
+        assert (features[row, : lengths[row]] - alone[0]).abs().max() <= 1e-4
+
+
+def test_fit_normalises():
+    extractor = FeatureExtractor(Fbank(n_mels=40), 40)
+    utterances = [torch.randn(8000) * scale for scale in (0.1, 1.0, 3.0)]
+    extractor.fit(utterances)
+    frames = torch.cat([extractor(u.unsqueeze(0))[0][0] for u in utterances])
+    assert frames.mean(0).abs().max() < 1e-3
+    assert (frames.std(0) - 1).abs().max() < 1e-2
+    with pytest.raises(ValueError, match="no utterance"):
+        extractor.fit([])

@@ -1,0 +1,58 @@
+"""Reading audio of any kind, and refusing what is none."""
+
+import numpy as np
+import pytest
+import soundfile
+import torch
+
+from hyperconformer.audio import AudioError, prepare_samples, read_audio
+
+
+def tone(rate_hz, seconds=0.5):
+    return 0.5 * np.sin(2 * np.pi * 440 * np.arange(int(rate_hz * seconds)) / rate_hz)
+
+
+@pytest.mark.parametrize("rate_hz", [8000, 16000, 44100, 48000])
+@pytest.mark.parametrize("extension", ["wav", "flac"])
+def test_any_rate_comes_out_at_the_wanted_one(tmp_path, rate_hz, extension):
+    path = tmp_path / f"a.{extension}"
+    soundfile.write(path, tone(rate_hz), rate_hz)
+    samples = read_audio(path, 16000)
+    assert abs(len(samples) - 8000) <= 1 and samples.dtype == torch.float32
+    spectrum = np.abs(np.fft.rfft(samples.numpy()[:8000]))
+    assert spectrum.argmax() * 2 == 440
+
+
+def test_channels_are_averaged(tmp_path):
+    path = tmp_path / "a.wav"
+    soundfile.write(path, np.stack([tone(16000), -tone(16000)], axis=1), 16000)
+    assert read_audio(path).abs().max() < 1e-3
+
+
+def test_integers_are_scaled():
+    samples = prepare_samples(np.array([-32768, 0, 16384], dtype=np.int16), 16000, 16000)
+    assert samples.tolist() == [-1.0, 0.0, 0.5]
+
+
+def test_bad_files_are_named(tmp_path):
+    with pytest.raises(AudioError, match="no such audio file.*gone.wav"):
+        read_audio(tmp_path / "gone.wav")
+    garbage = tmp_path / "garbage.wav"
+    garbage.write_bytes(b"RIFF" + bytes(range(200)))
+    with pytest.raises(AudioError, match="garbage.wav cannot be read"):
+        read_audio(garbage)
+    empty = tmp_path / "empty.wav"
+    soundfile.write(empty, np.zeros(0), 16000)
+    with pytest.raises(AudioError, match="empty.wav.*no samples"):
+        read_audio(empty)
+    nan = tmp_path / "nan.wav"
+    soundfile.write(nan, np.array([0.0, np.nan]), 16000, subtype="FLOAT")
+    with pytest.raises(AudioError, match="nan.wav.*NaN"):
+        read_audio(nan)
+
+
+def test_bad_samples_are_refused():
+    with pytest.raises(ValueError, match="positive"):
+        prepare_samples(np.zeros(10), 0, 16000)
+    with pytest.raises(ValueError, match=r"\(channels, N\)"):
+        prepare_samples(np.zeros((2, 2, 2)), 16000, 16000)

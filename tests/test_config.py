@@ -1,0 +1,91 @@
+"""Experiment files: inheritance, overrides and strict keys."""
+
+import pathlib
+
+import pytest
+from hyperpyyaml import load_hyperpyyaml
+
+from hyperconformer.config import read_config, resolve_config
+from hyperconformer.training.run import USED_KEYS
+
+ROOT = pathlib.Path(__file__).resolve().parents[1]
+FILES = sorted(
+    path
+    for folder in ("hparams", "recipes")
+    for path in (ROOT / folder).rglob("*.yaml")
+    if "fragments" not in path.parts
+)
+
+
+@pytest.fixture
+def files(tmp_path):
+    (tmp_path / "base.yaml").write_text(
+        "lr: 0.1\nlayers: 2\nwidth: !ref <layers> * 4\n"
+        "options: {a: 1, b: 2}\nthing: !new:collections.Counter\n  a: 1\n"
+    )
+    (tmp_path / "child.yaml").write_text("base: base.yaml\nlayers: 3\n")
+    return tmp_path
+
+
+def test_child_overrides_base(files):
+    config = load_hyperpyyaml(read_config(files / "child.yaml"))
+    assert config["layers"] == 3 and config["width"] == 12 and config["lr"] == 0.1
+
+
+def test_command_line_overrides_both(files):
+    text = read_config(files / "child.yaml", "layers: 5\noptions: {b: 7}\n")
+    config = load_hyperpyyaml(text)
+    assert config["width"] == 20 and config["options"] == {"a": 1, "b": 7}
+
+
+def test_tagged_mapping_is_replaced_not_merged(files):
+    (files / "child.yaml").write_text(
+        "base: base.yaml\nthing: !new:collections.OrderedDict\n  b: 3\n"
+    )
+    config = load_hyperpyyaml(read_config(files / "child.yaml"))
+    assert dict(config["thing"]) == {"b": 3}
+
+
+def test_unknown_key_in_child_is_an_error(files):
+    (files / "child.yaml").write_text("base: base.yaml\nlayer: 3\n")
+    with pytest.raises(ValueError, match="child.yaml.*'layer'.*'layers'"):
+        read_config(files / "child.yaml")
+
+
+def test_unknown_override_is_an_error(files):
+    with pytest.raises(ValueError, match="unknown key 'lrr'; did you mean 'lr'"):
+        read_config(files / "child.yaml", {"lrr": 3})
+
+
+def test_key_that_nothing_reads_is_an_error(files):
+    used = {"lr", "width", "options", "thing"}
+    read_config(files / "child.yaml", used_keys=used)
+    with pytest.raises(ValueError, match="'lr'"):
+        read_config(files / "child.yaml", used_keys=used - {"lr"})
+
+
+def test_missing_and_broken_files_are_named(files):
+    with pytest.raises(FileNotFoundError, match="none.yaml"):
+        read_config(files / "none.yaml")
+    (files / "broken.yaml").write_text("a: [1, 2\n")
+    with pytest.raises(ValueError, match="broken.yaml is not valid YAML"):
+        read_config(files / "broken.yaml")
+    (files / "list.yaml").write_text("- 1\n")
+    with pytest.raises(ValueError, match="list.yaml must hold keys"):
+        read_config(files / "list.yaml")
+    (files / "orphan.yaml").write_text("base: gone.yaml\n")
+    with pytest.raises(FileNotFoundError, match="gone.yaml"):
+        read_config(files / "orphan.yaml")
+
+
+def test_resolved_keys_stand_alone(files):
+    text = resolve_config(read_config(files / "child.yaml"), {"layers": 7}, ["width"])
+    assert load_hyperpyyaml(text) == {"width": 28}
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda p: str(p.relative_to(ROOT)))
+def test_shipped_files_build_and_have_no_unused_key(path, tmp_path):
+    overrides = {"data_folder": str(tmp_path), "output_folder": str(tmp_path)}
+    config = load_hyperpyyaml(read_config(path, overrides, USED_KEYS))
+    missing = USED_KEYS - set(config)
+    assert not missing

@@ -1,0 +1,80 @@
+"""Imports go one way, and importing the package is light."""
+
+import ast
+import pathlib
+import subprocess
+import sys
+
+PACKAGE = pathlib.Path(__file__).resolve().parents[1] / "hyperconformer"
+
+# Lower floors know nothing of higher ones.
+FLOORS = [
+    ("ops", "masks", "audio"),
+    ("mixers",),
+    ("registry",),
+    ("conformer", "lm", "config", "corpora", "plots"),
+    ("integration",),
+    ("export",),
+    ("inference",),
+    ("training",),
+    ("cli",),
+]
+# The parts of the model that work without SpeechBrain.
+WITHOUT_SPEECHBRAIN = {"ops", "mixers", "masks", "registry", "conformer", "lm", "audio"}
+
+
+def imports(path):
+    """Names of the modules that a file imports, wherever in it."""
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            yield node.module
+
+
+def part(path):
+    """The part of the package that a file belongs to."""
+    return path.relative_to(PACKAGE).parts[0].removesuffix(".py")
+
+
+def floor(name):
+    for number, names in enumerate(FLOORS):
+        if name in names:
+            return number
+    raise AssertionError(f"{name} stands on no floor: add it to FLOORS")
+
+
+def test_imports_go_one_way():
+    wrong = []
+    for path in PACKAGE.rglob("*.py"):
+        if path == PACKAGE / "__init__.py":
+            continue
+        for name in imports(path):
+            pieces = (name or "").split(".")
+            if pieces[0] == "hyperconformer" and len(pieces) > 1:
+                if floor(pieces[1]) > floor(part(path)):
+                    wrong.append(f"{path.relative_to(PACKAGE)} imports {name}")
+    assert not wrong, wrong
+
+
+def test_the_model_below_the_integration_knows_no_speechbrain():
+    for path in PACKAGE.rglob("*.py"):
+        if part(path) in WITHOUT_SPEECHBRAIN:
+            names = {(name or "").split(".")[0] for name in imports(path)}
+            assert "speechbrain" not in names, path
+
+
+def test_importing_the_package_loads_neither_speechbrain_nor_triton():
+    code = (
+        "import sys, hyperconformer\n"
+        "heavy = {'torch', 'speechbrain', 'triton'} & set(sys.modules)\n"
+        "assert not heavy, heavy"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True)
+
+
+def test_everything_public_can_be_imported():
+    import hyperconformer
+
+    for name in hyperconformer.__all__:
+        assert getattr(hyperconformer, name) is not None

@@ -1,0 +1,93 @@
+"""Names of mixers: strict, open to others, and helpful when wrong."""
+
+import pytest
+import torch
+
+from hyperconformer import registry
+from hyperconformer.conformer import ConformerEncoder
+from hyperconformer.mixers.base import TokenMixer
+from hyperconformer.registry import build_mixer, list_mixers, register_mixer
+
+
+class Mean(TokenMixer):
+    """Adds the mean over real frames."""
+
+    def __init__(self, d_model, num_heads, *, gain=1.0):
+        super().__init__(d_model)
+        self.gain = gain
+
+    def forward(self, x, *, padding_mask=None, chunk=None, state=None):
+        self.check_inputs(x, padding_mask, chunk, state)
+        if padding_mask is not None:
+            x = x.masked_fill(padding_mask.unsqueeze(-1), 0.0)
+        real = x.shape[1] if padding_mask is None else (~padding_mask).sum(1)[:, None]
+        mean = x.sum(1) / real
+        return x + self.gain * mean.unsqueeze(1), None
+
+
+@pytest.fixture
+def clean_registry(monkeypatch):
+    monkeypatch.setattr(registry, "_MIXERS", dict(registry._MIXERS))
+
+
+def test_unknown_mixer_names_the_known_ones():
+    with pytest.raises(ValueError, match="did you mean 'hypermixing'.*RoPEMHA"):
+        build_mixer("hypermixin", d_model=8, num_heads=2)
+
+
+def test_unknown_option_names_the_known_ones():
+    with pytest.raises(ValueError, match="hypernetsize.*known:.*hypernet_size"):
+        build_mixer("hypermixing", d_model=8, num_heads=2, hypernetsize=3)
+
+
+def test_own_mixer_by_name(clean_registry):
+    register_mixer("mean")(Mean)
+    assert "mean" in list_mixers()
+    mixer = build_mixer("mean", d_model=4, num_heads=1, gain=0.0)
+    x = torch.randn(2, 3, 4)
+    assert torch.equal(mixer(x)[0], x)
+
+
+def test_own_mixer_by_class():
+    encoder = ConformerEncoder(
+        1, 8, 16, nhead=2, kernel_size=3, attention_type=Mean, mixer_options={"gain": 2}
+    )
+    assert encoder.layers[0].mha_layer.gain == 2
+    assert encoder(torch.randn(1, 5, 8))[0].shape == (1, 5, 8)
+
+
+def test_a_name_is_given_once(clean_registry):
+    with pytest.raises(ValueError, match="already registered"):
+        register_mixer("hypermixing")(Mean)
+
+
+def test_only_mixers_register(clean_registry):
+    with pytest.raises(ValueError, match="TokenMixer"):
+        register_mixer("linear")(torch.nn.Linear)
+    with pytest.raises(ValueError, match="TokenMixer"):
+        build_mixer(torch.nn.Linear, d_model=8, num_heads=2)
+
+
+def test_causal_is_refused_by_a_mixer_that_sees_everything():
+    with pytest.raises(ValueError, match="causal=True"):
+        ConformerEncoder(1, 8, 16, nhead=2, attention_type=Mean, causal=True)
+
+
+def test_what_a_mixer_cannot_honour_is_refused():
+    from hyperconformer.masks import ChunkRule
+
+    mixer, x = Mean(4, 1), torch.randn(2, 3, 4)
+    with pytest.raises(ValueError, match="chunk"):
+        mixer(x, chunk=ChunkRule(2))
+    with pytest.raises(ValueError, match="cannot stream"):
+        mixer(x, state={})
+    with pytest.raises(ValueError, match="cannot stream"):
+        mixer.init_state(2)
+    with pytest.raises(ValueError, match="T = 0"):
+        mixer(x[:, :0])
+    with pytest.raises(ValueError, match=r"\(B, T, 4\)"):
+        mixer(torch.randn(2, 3, 5))
+    with pytest.raises(ValueError, match="bool"):
+        mixer(x, padding_mask=torch.zeros(2, 3))
+    with pytest.raises(ValueError, match=r"\(2, 3\)"):
+        mixer(x, padding_mask=torch.zeros(2, 4, dtype=torch.bool))

@@ -1,0 +1,166 @@
+"""train.py from YAML to transcript, on a handful of synthesised utterances."""
+
+import pathlib
+import subprocess
+import sys
+
+import pytest
+import torch
+from ruamel.yaml import YAML
+
+from hyperconformer.cli import main
+from hyperconformer.inference import ASR
+from hyperconformer.plots import read_train_log
+from hyperconformer.training.run import train
+
+ROOT = pathlib.Path(__file__).resolve().parents[2]
+CORPUS = "{train_utterances: 12, valid_utterances: 4, test_utterances: 4}"
+
+
+def run(folder, *arguments, corpus=None):
+    """train.py in a process of its own, on a tiny model."""
+    command = [
+        sys.executable,
+        str(ROOT / "train.py"),
+        str(ROOT / "hparams/hyperconformer.yaml"),
+        f"--output_folder={folder}",
+        f"--data_folder={corpus or folder.parent / 'spoken'}",
+        f"--corpus_options={CORPUS}",
+        "--d_model=16",
+        "--nhead=2",
+        "--d_ffn=32",
+        "--num_encoder_layers=1",
+        "--num_decoder_layers=1",
+        "--kernel_size=7",
+        "--augment_from_epoch=2",
+        "--max_batch_utterances=4",
+        *arguments,
+    ]
+    return subprocess.run(command, capture_output=True, text=True, cwd=folder.parent)
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory):
+    """One epoch, then the same command again for two more."""
+    folder = tmp_path_factory.mktemp("run") / "out"
+    first = run(folder, "--number_of_epochs=1")
+    assert first.returncode == 0, first.stderr
+    second = run(folder, "--number_of_epochs=3")
+    assert second.returncode == 0, second.stderr
+    return folder, first, second
+
+
+def test_the_run_continues_where_it_stopped(trained):
+    folder, _, _ = trained
+    log = read_train_log(folder / "train_log.txt")
+    assert log["epoch"] == [1, 2, 3]
+    assert log["train loss"][-1] < log["train loss"][0]
+    updates = log["updates"]
+    assert updates[1] == 2 * updates[0] and updates[2] == 3 * updates[0]
+
+
+def test_the_run_leaves_what_people_look_for(trained):
+    folder, _, second = trained
+    for name in ("curve.png", "wer_test.txt", "wer_valid.txt", "hyperparams.yaml"):
+        assert (folder / name).stat().st_size > 0
+    assert "WER %" in second.stdout
+    assert "hyperconformer transcribe" in second.stdout
+
+
+def test_the_model_transcribes(trained, capsys):
+    folder, _, second = trained
+    audio = next((folder.parent / "spoken").rglob("test-spoken/**/*.flac"))
+    assert main(["transcribe", str(audio), "--model", str(folder)]) == 0
+    assert capsys.readouterr().out.rstrip("\n") in second.stdout
+
+
+def test_the_model_is_the_average_of_the_last_checkpoints(trained):
+    folder, _, _ = trained
+    states = [
+        torch.load(file, weights_only=True)
+        for file in (folder / "checkpoints").glob("*/recognizer.ckpt")
+    ]
+    assert len(states) == 3
+    model = ASR.from_hparams(folder).recognizer.state_dict()
+    for key, value in model.items():
+        mean = torch.stack([state[key] for state in states]).mean(0)
+        assert torch.allclose(value, mean, atol=1e-6), key
+
+
+def test_batch_order_and_company_do_not_change_the_text(trained):
+    asr = ASR.from_hparams(trained[0])
+    utterances = [torch.randn(n) for n in (16000, 9000, 4000)]
+    wavs = torch.nn.utils.rnn.pad_sequence(utterances, batch_first=True)
+    lengths = torch.tensor([1.0, 9000 / 16000, 4000 / 16000])
+    together = asr.transcribe_batch(wavs, lengths)
+    assert together == [asr.transcribe(u, 16000) for u in utterances]
+    assert together[::-1] == asr.transcribe_batch(wavs.flip(0), lengths.flip(0))
+
+
+def test_bad_files_are_named_and_do_not_stop_the_rest(trained, capsys, tmp_path):
+    folder, _, _ = trained
+    audio = str(next((folder.parent / "spoken").rglob("*.flac")))
+    bad = tmp_path / "bad.wav"
+    bad.write_bytes(b"no audio")
+    code = main(["transcribe", str(bad), audio, "--model", str(folder)])
+    output = capsys.readouterr()
+    assert code == 1 and "1 of 2 files failed" in output.err
+    assert str(bad) in output.err and audio in output.out
+
+
+def test_too_short_is_refused(trained):
+    asr = ASR.from_hparams(trained[0])
+    with pytest.raises(ValueError, match="at least 0.1 s"):
+        asr.transcribe([0.0], 16000)
+
+
+def test_missing_model_is_named(tmp_path, capsys):
+    assert main(["transcribe", "a.wav", "--model", str(tmp_path / "none")]) == 1
+    assert "no such model folder" in capsys.readouterr().err
+    assert main(["transcribe", "a.wav", "--model", str(tmp_path)]) == 1
+    assert "lacks hyperparams.yaml" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    "overrides,message",
+    [
+        ({"lerning_rate": 1}, "unknown key 'lerning_rate'"),
+        ({"corpus": "spokn"}, "'spokn'.*spoken"),
+        ({"corpus_options": {"voices": 3}}, "voices.*train_utterances"),
+        ({"train_split": "training"}, "no split 'training'; it has: test, train"),
+        ({"attention_type": "hypermixin"}, "did you mean 'hypermixing'"),
+        ({"mixer_options": {"tide": True}}, "did you mean 'tied'"),
+        ({"max_duration_s": 0.01}, "no utterance of at most 0.01 s"),
+        ({"corpus": "librispeech", "corpus_options": {}}, "LibriSpeech.*OpenSLR"),
+        ({"corpus": "an4", "corpus_options": {}}, "(?s)does not exist.*AN4"),
+    ],
+)
+def test_mistakes_are_named(trained, overrides, message):
+    folder = trained[0].parent
+    here = overrides.get("corpus") in (None, "spokn")
+    settings = {
+        "output_folder": str(folder / "mistake"),
+        "data_folder": str(folder / ("spoken" if here else "none")),
+        "corpus_options": YAML().load(CORPUS),
+        **overrides,
+    }
+    with pytest.raises((ValueError, FileNotFoundError), match=message):
+        train(ROOT / "hparams/hyperconformer.yaml", {}, settings)
+
+
+def test_mistakes_end_with_a_message_not_a_traceback(tmp_path):
+    done = run(tmp_path / "out", "--lerning_rate=1")
+    assert done.returncode == 1
+    assert done.stderr.strip().splitlines()[-1].startswith("train.py: ")
+    assert "Traceback" not in done.stderr
+
+
+def test_test_only_evaluates_without_training(trained):
+    folder, _, second = trained
+    before = (folder / "train_log.txt").read_text()
+    done = run(folder, "--number_of_epochs=9", "--test_only")
+    assert done.returncode == 0, done.stderr
+    assert read_train_log(folder / "train_log.txt")["epoch"] == [1, 2, 3]
+    assert (folder / "train_log.txt").read_text() != before
+    table = second.stdout[second.stdout.index("split") :].split("$")[0]
+    assert table in done.stdout
