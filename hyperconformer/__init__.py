@@ -9,14 +9,20 @@ import importlib
 __version__ = "0.1.0"
 
 _PUBLIC = {
+    "BranchformerEncoder": "branchformer",
     "ChunkRule": "masks",
     "ConformerEncoder": "conformer",
     "ConformerEncoderLayer": "conformer",
     "ConvolutionFrontEnd": "integration.frontend",
     "ConvolutionModule": "conformer",
     "HyperConformerASR": "integration.asr",
+    "HyperGLU": "mixers.hyperglu",
+    "HyperGLUConfig": "mixers.hyperglu",
     "HyperMixing": "mixers.hypermixing",
+    "LinearAttentionTransformerLM": "lm",
+    "MixtureOfAttention": "mixers.mixture_of_attention",
     "TokenMixer": "mixers.base",
+    "TransformerEncoder": "transformer",
     "build_mixer": "registry",
     "list_mixers": "registry",
     "register_mixer": "registry",

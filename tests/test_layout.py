@@ -12,7 +12,8 @@ FLOORS = [
     ("ops", "masks", "audio"),
     ("mixers",),
     ("registry",),
-    ("conformer", "lm", "config", "corpora", "plots"),
+    ("encoder", "lm", "config", "corpora", "plots"),
+    ("branchformer", "conformer", "transformer"),
     ("integration",),
     ("export",),
     ("inference",),
@@ -20,7 +21,10 @@ FLOORS = [
     ("cli",),
 ]
 # The parts of the model that work without SpeechBrain.
-WITHOUT_SPEECHBRAIN = {"ops", "mixers", "masks", "registry", "conformer", "lm", "audio"}
+WITHOUT_SPEECHBRAIN = {
+    *("ops", "masks", "audio", "mixers", "registry", "encoder", "lm"),
+    *("branchformer", "conformer", "transformer"),
+}
 
 
 def imports(path):

@@ -13,6 +13,7 @@ from speechbrain.lobes.models.transformer.TransformerASR import TransformerASR
 from speechbrain.nnet.activations import Swish
 from torch import nn
 
+from hyperconformer.branchformer import BranchformerEncoder
 from hyperconformer.conformer import ConformerEncoder
 from hyperconformer.masks import (
     ChunkRule,
@@ -21,11 +22,12 @@ from hyperconformer.masks import (
 )
 from hyperconformer.mixers.base import TokenMixer
 from hyperconformer.registry import mixer_class, unknown
+from hyperconformer.transformer import TransformerEncoder
 
 # The attention types that SpeechBrain knows; it initialises their weights itself.
 STOCK_TYPES = ("regularMHA", "RelPosMHAXL", "RoPEMHA", "hypermixing")
 
-ENCODERS = {"conformer": ConformerEncoder}
+ENCODERS = ("branchformer", "conformer", "transformer")
 
 
 class HyperConformerASR(TransformerASR):
@@ -65,9 +67,11 @@ class HyperConformerASR(TransformerASR):
     bias : bool
         Whether the convolution modules have biases.
     encoder_module : str
-        The encoder: ``"conformer"``.
+        ``"conformer"``, ``"transformer"`` (HyperMixer) or ``"branchformer"``.
     conformer_activation : type
         Activation class of the Conformer.
+    branchformer_activation : type
+        Activation class of the Branchformer.
     attention_type : str or type
         Name of a registered mixer, or a TokenMixer class.
     max_length : int
@@ -75,6 +79,12 @@ class HyperConformerASR(TransformerASR):
     causal : bool, optional
         Whether the encoder may not look ahead; None means True with a warning,
         as in SpeechBrain.
+    csgu_linear_units : int
+        Width of the Branchformer's gating branch.
+    gate_activation : type
+        Activation class of the Branchformer's gate.
+    use_linear_after_conv : bool
+        Whether a Linear follows the convolution of the Branchformer's gate.
     output_hidden_states : bool
         Whether ``encode`` and ``forward`` also return every layer's output.
     layerdrop_prob : float
@@ -115,19 +125,25 @@ class HyperConformerASR(TransformerASR):
         bias=True,
         encoder_module="conformer",
         conformer_activation=Swish,
+        branchformer_activation=nn.GELU,
         attention_type="hypermixing",
         max_length=2500,
         causal=None,
+        csgu_linear_units=3072,
+        gate_activation=nn.Identity,
+        use_linear_after_conv=False,
         output_hidden_states=False,
         layerdrop_prob=0.0,
         mixer_options=None,
     ):
         if encoder_module not in ENCODERS:
-            raise ValueError(unknown("encoder_module", encoder_module, sorted(ENCODERS)))
+            raise ValueError(unknown("encoder_module", encoder_module, ENCODERS))
         if encoder_module == "conformer" and not normalize_before:
             raise ValueError("the Conformer needs normalize_before=True, got False")
         if num_encoder_layers < 1:
             raise ValueError(f"num_encoder_layers must be >= 1, got {num_encoder_layers}")
+        if encoder_module == "branchformer" and causal:
+            raise ValueError("the Branchformer looks ahead: it needs causal=False")
         mixer = mixer_class(attention_type)
         stock = attention_type if attention_type in STOCK_TYPES else "hypermixing"
         super().__init__(
@@ -135,7 +151,7 @@ class HyperConformerASR(TransformerASR):
             input_size,
             d_model=d_model,
             nhead=nhead,
-            # One layer that is replaced below: SpeechBrain refuses to build none.
+            # A layer that is replaced below: SpeechBrain refuses to build none.
             num_encoder_layers=1,
             num_decoder_layers=num_decoder_layers,
             d_ffn=d_ffn,
@@ -145,8 +161,8 @@ class HyperConformerASR(TransformerASR):
             normalize_before=normalize_before,
             kernel_size=kernel_size,
             bias=bias,
-            encoder_module=encoder_module,
-            conformer_activation=conformer_activation,
+            # Likewise the encoder's kind: it is only to be replaced.
+            encoder_module="transformer",
             attention_type=stock,
             max_length=max_length,
             causal=causal,
@@ -163,20 +179,41 @@ class HyperConformerASR(TransformerASR):
             raise ValueError(
                 "the decoder needs positional_encoding: fixed_abs_sine, got None"
             )
-        self.encoder = ENCODERS[encoder_module](
-            num_layers=num_encoder_layers,
-            d_model=d_model,
-            d_ffn=d_ffn,
-            nhead=nhead,
-            kernel_size=kernel_size,
-            activation=conformer_activation,
-            bias=bias,
-            dropout=dropout,
-            causal=self.causal,
-            attention_type=attention_type,
-            mixer_options=mixer_options,
-            layerdrop_prob=layerdrop_prob,
-        )
+        shared = {
+            "num_layers": num_encoder_layers,
+            "d_model": d_model,
+            "nhead": nhead,
+            "dropout": dropout,
+            "attention_type": attention_type,
+            "mixer_options": mixer_options,
+            "layerdrop_prob": layerdrop_prob,
+        }
+        if encoder_module == "conformer":
+            self.encoder = ConformerEncoder(
+                d_ffn=d_ffn,
+                kernel_size=kernel_size,
+                activation=conformer_activation,
+                bias=bias,
+                causal=self.causal,
+                **shared,
+            )
+        elif encoder_module == "transformer":
+            self.encoder = TransformerEncoder(
+                d_ffn=d_ffn,
+                activation=activation,
+                normalize_before=normalize_before,
+                causal=self.causal,
+                **shared,
+            )
+        else:
+            self.encoder = BranchformerEncoder(
+                kernel_size=kernel_size,
+                activation=branchformer_activation,
+                csgu_linear_units=csgu_linear_units,
+                gate_activation=gate_activation,
+                use_linear_after_conv=use_linear_after_conv,
+                **shared,
+            )
         self._init_params()
 
     @staticmethod

@@ -82,6 +82,33 @@ def test_every_stock_attention_agrees(attention):
     assert (expected - got).abs().max() <= 1e-5
 
 
+@pytest.mark.parametrize(
+    "encoder,attention,more",
+    [
+        ("transformer", "hypermixing", {}),
+        ("transformer", "regularMHA", {"normalize_before": False}),
+        ("transformer", "RelPosMHAXL", {"causal": True}),
+        ("transformer", "RoPEMHA", {}),
+        ("branchformer", "hypermixing", {"kernel_size": 7}),
+        ("branchformer", "RelPosMHAXL", {"use_linear_after_conv": True}),
+    ],
+)
+def test_other_encoders_agree_and_keep_a_batch_apart(encoder, attention, more):
+    options = settings(attention=attention)
+    options.update(encoder_module=encoder, csgu_linear_units=24, **more)
+    stock, ours = TransformerASR(**options).eval(), HyperConformerASR(**options).eval()
+    ours.load_state_dict(stock.state_dict(), strict=True)
+    x, dirty, lengths = padded_batch()
+    targets = torch.randint(3, 20, (3, 7))
+    with torch.no_grad():
+        for one, other in zip(stock(x, targets), ours(x, targets)):
+            assert (one - other).abs().max() <= 1e-5
+        batch = ours.encode(dirty, lengths / 40)
+        for row, length in enumerate(lengths):
+            alone = ours.encode(x[row : row + 1, :length], torch.ones(1))
+            assert (batch[row, :length] - alone[0]).abs().max() <= 1e-5
+
+
 @pytest.mark.parametrize("attention", ["regularMHA", "RelPosMHAXL", "RoPEMHA"])
 @pytest.mark.parametrize("left", [None, 1])
 def test_chunks_agree_with_speechbrain(attention, left):
@@ -166,7 +193,10 @@ def test_contradicting_settings_are_refused():
     with pytest.raises(ValueError, match="causal"):
         HyperConformerASR(**settings(causal=True))
     with pytest.raises(ValueError, match="encoder_module.*conformer"):
-        HyperConformerASR(**settings(encoder_module="conformr"))
+        HyperConformerASR(**{**settings(), "encoder_module": "conformr"})
+    with pytest.raises(ValueError, match="Branchformer looks ahead"):
+        options = settings(attention="RelPosMHAXL", causal=True)
+        HyperConformerASR(**{**options, "encoder_module": "branchformer"})
     with pytest.raises(ValueError, match="num_encoder_layers"):
         HyperConformerASR(**settings(layers=0))
     with pytest.raises(ValueError, match="known: .*hypermixing"):

@@ -1,0 +1,133 @@
+"""Corpora: a raw folder in, manifests out.
+
+Every corpus is one file with one function, ``prepare(data_folder, manifest_folder,
+**options)``, which writes one SpeechBrain CSV manifest a split and returns where
+each of them lies. :func:`prepare` finds that function by the corpus's name, so that
+a training script never needs to know which corpus its YAML names.
+
+A corpus of your own registers itself in a file of yours::
+
+    from hyperconformer.corpora import register_corpus
+    from hyperconformer.corpora.manifest import Checks, Utterance, prepare_split
+
+    @register_corpus("my_corpus")
+    def prepare(data_folder, manifest_folder, min_duration_s=0.1):
+        utterances = [Utterance(id, speaker, audio, text) for ... in data_folder]
+        path = prepare_split(
+            "my_corpus", "train", utterances, data_folder, manifest_folder,
+            Checks(min_duration_s),
+        )
+        return {"train": path}
+"""
+
+import importlib
+import inspect
+import pathlib
+from typing import Callable, Union
+
+__all__ = ["list_corpora", "prepare", "register_corpus"]
+
+# A built-in corpus is kept as a module's name and imported when it is asked for.
+_CORPORA: dict[str, Union[str, Callable]] = {
+    "an4": "hyperconformer.corpora.an4",
+    "librispeech": "hyperconformer.corpora.librispeech",
+    "spoken": "hyperconformer.corpora.spoken",
+}
+
+
+def list_corpora() -> list[str]:
+    """Lists the names that :func:`prepare` knows.
+
+    Returns
+    -------
+    list of str
+        The names in alphabetical order.
+    """
+    return sorted(_CORPORA)
+
+
+def register_corpus(name: str) -> Callable:
+    """Decorates a preparation function, so that :func:`prepare` finds it by name.
+
+    Arguments
+    ---------
+    name : str
+        The name by which a YAML file asks for the corpus.
+
+    Returns
+    -------
+    callable
+        The decorator; it returns the function unchanged.
+
+    Raises
+    ------
+    ValueError
+        If the name is taken.
+    """
+    if name in _CORPORA:
+        raise ValueError(f"A corpus named {name!r} is registered already.")
+
+    def register(function):
+        _CORPORA[name] = function
+        return function
+
+    return register
+
+
+def prepare(
+    corpus: str, data_folder, manifest_folder, **options
+) -> dict[str, pathlib.Path]:
+    """Writes the manifests of a corpus, or reuses those that are still valid.
+
+    Arguments
+    ---------
+    corpus : str
+        One of :func:`list_corpora`.
+    data_folder : str or pathlib.Path
+        The raw corpus, in the layout in which its authors publish it.
+    manifest_folder : str or pathlib.Path
+        Where the manifests go; made if it is not there.
+    **options
+        The options of that corpus's own ``prepare``.
+
+    Returns
+    -------
+    dict of str to pathlib.Path
+        The CSV manifest of each split.
+
+    Raises
+    ------
+    ValueError
+        If the corpus or an option is unknown, or if a split is left empty.
+    FileNotFoundError
+        If the data folder, or a file that the corpus cannot do without, is missing.
+
+    Example
+    -------
+    >>> prepare("an4", "no/such/folder", "manifests")  # doctest: +ELLIPSIS
+    Traceback (most recent call last):
+    ...
+    FileNotFoundError: no/such/folder does not exist.
+    Expected: the folder of the AN4 repository, ...
+    """
+    function = _find(corpus)
+    known = list(inspect.signature(function).parameters)[2:]
+    unknown = sorted(set(options) - set(known))
+    if unknown:
+        raise ValueError(
+            f"Unknown option of the corpus {corpus!r}: {', '.join(unknown)}. "
+            f"Known options: {', '.join(known) or 'none'}."
+        )
+    return function(data_folder, manifest_folder, **options)
+
+
+def _find(corpus):
+    """Returns the preparation function of a corpus."""
+    if corpus not in _CORPORA:
+        raise ValueError(
+            f"Unknown corpus {corpus!r}. Known corpora: {', '.join(list_corpora())}."
+        )
+    entry = _CORPORA[corpus]
+    if isinstance(entry, str):
+        return importlib.import_module(entry).prepare
+    return entry

@@ -1,0 +1,650 @@
+"""From utterances to SpeechBrain CSV manifests: what every corpus shares.
+
+A corpus lists its utterances; this module inspects their audio in parallel, leaves
+out what cannot be trained on (naming and counting it), and writes one manifest a
+split. In the manifest folder, the split ``train`` leaves
+
+``train.csv``
+    The manifest, with the columns ``ID, duration, wav, spk_id, wrd``.
+``train.json``
+    What the manifest was made from, by which it is found to be up to date, and the
+    counts of what it holds.
+``skipped_train.csv``
+    The utterances left out, and why.
+``train.scan.jsonl``
+    What has been read of each audio file, a line as soon as a file is read: a scan
+    that was killed goes on where it stopped.
+"""
+
+import collections
+import concurrent.futures
+import contextlib
+import csv
+import dataclasses
+import hashlib
+import io
+import json
+import logging
+import os
+import pathlib
+import struct
+from typing import NamedTuple, Optional
+
+import numpy as np
+import soundfile
+from tqdm import tqdm
+
+logger = logging.getLogger(__name__)
+
+COLUMNS = ("ID", "duration", "wav", "spk_id", "wrd")
+SKIPPED_COLUMNS = ("ID", "wav", "reason", "detail")
+FORMAT_VERSION = 1
+EXPECTED_SAMPLE_RATE_HZ = 16000
+
+BLOCK_FRAMES = 65536
+FLOAT_SUBTYPES = ("FLOAT", "DOUBLE")
+# Writers that cannot seek back leave one of these for "length unknown".
+UNKNOWN_RIFF_SIZES = (0, 0xFFFFFFFF)
+
+
+@dataclasses.dataclass(frozen=True)
+class Utterance:
+    """One utterance as a corpus lists it, before anyone has looked at its audio.
+
+    Arguments
+    ---------
+    id : str
+        Unique in its split.
+    speaker : str
+        Who speaks.
+    audio : str, optional
+        The audio file; None where the transcript has none.
+    text : str, optional
+        The transcript; None where the audio has none.
+    fault : str, optional
+        Why the corpus itself already rejects the utterance.
+    """
+
+    id: str
+    speaker: str
+    audio: Optional[str]
+    text: Optional[str]
+    fault: Optional[str] = None
+
+
+@dataclasses.dataclass(frozen=True)
+class Checks:
+    """What an utterance must satisfy, and how thoroughly that is looked at.
+
+    Arguments
+    ---------
+    min_duration_s : float
+        Shorter utterances are skipped.
+    max_duration_s : float, optional
+        Longer utterances are skipped; None keeps them all.
+    full_check : bool
+        Decode every sample of every file. By default only the header, the last
+        sample, and as much as it takes to hear something are read, which finds
+        truncation and silence but not damage in the middle of a file.
+    workers : int, optional
+        Threads that read audio; by default a few more than there are processors,
+        as reading mostly waits for the disk.
+    """
+
+    min_duration_s: float = 0.1
+    max_duration_s: Optional[float] = None
+    full_check: bool = False
+    workers: Optional[int] = None
+
+    def __post_init__(self):
+        if self.min_duration_s < 0:
+            raise ValueError(
+                f"min_duration_s must not be negative, got {self.min_duration_s}."
+            )
+        if (
+            self.max_duration_s is not None
+            and self.max_duration_s <= self.min_duration_s
+        ):
+            raise ValueError(
+                f"max_duration_s must be more than min_duration_s "
+                f"({self.min_duration_s}), got {self.max_duration_s}."
+            )
+        if self.workers is not None and self.workers < 1:
+            raise ValueError(f"workers must be at least 1, got {self.workers}.")
+
+
+class Audio(NamedTuple):
+    """What has been found in an audio file; ``fault`` is empty where all is well."""
+
+    frames: int
+    sample_rate_hz: int
+    channels: int
+    fault: str = ""
+    detail: str = ""
+
+
+class Skipped(NamedTuple):
+    """An utterance that was left out, and why."""
+
+    utterance: Utterance
+    reason: str
+    detail: str = ""
+
+
+def require(path: pathlib.Path, layout: str, source: str) -> pathlib.Path:
+    """Insists that a path of a corpus exists.
+
+    Arguments
+    ---------
+    path : pathlib.Path
+        A folder or a file.
+    layout : str
+        What is expected in the corpus's folder.
+    source : str
+        Where the corpus can be had.
+
+    Returns
+    -------
+    pathlib.Path
+        The same path.
+
+    Raises
+    ------
+    FileNotFoundError
+        If there is nothing at that path.
+    """
+    if not path.exists():
+        raise FileNotFoundError(
+            f"{path} does not exist.\nExpected: {layout}\nThe corpus: {source}"
+        )
+    return path
+
+
+def write_atomically(path: pathlib.Path, content: bytes):
+    """Writes a file such that a reader finds all of it or nothing.
+
+    Arguments
+    ---------
+    path : pathlib.Path
+        The file; its folder is made if it is not there.
+    content : bytes
+        What it shall hold.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    temporary.write_bytes(content)
+    os.replace(temporary, path)
+
+
+def map_in_threads(function, items, workers=None, description="", unit="file"):
+    """Yields ``function(item)`` for each item, in order, with a progress bar.
+
+    The bar appears on a terminal only, and only when there is time to look at it.
+
+    Arguments
+    ---------
+    function : callable
+        What to do with an item.
+    items : list
+        The items.
+    workers : int, optional
+        Threads.
+    description : str
+        What the progress bar says.
+    unit : str
+        What the progress bar counts.
+
+    Yields
+    ------
+    object
+        The results.
+
+    Example
+    -------
+    >>> list(map_in_threads(abs, [-2, -1], workers=2))
+    [2, 1]
+    """
+    progress = tqdm(
+        total=len(items), desc=description, unit=unit, disable=None, delay=1.0
+    )
+    with progress, concurrent.futures.ThreadPoolExecutor(workers) as pool:
+        # Submitting window by window bounds the memory that a million files take,
+        # and how much is still done after an interruption.
+        for start in range(0, len(items), 1024):
+            for result in _map_window(pool, function, items[start : start + 1024]):
+                progress.update()
+                yield result
+
+
+def _map_window(pool, function, items):
+    """Yields the results of a few items; drops what has not begun on an error."""
+    futures = [pool.submit(function, item) for item in items]
+    try:
+        for future in futures:
+            yield future.result()
+    finally:
+        for future in futures:
+            future.cancel()
+
+
+def inspect_audio(path: str, full_check: bool = False) -> Audio:
+    """Looks whether an audio file can be trained on.
+
+    Arguments
+    ---------
+    path : str
+        The file, in any format that libsndfile reads.
+    full_check : bool
+        Decode every sample.
+
+    Returns
+    -------
+    Audio
+        Length, sample rate and channels; ``fault`` says what is wrong, if anything.
+    """
+    if os.path.getsize(path) == 0:
+        return Audio(0, 0, 0, "empty file")
+    try:
+        with soundfile.SoundFile(path) as audio:
+            fault, detail = _find_fault(audio, path, full_check)
+            return Audio(audio.frames, audio.samplerate, audio.channels, fault, detail)
+    except soundfile.SoundFileError as error:
+        return Audio(0, 0, 0, "unreadable audio", str(error))
+
+
+def _find_fault(audio, path, full_check):
+    """Returns what is wrong with an open audio file, as (fault, detail)."""
+    if audio.frames == 0:
+        return "no samples", ""
+    missing_bytes = _missing_riff_bytes(path)
+    if missing_bytes:
+        return "truncated audio", f"{missing_bytes} bytes are missing"
+    if not _last_frame_is_readable(audio):
+        return "truncated audio", f"the last of {audio.frames} frames is unreadable"
+    return _find_sample_fault(audio, full_check or audio.subtype in FLOAT_SUBTYPES)
+
+
+def _missing_riff_bytes(path):
+    """Counts the bytes that a RIFF header promises beyond the end of the file.
+
+    libsndfile trusts the file's size rather than the header, so that a WAV file cut
+    short reads without complaint.
+    """
+    with open(path, "rb") as file:
+        header = file.read(8)
+    if not header.startswith(b"RIFF") or len(header) < 8:
+        return 0
+    (size,) = struct.unpack("<I", header[4:])
+    if size in UNKNOWN_RIFF_SIZES:
+        return 0
+    return max(0, size + 8 - os.path.getsize(path))
+
+
+def _last_frame_is_readable(audio):
+    try:
+        audio.seek(audio.frames - 1)
+        return len(audio.read(1)) == 1
+    except soundfile.SoundFileError:
+        return False
+
+
+def _find_sample_fault(audio, read_all):
+    """Looks at the samples: at all of them, or until the first that is not zero."""
+    audio.seek(0)
+    frames = 0
+    is_silent = True
+    for block in audio.blocks(BLOCK_FRAMES, dtype="float32"):
+        frames += len(block)
+        if not np.isfinite(block).all():
+            return "samples not finite", "NaN or infinite"
+        is_silent = is_silent and not block.any()
+        if not is_silent and not read_all:
+            return "", ""
+    if frames < audio.frames:
+        return "truncated audio", f"{frames} of {audio.frames} frames are readable"
+    return ("silence", "every sample is zero") if is_silent else ("", "")
+
+
+def prepare_split(
+    corpus: str,
+    split: str,
+    utterances: list,
+    data_folder,
+    manifest_folder,
+    checks: Checks = Checks(),  # noqa: B008 (it is immutable)
+) -> pathlib.Path:
+    """Writes the manifest of one split, unless the one that is there still holds.
+
+    Arguments
+    ---------
+    corpus : str
+        The name of the corpus.
+    split : str
+        The name of the split, and of its manifest.
+    utterances : list of Utterance
+        All the utterances of the split, the faulty ones included.
+    data_folder : str or pathlib.Path
+        Where the corpus lies; recorded beside the manifest.
+    manifest_folder : str or pathlib.Path
+        Where the manifest goes.
+    checks : Checks
+        What an utterance must satisfy.
+
+    Returns
+    -------
+    pathlib.Path
+        The manifest.
+
+    Raises
+    ------
+    ValueError
+        If no utterance is left.
+    """
+    manifest_folder = pathlib.Path(manifest_folder)
+    manifest = manifest_folder / f"{split}.csv"
+    stamps = _read_stamps(utterances, checks)
+    inputs = _describe_inputs(corpus, split, utterances, data_folder, checks, stamps)
+    if _is_up_to_date(manifest, inputs):
+        logger.info("%s: %s is up to date", split, manifest)
+        return manifest
+
+    audio = _scan(
+        sorted(stamps.items()), manifest_folder / f"{split}.scan.jsonl", split, checks
+    )
+    kept, skipped = _sort_out(utterances, audio, checks)
+    _write_skipped(manifest_folder / f"skipped_{split}.csv", skipped)
+    _report(split, kept, skipped, audio)
+    if not kept:
+        raise ValueError(_explain_empty(corpus, split, data_folder, skipped))
+    content = _to_csv(COLUMNS, (_row(utterance, audio) for utterance in kept))
+    write_atomically(manifest, content)
+    record = {
+        "inputs": inputs,
+        "counts": _count(kept, skipped, audio),
+        "sha256": hashlib.sha256(content).hexdigest(),
+    }
+    write_atomically(
+        manifest.with_suffix(".json"), json.dumps(record, indent=2).encode()
+    )
+    return manifest
+
+
+def merge_manifests(name: str, manifests: list, manifest_folder) -> pathlib.Path:
+    """Joins manifests into one.
+
+    Arguments
+    ---------
+    name : str
+        The name of the new manifest.
+    manifests : list of pathlib.Path
+        The manifests to join, in order.
+    manifest_folder : str or pathlib.Path
+        Where the new manifest goes.
+
+    Returns
+    -------
+    pathlib.Path
+        The new manifest.
+
+    Raises
+    ------
+    ValueError
+        If an utterance occurs twice.
+    """
+    rows = [row for manifest in manifests for row in read_manifest(manifest)]
+    repeated = [
+        identifier
+        for identifier, count in collections.Counter(row["ID"] for row in rows).items()
+        if count > 1
+    ]
+    if repeated:
+        raise ValueError(
+            f"{name}: {len(repeated)} utterances occur more than once in "
+            f"{', '.join(str(manifest) for manifest in manifests)}: "
+            f"{', '.join(repeated[:5])}"
+        )
+    merged = pathlib.Path(manifest_folder) / f"{name}.csv"
+    write_atomically(merged, _to_csv(COLUMNS, ([r[c] for c in COLUMNS] for r in rows)))
+    return merged
+
+
+def read_manifest(manifest) -> list:
+    """Reads a manifest without SpeechBrain.
+
+    Arguments
+    ---------
+    manifest : str or pathlib.Path
+        A CSV file.
+
+    Returns
+    -------
+    list of dict
+        The rows; every value is a string.
+    """
+    with open(manifest, newline="", encoding="utf-8") as file:
+        return list(csv.DictReader(file))
+
+
+def _read_stamps(utterances, checks):
+    """Maps each audio file that exists to its size and its time of modification."""
+    paths = [utterance.audio for utterance in utterances if utterance.audio]
+    stamps = map_in_threads(_stamp, paths, checks.workers, "looking for audio")
+    return {path: stamp for path, stamp in zip(paths, stamps) if stamp}
+
+
+def _stamp(path):
+    try:
+        status = os.stat(path)
+    except FileNotFoundError:
+        return None
+    return status.st_size, status.st_mtime_ns
+
+
+def _describe_inputs(corpus, split, utterances, data_folder, checks, stamps):
+    """Says what a manifest is made from; whatever changes it makes it again."""
+    fingerprint = hashlib.sha256()
+    for utterance in utterances:
+        stamp = stamps.get(utterance.audio)
+        fingerprint.update(repr((dataclasses.astuple(utterance), stamp)).encode())
+    return {
+        "format_version": FORMAT_VERSION,
+        "corpus": corpus,
+        "split": split,
+        "data_folder": os.path.abspath(data_folder),
+        "min_duration_s": checks.min_duration_s,
+        "max_duration_s": checks.max_duration_s,
+        "full_check": checks.full_check,
+        "fingerprint": fingerprint.hexdigest(),
+    }
+
+
+def _is_up_to_date(manifest, inputs):
+    """Tells whether a manifest was made from these inputs and not altered since."""
+    try:
+        record = json.loads(manifest.with_suffix(".json").read_text(encoding="utf-8"))
+        digest = hashlib.sha256(manifest.read_bytes()).hexdigest()
+    except (FileNotFoundError, json.JSONDecodeError):
+        return False
+    return record.get("inputs") == inputs and record.get("sha256") == digest
+
+
+def _scan(stamped_paths, cache_path, split, checks):
+    """Inspects the audio files that the cache does not know; returns all of them.
+
+    Only sound files are remembered: what was at fault may have been the disk.
+    """
+    known = _read_cache(cache_path)
+    full = checks.full_check
+    keys = {path: f"{full} {stamp} {path}" for path, stamp in stamped_paths}
+    audio = {path: known[key] for path, key in keys.items() if key in known}
+    unknown = [path for path in keys if path not in audio]
+    if not unknown:
+        return audio
+
+    results = map_in_threads(
+        lambda path: inspect_audio(path, full),
+        unknown,
+        checks.workers,
+        f"{split}: reading audio",
+    )
+    cache_path.parent.mkdir(parents=True, exist_ok=True)
+    # Buffered by the line, so that a kill loses no more than what is being read.
+    with open(cache_path, "a", buffering=1, encoding="utf-8") as cache:
+        cache.write("\n")  # ends the line at which a killed run may have stopped
+        with contextlib.closing(results):
+            for path, result in zip(unknown, results):
+                audio[path] = result
+                if not result.fault:
+                    cache.write(json.dumps([keys[path], *result[:3]]) + "\n")
+    return audio
+
+
+def _read_cache(path):
+    """Reads what an earlier scan has found; half a line, left by a kill, is void."""
+    known = {}
+    if path.exists():
+        for line in path.read_text(encoding="utf-8", errors="replace").splitlines():
+            with contextlib.suppress(ValueError):
+                key, *facts = json.loads(line)
+                known[key] = Audio(*facts)
+    return known
+
+
+def _sort_out(utterances, audio, checks):
+    """Splits utterances into those that stay and those that are skipped."""
+    kept, skipped, seen = [], [], set()
+    for utterance in utterances:
+        reason, detail = _find_reason(utterance, audio, checks)
+        if not reason and utterance.id in seen:
+            reason = "repeated ID"
+        if reason:
+            skipped.append(Skipped(utterance, reason, detail))
+        else:
+            kept.append(utterance)
+            seen.add(utterance.id)
+    return kept, skipped
+
+
+def _find_reason(utterance, audio, checks):
+    """Returns why an utterance is to be skipped, as (reason, detail)."""
+    if utterance.fault:
+        return utterance.fault, ""
+    if utterance.audio not in audio:
+        return "transcript without audio", ""
+    if utterance.text is None:
+        return "audio without transcript", ""
+    if not utterance.text.strip():
+        return "empty transcript", ""
+    if "$" in f"{utterance.id}{utterance.audio}{utterance.text}":
+        return "dollar sign", "SpeechBrain would take it for a variable"
+    return _find_audio_reason(audio[utterance.audio], checks)
+
+
+def _find_audio_reason(found, checks):
+    if found.fault:
+        return found.fault, found.detail
+    duration_s = found.frames / found.sample_rate_hz
+    if duration_s < checks.min_duration_s:
+        return "too short", f"{duration_s:.4f} s, at least {checks.min_duration_s} s"
+    if checks.max_duration_s is not None and duration_s > checks.max_duration_s:
+        return "too long", f"{duration_s:.4f} s, at most {checks.max_duration_s} s"
+    return "", ""
+
+
+def _row(utterance, audio):
+    found = audio[utterance.audio]
+    duration_s = round(found.frames / found.sample_rate_hz, 6)
+    path = os.path.abspath(utterance.audio)
+    return utterance.id, duration_s, path, utterance.speaker, utterance.text
+
+
+def _write_skipped(path, skipped):
+    """Writes what was skipped; an earlier list goes away where nothing was."""
+    if not skipped:
+        path.unlink(missing_ok=True)
+        return
+    rows = (
+        (item.utterance.id, item.utterance.audio or "", item.reason, item.detail)
+        for item in skipped
+    )
+    write_atomically(path, _to_csv(SKIPPED_COLUMNS, rows))
+
+
+def _to_csv(columns, rows):
+    buffer = io.StringIO()
+    writer = csv.writer(buffer, lineterminator="\n")
+    writer.writerow(columns)
+    writer.writerows(rows)
+    return buffer.getvalue().encode()
+
+
+def _count(kept, skipped, audio):
+    """Counts what a manifest holds and what it had to leave out."""
+    found = [audio[utterance.audio] for utterance in kept]
+    return {
+        "utterances": len(kept),
+        "speakers": len({utterance.speaker for utterance in kept}),
+        "hours": round(sum(a.frames / a.sample_rate_hz for a in found) / 3600, 4),
+        "skipped": _count_reasons(skipped),
+        "other_sample_rate": sum(
+            a.sample_rate_hz != EXPECTED_SAMPLE_RATE_HZ for a in found
+        ),
+        "several_channels": sum(a.channels > 1 for a in found),
+    }
+
+
+def _count_reasons(skipped):
+    return dict(collections.Counter(item.reason for item in skipped).most_common())
+
+
+def _report(split, kept, skipped, audio):
+    """Logs a summary of a split."""
+    counts = _count(kept, skipped, audio)
+    logger.info(
+        "%s: %d utterances of %d speakers, %.2f hours",
+        split,
+        counts["utterances"],
+        counts["speakers"],
+        counts["hours"],
+    )
+    if counts["other_sample_rate"]:
+        logger.warning(
+            "%s: %d utterances are not at %d Hz; training resamples them",
+            split,
+            counts["other_sample_rate"],
+            EXPECTED_SAMPLE_RATE_HZ,
+        )
+    if counts["several_channels"]:
+        logger.warning(
+            "%s: %d utterances have several channels; training mixes them",
+            split,
+            counts["several_channels"],
+        )
+    if skipped:
+        logger.warning(
+            "%s: skipped %d utterances (%s), listed in skipped_%s.csv: %s",
+            split,
+            len(skipped),
+            _say_reasons(skipped),
+            split,
+            _name_some(skipped),
+        )
+
+
+def _say_reasons(skipped):
+    return ", ".join(f"{count} {why}" for why, count in _count_reasons(skipped).items())
+
+
+def _name_some(skipped, most=5):
+    names = [f"{item.utterance.id} ({item.reason})" for item in skipped[:most]]
+    return ", ".join(names) + (", ..." if len(skipped) > most else "")
+
+
+def _explain_empty(corpus, split, data_folder, skipped):
+    found = (
+        f"all {len(skipped)} utterances were skipped: {_say_reasons(skipped)} "
+        f"(skipped_{split}.csv names them)"
+        if skipped
+        else "no utterance was found"
+    )
+    return f"The split {split!r} of {corpus} in {data_folder} is empty: {found}."

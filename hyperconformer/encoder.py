@@ -1,0 +1,143 @@
+"""What every encoder shares: the stack of layers, the feed-forward, the mixer's place.
+
+The parameters bear SpeechBrain's names, so that its checkpoints load here.
+"""
+
+from collections import OrderedDict
+
+import torch
+from torch import nn
+
+from hyperconformer.registry import build_mixer, mixer_class, mixer_options
+
+
+class EncoderStack(nn.Module):
+    """Layers one after another, and a final LayerNorm.
+
+    Arguments
+    ---------
+    layers : iterable of torch.nn.Module
+        Each maps ``(x, padding_mask, chunk)`` to frames like ``x``.
+    d_model : int
+        Width D of the frames.
+    layerdrop_prob : float
+        Probability of leaving out each layer in training.
+    """
+
+    def __init__(self, layers, d_model, layerdrop_prob=0.0):
+        super().__init__()
+        self.layers = nn.ModuleList(layers)
+        self.norm = named_norm(d_model, eps=1e-6)
+        self.layerdrop_prob = layerdrop_prob
+
+    def forward(self, x, padding_mask=None, chunk=None):
+        """Encode.
+
+        Arguments
+        ---------
+        x : torch.Tensor
+            (B, T, D) frames; padded frames may hold anything, NaN included.
+        padding_mask : torch.Tensor, optional
+            (B, T) bool, True = padding.
+        chunk : hyperconformer.masks.ChunkRule, optional
+            How far each frame may see.
+
+        Returns
+        -------
+        encoded : torch.Tensor
+            (B, T, D); padded frames are finite but mean nothing.
+        hidden : list of torch.Tensor
+            The input and the output of every layer that ran, each (B, T, D).
+        """
+        if padding_mask is not None:
+            x = x.masked_fill(padding_mask.unsqueeze(-1), 0.0)
+        hidden = [x]
+        for layer in self.layers:
+            if self.training and self.layerdrop_prob > 0.0:
+                if torch.rand(()) < self.layerdrop_prob:
+                    continue
+            x = layer(x, padding_mask, chunk)
+            hidden.append(x)
+        return self.norm(x), hidden
+
+
+class FeedForward(nn.Module):
+    """Position-wise feed-forward: Linear, activation, dropout, Linear.
+
+    Arguments
+    ---------
+    d_model : int
+        Width of the frames.
+    d_ffn : int
+        Width of the hidden layer.
+    activation : type
+        Activation class.
+    dropout : float
+        Dropout rate of the hidden layer.
+    """
+
+    def __init__(self, d_model, d_ffn, activation=nn.SiLU, dropout=0.0):
+        super().__init__()
+        self.ffn = nn.Sequential(
+            nn.Linear(d_model, d_ffn),
+            activation(),
+            nn.Dropout(dropout),
+            nn.Linear(d_ffn, d_model),
+        )
+
+    def forward(self, x):
+        """(B, T, D) in, (B, T, D) out."""
+        return self.ffn(x)
+
+
+def build_encoder_mixer(
+    mixer, *, d_model, num_heads, d_ffn, dropout, causal, options=None
+):
+    """Build a layer's mixer from the layer's own settings and the user's options.
+
+    The layer offers ``hypernet_size`` (= d_ffn), ``dropout`` and ``causal``; a
+    mixer takes those that it knows, and the user's options come on top.
+
+    Arguments
+    ---------
+    mixer : str or type
+        Name of a registered mixer, or a TokenMixer class.
+    d_model : int
+        Width of the frames.
+    num_heads : int
+        Number of heads.
+    d_ffn : int
+        Width of the layer's feed-forward part.
+    dropout : float
+        The layer's dropout rate.
+    causal : bool
+        Whether a frame may see nothing after itself.
+    options : dict, optional
+        The user's options, each of which the mixer must know.
+
+    Returns
+    -------
+    hyperconformer.mixers.base.TokenMixer
+
+    Raises
+    ------
+    ValueError
+        If a name is unknown, or the layer is causal and the mixer is not.
+    """
+    offered = {"hypernet_size": d_ffn, "dropout": dropout, "causal": causal}
+    known = mixer_options(mixer)
+    accepted = {name: value for name, value in offered.items() if name in known}
+    built = build_mixer(
+        mixer, d_model=d_model, num_heads=num_heads, **{**accepted, **(options or {})}
+    )
+    if causal and not built.causal:
+        raise ValueError(
+            f"causal=True, but {mixer_class(mixer).__name__} sees the whole "
+            "utterance; choose a mixer that can be causal, or causal=False"
+        )
+    return built
+
+
+def named_norm(d_model, eps=1e-5):
+    """A LayerNorm whose parameters are called ``norm.*``, as SpeechBrain's are."""
+    return nn.Sequential(OrderedDict(norm=nn.LayerNorm(d_model, eps=eps)))
