@@ -1,0 +1,462 @@
+"""HyperMixing, the token mixer of HyperMixer and HyperConformer.
+
+HyperMixer: An MLP-based Low Cost Alternative to Transformers,
+https://arxiv.org/abs/2203.03691; HyperConformer: Multi-head HyperMixer for Efficient
+Speech Recognition, https://arxiv.org/abs/2305.18281.
+"""
+
+import functools
+import math
+
+import torch
+from torch import nn
+
+from hyperconformer.mixers.base import TokenMixer, check_padding_mask
+from hyperconformer.ops.hypermixing import Hypernet, check_backend, hypermixing
+
+
+class HyperMixing(nn.Module):
+    """Multi-head HyperMixing between two sequences, or within one.
+
+    Every key writes a row of a (N, k) matrix W1, every query a row of a (M, k) matrix
+    W2, and an MLP over time of these weights mixes the values:
+    ``LayerNorm(W2 GELU(W1' values))``, head by head (HyperMixer, section 3).
+
+    Arguments
+    ---------
+    input_output_dim : int
+        Width D of queries, keys, values and output.
+    hypernet_size : int
+        Hidden width of the mixing MLP, all heads together.
+    tied : bool
+        Whether W2 = W1. Then keys and queries must have one length; W is made from
+        the keys.
+    num_heads : int
+        Heads H; it divides ``input_output_dim`` and ``hypernet_size``.
+    fix_tm_hidden_size : bool
+        Whether each head has the hidden width ``hypernet_size``, instead of a share.
+    max_length : int
+        Position codes made in advance; longer inputs make more when they come.
+    token_information : callable, optional
+        From (B, T, D) tokens to (B, T, D) what the hypernetworks read; None adds
+        position codes to tokens scaled by sqrt(D). An ``nn.Module`` becomes a part.
+    hypernetwork_bias : bool
+        Whether the hypernetworks have biases.
+    use_layer_norm : bool
+        Whether the output is normalised.
+    backend : str, optional
+        Force a path of :func:`hyperconformer.ops.hypermixing.hypermixing`.
+
+    Raises
+    ------
+    ValueError
+        If a size is not divisible or the backend is unknown.
+
+    Example
+    -------
+    >>> mixing = HyperMixing(input_output_dim=16, hypernet_size=32, num_heads=2)
+    >>> queries, keys = torch.randn(4, 9, 16), torch.randn(4, 5, 16)
+    >>> mixing(queries, keys, keys).shape
+    torch.Size([4, 9, 16])
+    """
+
+    def __init__(
+        self,
+        input_output_dim,
+        hypernet_size,
+        tied=False,
+        num_heads=1,
+        fix_tm_hidden_size=False,
+        max_length=3000,
+        token_information=None,
+        hypernetwork_bias=False,
+        use_layer_norm=True,
+        backend=None,
+    ):
+        super().__init__()
+        self.input_output_dim = input_output_dim
+        self.tied = tied
+        self.backend = check_backend(backend)
+        self.hyper = HyperNetwork(
+            input_output_dim,
+            hypernet_size,
+            num_heads=num_heads,
+            tied=tied,
+            fix_tm_hidden_size=fix_tm_hidden_size,
+            bias=hypernetwork_bias,
+        )
+        self.layer_norm = nn.LayerNorm(input_output_dim) if use_layer_norm else None
+        if token_information is None:
+            token_information = PositionCodes(input_output_dim, max_length, steep_codes)
+        self.token_information = token_information
+
+    def forward(
+        self, queries, keys, values, key_padding_mask=None, query_padding_mask=None
+    ):
+        """Mix the values into one output for every query.
+
+        Arguments
+        ---------
+        queries : torch.Tensor
+            (B, M, D).
+        keys : torch.Tensor
+            (B, N, D).
+        values : torch.Tensor
+            (B, N, D).
+        key_padding_mask : torch.Tensor, optional
+            (B, N) bool, True = padding.
+        query_padding_mask : torch.Tensor, optional
+            (B, M) bool, True = padding.
+
+        Returns
+        -------
+        torch.Tensor
+            (B, M, D) in the dtype of ``values``; where queries are padding, the bias
+            of the LayerNorm, or 0 without it.
+
+        Raises
+        ------
+        ValueError
+            If shapes or masks do not fit, or with tied weights the lengths differ.
+        """
+        self._check_tokens(queries, keys, values)
+        if key_padding_mask is not None:
+            check_padding_mask(key_padding_mask, keys)
+        if query_padding_mask is not None:
+            check_padding_mask(query_padding_mask, queries)
+        if self.tied:
+            queries = _fill_padding(keys, key_padding_mask)
+        codes, scale = None, 1.0
+        if isinstance(self.token_information, PositionCodes):
+            codes = self.token_information(max(keys.shape[1], queries.shape[1]))
+            scale = math.sqrt(self.input_output_dim)
+        else:
+            keys = self.token_information(_fill_padding(keys, key_padding_mask))
+            queries = self.token_information(_fill_padding(queries, query_padding_mask))
+        out = hypermixing(
+            values,
+            keys,
+            queries,
+            self.hyper.w1_gen.weights(),
+            self.hyper.w2_gen.weights(),
+            codes=codes,
+            scale=scale,
+            key_padding_mask=key_padding_mask,
+            query_padding_mask=query_padding_mask,
+            backend=self.backend,
+        )
+        if self.layer_norm is not None:
+            out = _normalise(out, self.layer_norm)
+        return out.to(values.dtype)
+
+    def _check_tokens(self, queries, keys, values):
+        """Refuse tokens that do not fit."""
+        for name, tokens in (("queries", queries), ("keys", keys), ("values", values)):
+            if tokens.dim() != 3 or tokens.shape[-1] != self.input_output_dim:
+                raise ValueError(
+                    f"HyperMixing expects {name} of shape "
+                    f"(B, T, {self.input_output_dim}), got {tuple(tokens.shape)}"
+                )
+        if self.tied and queries.shape != keys.shape:
+            raise ValueError(
+                "tied weights need queries and keys of one length, "
+                f"got {queries.shape[1]} and {keys.shape[1]}"
+            )
+
+
+class MultiHeadHyperMixing(TokenMixer):
+    """HyperMixing within one sequence, as a Conformer layer holds it.
+
+    SpeechBrain's form of :class:`HyperMixing`: the hypernetworks always have biases,
+    the output is always normalised, position codes are added to unscaled frames.
+    State dicts of ``speechbrain.nnet.hypermixing.HyperMixing`` load strictly.
+
+    Arguments
+    ---------
+    d_model : int
+        Width D of the frames.
+    num_heads : int
+        Heads H; it divides ``d_model`` and ``hypernet_size``.
+    hypernet_size : int, optional
+        Hidden width of the mixing MLP, all heads together; None means 4 D.
+    tied : bool
+        Whether both layers of the mixing MLP have the same weights.
+    fix_tm_hidden_size : bool
+        Whether each head has the hidden width ``hypernet_size``, instead of a share.
+    max_length : int
+        Position codes made in advance; longer inputs make more when they come.
+    backend : str, optional
+        Force a path of :func:`hyperconformer.ops.hypermixing.hypermixing`.
+
+    Raises
+    ------
+    ValueError
+        If a size is not divisible or the backend is unknown.
+
+    Example
+    -------
+    >>> mixer = MultiHeadHyperMixing(16, 2, hypernet_size=32)
+    >>> y, _ = mixer(torch.randn(3, 7, 16))
+    >>> y.shape
+    torch.Size([3, 7, 16])
+    """
+
+    paper = "arXiv:2305.18281"
+    cost = "O(T)"
+
+    def __init__(
+        self,
+        d_model,
+        num_heads,
+        *,
+        hypernet_size=None,
+        tied=False,
+        fix_tm_hidden_size=False,
+        max_length=3000,
+        backend=None,
+    ):
+        super().__init__(d_model)
+        self.backend = check_backend(backend)
+        self.hyper = HyperNetwork(
+            d_model,
+            4 * d_model if hypernet_size is None else hypernet_size,
+            num_heads=num_heads,
+            tied=tied,
+            fix_tm_hidden_size=fix_tm_hidden_size,
+        )
+        self.layer_norm = nn.LayerNorm(d_model)
+        self.positional_encoding = PositionCodes(d_model, max_length, sinusoidal_codes)
+
+    def forward(self, x, *, padding_mask=None, chunk=None, state=None):
+        """Mix information across all frames; see :meth:`TokenMixer.forward`.
+
+        Padded frames come out as the bias of the LayerNorm.
+        """
+        self.check_inputs(x, padding_mask, chunk, state)
+        out = hypermixing(
+            x,
+            x,
+            x,
+            self.hyper.w1_gen.weights(),
+            self.hyper.w2_gen.weights(),
+            codes=self.positional_encoding(x.shape[1]),
+            key_padding_mask=padding_mask,
+            query_padding_mask=padding_mask,
+            backend=self.backend,
+        )
+        return _normalise(out, self.layer_norm).to(x.dtype), None
+
+
+class HyperNetwork(nn.Module):
+    """The two hypernetworks of a mixing MLP: one for each of its layers.
+
+    Arguments
+    ---------
+    width : int
+        Width D of the tokens.
+    hypernet_size : int
+        Hidden width of the mixing MLP, all heads together.
+    num_heads : int
+        Heads H.
+    tied : bool
+        Whether both are one.
+    fix_tm_hidden_size : bool
+        Whether each head has the hidden width ``hypernet_size``, instead of a share.
+    bias : bool
+        Whether they have biases.
+
+    Raises
+    ------
+    ValueError
+        If H does not divide ``width`` or ``hypernet_size``.
+
+    Example
+    -------
+    >>> net = HyperNetwork(16, 32, num_heads=2)
+    >>> net.w1_gen.fc2_weights.shape
+    torch.Size([2, 16, 8])
+    """
+
+    def __init__(
+        self,
+        width,
+        hypernet_size,
+        *,
+        num_heads=1,
+        tied=False,
+        fix_tm_hidden_size=False,
+        bias=True,
+    ):
+        super().__init__()
+        sizes = {"the model width": width, "hypernet_size": hypernet_size}
+        for name, size in sizes.items():
+            if num_heads < 1 or size < 1 or size % num_heads:
+                raise ValueError(
+                    f"num_heads must divide {name}, got {num_heads} heads and {size}"
+                )
+        share = 1 if fix_tm_hidden_size else num_heads
+        shape = (num_heads, width // num_heads, hypernet_size // share)
+        self.w1_gen = ParallelMLPs(*shape, bias=bias)
+        self.w2_gen = self.w1_gen if tied else ParallelMLPs(*shape, bias=bias)
+
+
+class ParallelMLPs(nn.Module):
+    """The parameters of one hypernetwork: an MLP for each head.
+
+    The input width, which is also the hidden width, is d; the output width is k.
+
+    Arguments
+    ---------
+    num_heads : int
+        Heads H.
+    head_width : int
+        d.
+    output_width : int
+        k.
+    bias : bool
+        Whether the MLPs have biases.
+
+    Example
+    -------
+    >>> ParallelMLPs(2, 4, 8).weights().fc1_biases.shape
+    torch.Size([2, 4])
+    """
+
+    def __init__(self, num_heads, head_width, output_width, *, bias=True):
+        super().__init__()
+        shapes = {
+            "fc1_weights": (num_heads, head_width, head_width),
+            "fc1_biases": (num_heads, head_width),
+            "fc2_weights": (num_heads, output_width, head_width),
+            "fc2_biases": (num_heads, output_width),
+        }
+        for name, shape in shapes.items():
+            exists = bias or name.endswith("weights")
+            parameter = nn.Parameter(torch.empty(shape)) if exists else None
+            self.register_parameter(name, parameter)
+        self.reset_parameters()
+
+    def reset_parameters(self):
+        """Draw the parameters as SpeechBrain does, biases included."""
+        for parameter in self.parameters():
+            nn.init.xavier_uniform_(parameter, gain=math.sqrt(2.0))
+
+    def weights(self):
+        """The parameters as the operator takes them, a :class:`Hypernet`."""
+        return Hypernet(
+            self.fc1_weights, self.fc1_biases, self.fc2_weights, self.fc2_biases
+        )
+
+
+class PositionCodes(nn.Module):
+    """A table of position codes that grows when an input is longer than it.
+
+    The table is no part of the state dict. A ``pe`` that an older state dict holds
+    is dropped on loading: it is a function of the sizes alone.
+
+    Arguments
+    ---------
+    width : int
+        Width D of the codes.
+    length : int
+        Rows made in advance.
+    formula : callable
+        From (length, width) to a (length, width) table.
+
+    Example
+    -------
+    >>> codes = PositionCodes(6, 10, sinusoidal_codes)
+    >>> codes(10).shape, codes(11).shape
+    (torch.Size([10, 6]), torch.Size([20, 6]))
+    """
+
+    def __init__(self, width, length, formula):
+        super().__init__()
+        self.width = width
+        self.formula = formula
+        self.register_buffer("pe", formula(length, width), persistent=False)
+
+    def forward(self, length):
+        """At least ``length`` rows of codes, on this module's device and dtype."""
+        rows = self.pe.shape[0]
+        if rows < length:
+            while rows < length:
+                rows *= 2
+            self.pe = self.formula(rows, self.width).to(self.pe)
+        return self.pe
+
+    def _load_from_state_dict(self, state_dict, prefix, *args):
+        state_dict.pop(prefix + "pe", None)
+        super()._load_from_state_dict(state_dict, prefix, *args)
+
+
+@functools.lru_cache(maxsize=8)
+def sinusoidal_codes(length, width):
+    """The Transformer's sine and cosine pairs, rounded as SpeechBrain rounds them.
+
+    https://arxiv.org/abs/1706.03762, section 3.5, in float32 arithmetic throughout.
+
+    Arguments
+    ---------
+    length : int
+        Number of positions.
+    width : int
+        Width D; it may be odd.
+
+    Returns
+    -------
+    torch.Tensor
+        (length, width) float32 on the CPU. One table serves every caller with these
+        sizes: not to be changed in place.
+    """
+    with torch.inference_mode(False), torch.device("cpu"):
+        positions = torch.arange(length).unsqueeze(1).float()
+        steps = torch.arange(0, width, 2).float()
+        angles = positions * torch.exp(steps * -(math.log(10000.0) / width))
+        codes = torch.stack([angles.sin(), angles.cos()], dim=-1)
+        return codes.flatten(1)[:, :width].contiguous()
+
+
+@functools.lru_cache(maxsize=8)
+def steep_codes(length, width):
+    """The codes of the published HyperMixing, whose frequencies fall twice as fast.
+
+    Row t holds position t + 1, and channel c the frequency ``10000 ** (-2 c / D)``:
+    sine in even channels, cosine in odd ones.
+
+    Arguments
+    ---------
+    length : int
+        Number of positions.
+    width : int
+        Width D; it may be odd.
+
+    Returns
+    -------
+    torch.Tensor
+        (length, width) float32 on the CPU. One table serves every caller with these
+        sizes: not to be changed in place.
+    """
+    with torch.inference_mode(False), torch.device("cpu"):
+        positions = torch.arange(1, length + 1, dtype=torch.float64).unsqueeze(1)
+        channels = torch.arange(width, dtype=torch.float64)
+        angles = positions * 10000.0 ** (-2.0 * channels / width)
+        return torch.where(channels % 2 == 0, angles.sin(), angles.cos()).float()
+
+
+def _normalise(out, layer_norm):
+    """LayerNorm in the dtype of ``out``, which may be wider than the parameters'."""
+    return nn.functional.layer_norm(
+        out,
+        layer_norm.normalized_shape,
+        layer_norm.weight.to(out.dtype),
+        layer_norm.bias.to(out.dtype),
+        layer_norm.eps,
+    )
+
+
+def _fill_padding(tokens, padding_mask):
+    """Zero the padded rows of (B, T, D)."""
+    if padding_mask is None:
+        return tokens
+    return tokens.masked_fill(padding_mask.unsqueeze(-1), 0.0)

@@ -1,0 +1,181 @@
+"""SummaryMixing: every frame is combined with the mean over the utterance.
+
+SummaryMixing, https://arxiv.org/abs/2307.07421, written from the paper's equations
+alone.
+"""
+
+import math
+
+import torch
+from torch import nn
+
+from hyperconformer.mixers.base import TokenMixer
+from hyperconformer.ops.summary_mixing import spread_over_frames, summary_mean
+
+
+class HeadwiseLinear(nn.Module):
+    """A linear layer for each head, on that head's slice of the channels.
+
+    Arguments
+    ---------
+    input_size : int
+        Channels in, a multiple of ``num_heads``.
+    output_size : int
+        Channels out, a multiple of ``num_heads``.
+    num_heads : int
+        Number of heads.
+
+    Raises
+    ------
+    ValueError
+        If a size is no multiple of the number of heads.
+
+    Example
+    -------
+    >>> HeadwiseLinear(8, 6, 2)(torch.randn(3, 5, 8)).shape
+    torch.Size([3, 5, 6])
+    """
+
+    def __init__(self, input_size, output_size, num_heads):
+        super().__init__()
+        for size in (input_size, output_size):
+            if size < 1 or size % num_heads:
+                raise ValueError(
+                    f"sizes must be positive multiples of num_heads={num_heads}, "
+                    f"got {size}"
+                )
+        self.num_heads = num_heads
+        bound = 1 / math.sqrt(input_size // num_heads)
+        shape = (num_heads, output_size // num_heads, input_size // num_heads)
+        self.weight = nn.Parameter(torch.empty(shape).uniform_(-bound, bound))
+        self.bias = nn.Parameter(torch.empty(output_size).uniform_(-bound, bound))
+
+    def forward(self, x):
+        """(B, T, input_size) to (B, T, output_size)."""
+        x = x.unflatten(-1, (self.num_heads, -1))
+        y = torch.einsum("bthi,hoi->btho", x, self.weight).flatten(2)
+        return y + self.bias.to(y.dtype)
+
+
+class SummaryMixing(TokenMixer):
+    """h_t = c(f(x_t), (1/T) sum_t' s(x_t')), arXiv:2307.07421.
+
+    f, s and c are each a linear layer followed by GELU; those of f and s are
+    per-head. The causal form replaces the mean over the utterance by that over
+    the frames so far, the chunked form by that over the frames up to the chunk's end.
+
+    Arguments
+    ---------
+    d_model : int
+        Width D of the frames.
+    num_heads : int
+        Slices of the channels that f and s treat apart.
+    causal : bool
+        Whether frames see only frames up to themselves.
+    local_size : int, optional
+        Width of f(x_t), a multiple of ``num_heads``; None = ``d_model``. 0 leaves
+        f out, h_t = c(mean), for a layer with a local branch of its own.
+    summary_size : int, optional
+        Width of s(x_t), a multiple of ``num_heads``; None = ``d_model``.
+    activation : type
+        Class of the nonlinearity.
+
+    Raises
+    ------
+    ValueError
+        If a size is no multiple of ``num_heads``.
+
+    Example
+    -------
+    >>> mixer = SummaryMixing(16, 4, causal=True)
+    >>> x = torch.randn(2, 6, 16)
+    >>> whole, _ = mixer(x)
+    >>> first, state = mixer(x[:, :4], state=mixer.init_state(2))
+    >>> last, state = mixer(x[:, 4:], state=state)
+    >>> torch.allclose(whole, torch.cat([first, last], dim=1), atol=1e-6)
+    True
+    """
+
+    chunkable = True
+    streamable = True
+    needs_position = True
+    paper = "arXiv:2307.07421"
+    cost = "O(T)"
+
+    def __init__(
+        self,
+        d_model,
+        num_heads,
+        *,
+        causal=False,
+        local_size=None,
+        summary_size=None,
+        activation=nn.GELU,
+    ):
+        super().__init__(d_model)
+        self.causal = causal
+        local_size = d_model if local_size is None else local_size
+        self.summary_size = d_model if summary_size is None else summary_size
+        self.summary = HeadwiseLinear(d_model, self.summary_size, num_heads)
+        # The combiner's matrix in two blocks: the summary's is applied once to each
+        # mean, not once to each frame.
+        self.combine_summary = nn.Linear(self.summary_size, d_model)
+        self.local = None
+        if local_size != 0:
+            self.local = HeadwiseLinear(d_model, local_size, num_heads)
+            self.combine_local = nn.Linear(local_size, d_model, bias=False)
+        self.activation = activation()
+
+    def forward(self, x, *, padding_mask=None, chunk=None, state=None):
+        """Mix; see :class:`~hyperconformer.mixers.base.TokenMixer`.
+
+        With a state, every call but the last brings whole chunks; a causal mixer
+        without a chunk rule takes any number of frames.
+
+        Raises
+        ------
+        ValueError
+            With a state, if the mixer is neither causal nor given a chunk rule.
+        """
+        self.check_inputs(x, padding_mask, chunk, state)
+        if state is not None and chunk is None and not self.causal:
+            raise ValueError(
+                "streaming SummaryMixing needs causal=True or a chunk rule, got neither"
+            )
+        if padding_mask is not None:
+            x = x.masked_fill(padding_mask.unsqueeze(-1), 0.0)
+        means, sums = summary_mean(
+            self.activation(self.summary(x)),
+            padding_mask=padding_mask,
+            chunk=chunk,
+            causal=self.causal,
+            past_sums=None if state is None else state["sums"],
+        )
+        combined = spread_over_frames(
+            self.combine_summary(means.to(x.dtype)),
+            x.shape[1],
+            chunk=chunk,
+            causal=self.causal,
+        )
+        if self.local is not None:
+            combined = combined + self.combine_local(self.activation(self.local(x)))
+        y = self.activation(combined).expand(-1, x.shape[1], -1)
+        return y, None if state is None else {"sums": sums}
+
+    def init_state(self, batch_size, *, device=None, dtype=None):
+        """Sums over no frame yet; see :class:`~hyperconformer.mixers.base.TokenMixer`.
+
+        Returns
+        -------
+        dict of str to torch.Tensor
+            ``sums``: (B, 1, summary_size + 1), float32 at least: the sums of the
+            chunks before and their counts of frames. With a bounded left context
+            there are as many rows as chunks to the left after the first step.
+        """
+        dtype = torch.get_default_dtype() if dtype is None else dtype
+        dtype = torch.promote_types(dtype, torch.float32)
+        return {
+            "sums": torch.zeros(
+                batch_size, 1, self.summary_size + 1, device=device, dtype=dtype
+            )
+        }

@@ -1,0 +1,158 @@
+"""HyperMixing: token mixing by an MLP whose weights the tokens themselves generate.
+
+HyperMixer, https://arxiv.org/abs/2203.03691; several heads: HyperConformer,
+https://arxiv.org/abs/2305.18281.
+
+Two paths compute the same: ``reference``, the papers' formula, and ``torch``, the
+re-associated form that never makes the (T, k) matrices. The argument ``backend``,
+or else the environment variable ``HYPERCONFORMER_BACKEND``, forces one.
+"""
+
+import os
+
+from hyperconformer.ops.hypermixing import reference, torch_path
+from hyperconformer.ops.hypermixing.weights import Hypernet
+
+__all__ = ["BACKENDS", "Hypernet", "check_backend", "hypermixing"]
+
+BACKENDS = {
+    "reference": reference.hypermixing,
+    "torch": torch_path.hypermixing,
+}
+
+
+def check_backend(backend):
+    """Refuse a backend that does not exist.
+
+    Arguments
+    ---------
+    backend : str or None
+        A key of ``BACKENDS``, or None for the environment's or the automatic choice.
+
+    Returns
+    -------
+    str or None
+        The same.
+
+    Raises
+    ------
+    ValueError
+        If the name is unknown; the message lists the known ones.
+    """
+    if backend is not None and backend not in BACKENDS:
+        known = ", ".join(sorted(BACKENDS))
+        raise ValueError(f"unknown HyperMixing backend {backend!r}; known: {known}")
+    return backend
+
+
+def hypermixing(
+    values,
+    keys,
+    queries,
+    key_hypernet,
+    query_hypernet,
+    *,
+    codes=None,
+    scale=1.0,
+    key_padding_mask=None,
+    query_padding_mask=None,
+    backend=None,
+):
+    """Multi-head HyperMixing, before its LayerNorm.
+
+    Per head, with ``z(x)_t = scale x_t + codes_t``::
+
+        W1 = GELU(z(keys) F1' + b1) G1' + c1        (N, k)
+        W2 = GELU(z(queries) F2' + b2) G2' + c2     (M, k)
+        out = W2 GELU(W1' values)                   (M, d)
+
+    Self-mixing passes one tensor as values, keys and queries; tied weights pass
+    one hypernetwork twice.
+
+    Arguments
+    ---------
+    values : torch.Tensor
+        (B, N, D) what is mixed. What stands in padding is never read, here and below.
+    keys : torch.Tensor
+        (B, N, D) what the first hypernetwork reads, in the dtype of ``values``.
+    queries : torch.Tensor
+        (B, M, D) what the second hypernetwork reads, in the dtype of ``values``.
+    key_hypernet : Hypernet
+        The weights F1, b1, G1, c1.
+    query_hypernet : Hypernet
+        The weights F2, b2, G2, c2.
+    codes : torch.Tensor, optional
+        (>= max(N, M), D) position codes; they get no gradient.
+    scale : float
+        Factor on keys and queries.
+    key_padding_mask : torch.Tensor, optional
+        (B, N) bool, True = padding.
+    query_padding_mask : torch.Tensor, optional
+        (B, M) bool, True = padding.
+    backend : str, optional
+        A key of ``BACKENDS`` to force that path. None: ``HYPERCONFORMER_BACKEND``
+        where it is set, else the fastest path that fits.
+
+    Returns
+    -------
+    torch.Tensor
+        (B, M, D), 0 where queries are padding. Its dtype is that of ``values``, but
+        float32 for half precision on the torch path: sums over many tokens
+        leave the range of float16 before the LayerNorm brings them back.
+
+    Raises
+    ------
+    ValueError
+        If a shape does not fit or the forced backend is unknown.
+
+    Example
+    -------
+    >>> import torch
+    >>> net = Hypernet(torch.randn(2, 4, 4), None, torch.randn(2, 6, 4), None)
+    >>> x = torch.randn(3, 5, 8)
+    >>> hypermixing(x, x, x, net, net).shape
+    torch.Size([3, 5, 8])
+    """
+    _check_shapes(values, keys, queries, key_hypernet, query_hypernet, codes)
+    if backend is None:
+        backend = os.environ.get("HYPERCONFORMER_BACKEND") or None
+    path = BACKENDS[check_backend(backend) or "torch"]
+    return path(
+        values,
+        keys,
+        queries,
+        key_hypernet,
+        query_hypernet,
+        codes=codes,
+        scale=scale,
+        key_padding_mask=key_padding_mask,
+        query_padding_mask=query_padding_mask,
+    )
+
+
+def _check_shapes(values, keys, queries, key_hypernet, query_hypernet, codes):
+    """Refuse tokens, weights and codes that do not fit together."""
+    if values.shape != keys.shape:
+        raise ValueError(
+            "values and keys must have one shape, "
+            f"got {tuple(values.shape)} and {tuple(keys.shape)}"
+        )
+    if values.shape[::2] != queries.shape[::2]:
+        raise ValueError(
+            "queries must have the batch and width of values "
+            f"{tuple(values.shape)}, got {tuple(queries.shape)}"
+        )
+    longest = max(values.shape[1], queries.shape[1])
+    if min(values.shape[1], queries.shape[1]) == 0:
+        raise ValueError("HyperMixing needs at least one token, got an empty sequence")
+    for hypernet in (key_hypernet, query_hypernet):
+        num_heads, _, head_width = hypernet.fc1_weights.shape
+        if num_heads * head_width != values.shape[-1]:
+            raise ValueError(
+                f"hypernetwork of {num_heads} heads of width {head_width} "
+                f"does not fit tokens of width {values.shape[-1]}"
+            )
+    if codes is not None and codes.shape[0] < longest:
+        raise ValueError(
+            f"{longest} tokens need as many position codes, got {codes.shape[0]}"
+        )

@@ -1,0 +1,12 @@
+"""Means over the frames that a frame may see: what SummaryMixing mixes with.
+
+SummaryMixing, https://arxiv.org/abs/2307.07421: each frame is combined with
+(1/T) sum_t s(x_t). Causal and chunked means are the same with fewer frames.
+"""
+
+from hyperconformer.ops.summary_mixing.torch_path import (
+    spread_over_frames,
+    summary_mean,
+)
+
+__all__ = ["spread_over_frames", "summary_mean"]

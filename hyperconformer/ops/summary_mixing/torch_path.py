@@ -1,0 +1,128 @@
+"""Masked means, global, causal or by chunks, with a state for streaming."""
+
+import torch
+import torch.nn.functional as F
+
+
+def summary_mean(
+    summaries, *, padding_mask=None, chunk=None, causal=False, past_sums=None
+):
+    """Mean of the summaries that each frame may see.
+
+    Sums are held in float32 at least. A chunk's sum is made once; what lies before
+    a chunk is a cumulative sum of chunk sums, or with a bounded left context a sum of
+    the last few, never a difference.
+
+    Arguments
+    ---------
+    summaries : torch.Tensor
+        (B, T, S) floating; padded frames are never read.
+    padding_mask : torch.Tensor, optional
+        (B, T) bool, True = padding.
+    chunk : hyperconformer.masks.ChunkRule, optional
+        How far each frame may see; None = the whole utterance.
+    causal : bool
+        Whether frames see nothing after themselves.
+    past_sums : torch.Tensor, optional
+        (B, P, S + 1) sums of the chunks before, oldest first, and in the last column
+        the frames that they count, as returned by an earlier call. The first frame
+        here must then begin a chunk.
+
+    Returns
+    -------
+    means : torch.Tensor
+        (B, M, S), float32 or float64: M = T when causal, otherwise one mean for each
+        chunk (one in all without a chunk rule); see :func:`spread_over_frames`.
+        0 where no real frame is seen.
+    past_sums : torch.Tensor
+        (B, P, S + 1) what the next call needs: P = ``left_chunks``, or 1 if that is
+        unbounded.
+
+    Example
+    -------
+    >>> means, _ = summary_mean(torch.tensor([[[1.0], [3.0], [5.0]]]), causal=True)
+    >>> means.flatten().tolist()
+    [1.0, 2.0, 3.0]
+    """
+    batch, num_frames, _ = summaries.shape
+    summaries = summaries.to(torch.promote_types(summaries.dtype, torch.float32))
+    # The count of frames rides along as one more channel.
+    summed = F.pad(summaries, (0, 1), value=1.0)
+    if padding_mask is not None:
+        summed = summed.masked_fill(padding_mask.unsqueeze(-1), 0.0)
+    size = num_frames if chunk is None else chunk.chunk_frames
+    left = None if chunk is None else chunk.left_chunks
+    summed = F.pad(summed, (0, 0, 0, -num_frames % size))
+    summed = summed.unflatten(1, (-1, size))
+
+    chunk_sums = summed.sum(2)
+    if past_sums is None:
+        past_sums = chunk_sums.new_zeros(batch, 0, chunk_sums.shape[-1])
+    before, past_sums = _sums_before(chunk_sums, past_sums.to(summed.dtype), left)
+    inside = summed.cumsum(2) if causal else chunk_sums.unsqueeze(2)
+    total = (before.unsqueeze(2) + inside).flatten(1, 2)
+    if causal:
+        total = total[:, :num_frames]
+    return total[..., :-1] / total[..., -1:].clamp(min=1), past_sums
+
+
+def _sums_before(chunk_sums, past_sums, left_chunks):
+    """Sums over the chunks visible before each chunk, and the sums to carry on.
+
+    Arguments
+    ---------
+    chunk_sums : torch.Tensor
+        (B, C, S) sum of each chunk.
+    past_sums : torch.Tensor
+        (B, P, S) sums of earlier ones.
+    left_chunks : int or None
+        How many chunks are visible before the current one; None = all.
+
+    Returns
+    -------
+    before : torch.Tensor
+        (B, C, S).
+    past_sums : torch.Tensor
+        (B, left_chunks or 1, S).
+    """
+    num_chunks = chunk_sums.shape[1]
+    sums = torch.cat([past_sums, chunk_sums], dim=1)
+    if left_chunks is None:
+        running = F.pad(sums.cumsum(1), (0, 0, 1, 0))
+        return running[:, -num_chunks - 1 : -1], running[:, -1:]
+    if left_chunks == 0:
+        return torch.zeros_like(chunk_sums), sums[:, :0]
+    sums = F.pad(sums, (0, 0, left_chunks, 0))
+    windows = sums.unfold(1, left_chunks, 1).sum(-1)
+    return windows[:, -num_chunks - 1 : -1], sums[:, -left_chunks:]
+
+
+def spread_over_frames(x, num_frames, *, chunk=None, causal=False):
+    """Give each frame its row of what :func:`summary_mean` returned.
+
+    Arguments
+    ---------
+    x : torch.Tensor
+        (B, M, S) the means, or something computed from each.
+    num_frames : int
+        Frames T.
+    chunk : hyperconformer.masks.ChunkRule, optional
+        As given to :func:`summary_mean`.
+    causal : bool
+        As given to :func:`summary_mean`.
+
+    Returns
+    -------
+    torch.Tensor
+        (B, T, S), or (B, 1, S) where one mean serves every frame.
+
+    Example
+    -------
+    >>> from hyperconformer.masks import ChunkRule
+    >>> x = torch.tensor([[[1.0], [2.0]]])
+    >>> spread_over_frames(x, 3, chunk=ChunkRule(2)).flatten().tolist()
+    [1.0, 1.0, 2.0]
+    """
+    if causal or chunk is None:
+        return x
+    return x.repeat_interleave(chunk.chunk_frames, dim=1)[:, :num_frames]
