@@ -236,9 +236,7 @@ class ConformerEncoderLayer(nn.Module):
             (B, T, D).
         """
         x = torch.add(x, self.ffn_module1(x), alpha=0.5)
-        mixed, _ = self.mha_layer(
-            self.norm1(x), padding_mask=padding_mask, chunk=chunk
-        )
+        mixed, _ = self.mha_layer(self.norm1(x), padding_mask=padding_mask, chunk=chunk)
         x = x + mixed
         x = x + self.convolution_module(x, padding_mask, chunk)
         return self.norm2(torch.add(x, self.ffn_module2(x), alpha=0.5))

@@ -153,7 +153,9 @@ def build_mixer(mixer, *, d_model, num_heads, **options):
     for option in options:
         if option not in known:
             label = mixer if isinstance(mixer, str) else cls.__name__
-            raise ValueError(unknown(f"option of mixer {label!r}", option, sorted(known)))
+            raise ValueError(
+                unknown(f"option of mixer {label!r}", option, sorted(known))
+            )
     return cls(d_model=d_model, num_heads=num_heads, **options)
 
 

@@ -30,7 +30,9 @@ def test_channels_are_averaged(tmp_path):
 
 
 def test_integers_are_scaled():
-    samples = prepare_samples(np.array([-32768, 0, 16384], dtype=np.int16), 16000, 16000)
+    samples = prepare_samples(
+        np.array([-32768, 0, 16384], dtype=np.int16), 16000, 16000
+    )
     assert samples.tolist() == [-1.0, 0.0, 0.5]
 
 

@@ -141,7 +141,9 @@ class HyperConformerASR(TransformerASR):
         if encoder_module == "conformer" and not normalize_before:
             raise ValueError("the Conformer needs normalize_before=True, got False")
         if num_encoder_layers < 1:
-            raise ValueError(f"num_encoder_layers must be >= 1, got {num_encoder_layers}")
+            raise ValueError(
+                f"num_encoder_layers must be >= 1, got {num_encoder_layers}"
+            )
         if encoder_module == "branchformer" and causal:
             raise ValueError("the Branchformer looks ahead: it needs causal=False")
         mixer = mixer_class(attention_type)

@@ -119,21 +119,24 @@ class RelPosMHAXL(_Attention, attention.RelPosMHAXL):
         self.d_model, self.causal = d_model, causal
 
     def _attend(self, x, hidden, padding_mask):
+        positions = _relative_positions
+        if torch.compiler.is_compiling():  # A traced tensor must not be kept.
+            positions = positions.__wrapped__
         return attention.RelPosMHAXL.forward(
             self,
             x,
             x,
             x,
-            _relative_positions(x.shape[1], self.d_model, x.dtype, x.device),
+            positions(x.shape[1], self.d_model, x.dtype, x.device),
             attn_mask=hidden,
             key_padding_mask=padding_mask,
             return_attn_weights=False,
         )
 
 
-@lru_cache(maxsize=2)
+@lru_cache(maxsize=2)  # Every layer of an encoder asks for the same codes.
 def _relative_positions(frames, d_model, dtype, device):
-    """(1, 2 T - 1, D) codes; cached because every layer asks for the same ones."""
+    """(1, 2 T - 1, D) codes."""
     return attention.RelPosEncXL(d_model, dtype).to(device).make_pe(frames)
 
 

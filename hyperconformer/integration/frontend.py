@@ -212,7 +212,9 @@ class FeatureExtractor(nn.Module):
         """
         count, total, squares = 0, 0.0, 0.0
         for samples in utterances:
-            frames = self.features(samples.unsqueeze(0).to(self.mean.device))[0].double()
+            frames = self.features(samples.unsqueeze(0).to(self.mean.device))[
+                0
+            ].double()
             count += len(frames)
             total = total + frames.sum(dim=0)
             squares = squares + frames.square().sum(dim=0)

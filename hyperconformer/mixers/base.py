@@ -114,7 +114,9 @@ class TokenMixer(nn.Module):
         if padding_mask is not None:
             check_padding_mask(padding_mask, x)
         if chunk is not None and not self.chunkable:
-            raise ValueError(f"{name} as configured cannot honour a chunk rule: {chunk}")
+            raise ValueError(
+                f"{name} as configured cannot honour a chunk rule: {chunk}"
+            )
         if state is not None and not self.streamable:
             raise ValueError(f"{name} as configured cannot stream: it takes no state")
 

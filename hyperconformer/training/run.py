@@ -264,4 +264,3 @@ def report(results, model, test_manifest, output):
     print(f"{text}\n(spoken: {row['wrd']})")
     print(f"\nlog: {output / 'train_log.txt'}   curve: {output / 'curve.png'}")
     print(f"alignments: {output}/wer_*.txt   model: {model}")
-

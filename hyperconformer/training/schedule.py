@@ -42,7 +42,9 @@ class WarmupCosine:
 
     def __init__(self, peak_lr, warmup_fraction=0.1, final_fraction=0.0):
         if not 0 < warmup_fraction < 1:
-            raise ValueError(f"warmup_fraction must be in (0, 1), got {warmup_fraction}")
+            raise ValueError(
+                f"warmup_fraction must be in (0, 1), got {warmup_fraction}"
+            )
         if not 0 <= final_fraction <= 1:
             raise ValueError(f"final_fraction must be in [0, 1], got {final_fraction}")
         self.peak_lr = peak_lr

@@ -12,7 +12,9 @@ from hyperconformer.integration.asr import STOCK_TYPES
 SIZES = {"8M": (144, 576, 10), "22M": (256, 1024, 10)}
 
 
-def settings(d_model=32, d_ffn=64, layers=2, attention="hypermixing", decoder=2, **more):
+def settings(
+    d_model=32, d_ffn=64, layers=2, attention="hypermixing", decoder=2, **more
+):
     return {
         "input_size": 40,
         "tgt_vocab": 20,

@@ -70,7 +70,9 @@ def test_too_short_is_refused():
 
 def test_padding_other_than_same_is_refused():
     with pytest.raises(ValueError, match="same"):
-        ConvolutionFrontEnd(input_shape=(8, 10, 20), padding="valid", **SHAPES["recipe"])
+        ConvolutionFrontEnd(
+            input_shape=(8, 10, 20), padding="valid", **SHAPES["recipe"]
+        )
 
 
 def test_features_of_a_batch_equal_those_of_each_utterance():
