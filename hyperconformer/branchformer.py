@@ -113,7 +113,8 @@ def reflect_pad(x, width, padding_mask=None):
     Example
     -------
     >>> x = torch.arange(4.0).view(1, 4, 1)
-    >>> reflect_pad(x, 2, torch.tensor([[False, False, False, True]])).flatten().tolist()
+    >>> mask = torch.tensor([[False, False, False, True]])
+    >>> reflect_pad(x, 2, mask).flatten().tolist()
     [2.0, 1.0, 0.0, 1.0, 2.0, 1.0, 0.0, 1.0]
     """
     batch, frames, channels = x.shape

@@ -9,7 +9,7 @@ import io
 import pathlib
 import re
 
-from hyperpyyaml import load_hyperpyyaml, resolve_references
+from hyperpyyaml import resolve_references
 from ruamel.yaml import YAML
 from ruamel.yaml.error import YAMLError
 
@@ -45,6 +45,7 @@ def read_config(path, overrides=None, used_keys=None):
     Example
     -------
     >>> import tempfile
+    >>> from hyperpyyaml import load_hyperpyyaml
     >>> file = pathlib.Path(tempfile.mkdtemp()) / "a.yaml"
     >>> _ = file.write_text("d_model: 8\nwidth: !ref <d_model> * 2\n")
     >>> load_hyperpyyaml(read_config(file, {"d_model": 9}))["width"]

@@ -115,7 +115,7 @@ class ConvolutionModule(nn.Module):
         return self.after_conv(x)
 
     def _depthwise(self, x):
-        """Convolve (B, N, T + left + right, D), N independent stretches, to (B, N, T, D).
+        """Convolve (B, N, T + left + right, D), N stretches apart, to (B, N, T, D).
 
         A two-dimensional convolution over channels-last memory: it reads the
         frames as they lie, where a Conv1d would first transpose and copy them.

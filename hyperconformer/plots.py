@@ -21,7 +21,7 @@ def read_train_log(path):
     -------
     >>> import tempfile
     >>> log = pathlib.Path(tempfile.mkdtemp()) / "train_log.txt"
-    >>> _ = log.write_text("epoch: 1, lr: 1.0e-03 - train loss: 2.5 - valid WER: 40.0\\n")
+    >>> _ = log.write_text("epoch: 1, lr: 1.0e-03 - valid WER: 40.0\\n")
     >>> read_train_log(log)["valid WER"]
     [40.0]
     """

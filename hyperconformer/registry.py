@@ -177,8 +177,8 @@ def unknown(kind, got, known):
 
     Example
     -------
-    >>> unknown("mixer", "hypermixin", ["hyperglu", "hypermixing"])
-    "unknown mixer 'hypermixin'; did you mean 'hypermixing'? known: hyperglu, hypermixing"
+    >>> unknown("mixer", "hypermixin", ["hypermixing", "hypermlp"])
+    "unknown mixer 'hypermixin'; did you mean 'hypermixing'? known: hypermixing, hypermlp"
     """
     near = difflib.get_close_matches(str(got), known, n=1)
     hint = f"; did you mean {near[0]!r}?" if near else ";"

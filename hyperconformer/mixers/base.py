@@ -107,7 +107,7 @@ class TokenMixer(nn.Module):
         name = type(self).__name__
         if x.dim() != 3 or x.shape[-1] != self.d_model:
             raise ValueError(
-                f"{name} expects x of shape (B, T, {self.d_model}), got {tuple(x.shape)}"
+                f"{name} expects (B, T, {self.d_model}), got {tuple(x.shape)}"
             )
         if x.shape[1] == 0:
             raise ValueError(f"{name} needs at least one frame, got T = 0")

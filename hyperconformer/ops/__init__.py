@@ -1,1 +1,1 @@
-"""The mathematics of the mixers: one folder an operator, its reference beside its fast path."""
+"""The mathematics of the mixers: a folder an operator, reference beside fast path."""

@@ -8,7 +8,7 @@ these numbers, and so shows that ours differs by nothing else.
 
 import pytest
 import torch
-from goldens import load_golden, relative_error, section
+from tests.goldens import load_golden, relative_error, section
 
 from hyperconformer.masks import ChunkRule, lengths_to_padding_mask
 from hyperconformer.mixers import mixture_of_attention as moa
