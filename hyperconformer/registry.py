@@ -177,8 +177,8 @@ def unknown(kind, got, known):
 
     Example
     -------
-    >>> unknown("mixer", "hypermixin", ["hypermixing", "hypermlp"])
-    "unknown mixer 'hypermixin'; did you mean 'hypermixing'? known: hypermixing, hypermlp"
+    >>> unknown("key", "lrr", ["lr", "seed"])
+    "unknown key 'lrr'; did you mean 'lr'? known: lr, seed"
     """
     near = difflib.get_close_matches(str(got), known, n=1)
     hint = f"; did you mean {near[0]!r}?" if near else ";"

@@ -141,13 +141,25 @@ def _reflect_ends(x, lengths, width):
     return x
 
 
+def _normalize_each(features, lengths):
+    """Bring each utterance's real frames to mean 0 and deviation 1."""
+    padding = lengths_to_padding_mask(lengths, features.shape[1]).unsqueeze(-1)
+    count = lengths[:, None, None]
+    mean = features.masked_fill(padding, 0.0).sum(1, keepdim=True) / count
+    features = features - mean
+    squares = features.masked_fill(padding, 0.0).square().sum(1, keepdim=True)
+    # A feature that never moves stays at 0 instead of becoming noise.
+    return features / (squares / count).sqrt().clamp(min=1e-3)
+
+
 class FeatureExtractor(nn.Module):
     """Samples to normalised features, with exact lengths.
 
-    The mean and deviation of each feature are measured once on the training set
-    (:meth:`fit`) and are buffers. SpeechBrain's ``InputNormalization`` instead
-    drifts through the first epochs and keeps its statistics out of the state dict,
-    so that a model's weights alone would not be the model.
+    The mean and deviation of each feature are those of the utterance, or they are
+    measured once on the training set (:meth:`fit`) and are buffers. SpeechBrain's
+    ``InputNormalization`` instead drifts through the first epochs and keeps its
+    statistics out of the state dict, so that a model's weights alone would not be
+    the model.
 
     Arguments
     ---------
@@ -155,6 +167,14 @@ class FeatureExtractor(nn.Module):
         ``speechbrain.lobes.features.Fbank``, or another on a centred STFT.
     num_features : int
         Features a frame.
+    normalization : str
+        ``"global"``, by the training set's statistics (works while streaming), or
+        ``"utterance"``, by each utterance's own (forgives speakers and channels).
+
+    Raises
+    ------
+    ValueError
+        If the normalization is unknown.
 
     Example
     -------
@@ -165,9 +185,14 @@ class FeatureExtractor(nn.Module):
     (torch.Size([2, 101, 80]), [101, 51])
     """
 
-    def __init__(self, features, num_features):
+    def __init__(self, features, num_features, normalization="global"):
         super().__init__()
+        if normalization not in ("global", "utterance"):
+            raise ValueError(
+                f"normalization must be 'global' or 'utterance', got {normalization!r}"
+            )
         self.features = features
+        self.normalization = normalization
         self.register_buffer("mean", torch.zeros(num_features))
         self.register_buffer("std", torch.ones(num_features))
 
@@ -191,10 +216,13 @@ class FeatureExtractor(nn.Module):
         if wav_lens is None:
             wav_lens = torch.ones(wavs.shape[0], device=wavs.device)
         samples = relative_to_frames(wav_lens, wavs.shape[1])
-        features = (self.features(wavs) - self.mean) / self.std
+        features = self.features(wavs)
         # A centred STFT has a frame at every multiple of the hop.
         hop = self.features.compute_STFT.hop_length
-        return features, (samples // hop + 1).clamp(max=features.shape[1])
+        lengths = (samples // hop + 1).clamp(max=features.shape[1])
+        if self.normalization == "global":
+            return (features - self.mean) / self.std, lengths
+        return _normalize_each(features, lengths), lengths
 
     @torch.no_grad()
     def fit(self, utterances):

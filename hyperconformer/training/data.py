@@ -103,7 +103,54 @@ def make_dataset(manifest, tokenizer, sample_rate_hz, sort=None, max_duration_s=
     return dataset
 
 
-def train_loader_options(dataset, *, max_batch_s, max_batch_utterances, seed, workers):
+class JoiningBatch:
+    """Collates a batch in which some utterances are joined two and two.
+
+    More and longer sentences from the same speech: on small corpora it keeps a model
+    from learning the training sentences by heart.
+
+    Arguments
+    ---------
+    fraction : float
+        Part of the utterances that is joined, in [0, 1].
+
+    Raises
+    ------
+    ValueError
+        If the fraction is out of range.
+    """
+
+    def __init__(self, fraction):
+        if not 0 <= fraction <= 1:
+            raise ValueError(f"join_fraction must be in [0, 1], got {fraction}")
+        self.fraction = fraction
+
+    def __call__(self, examples):
+        """A list of examples to a PaddedBatch."""
+        order = torch.randperm(len(examples)).tolist()
+        pairs = round(self.fraction * len(examples) / 2)
+        joined = [
+            self._join(examples[order[2 * i]], examples[order[2 * i + 1]])
+            for i in range(pairs)
+        ]
+        return PaddedBatch(joined + [examples[i] for i in order[2 * pairs :]])
+
+    @staticmethod
+    def _join(first, second):
+        return {
+            "id": f"{first['id']}+{second['id']}",
+            "sig": torch.cat([first["sig"], second["sig"]]),
+            "words": f"{first['words']} {second['words']}",
+            "tokens": torch.cat([first["tokens"], second["tokens"]]),
+            # One begin and one end for both.
+            "tokens_bos": torch.cat([first["tokens_bos"], second["tokens"]]),
+            "tokens_eos": torch.cat([first["tokens"], second["tokens_eos"]]),
+        }
+
+
+def train_loader_options(
+    dataset, *, max_batch_s, max_batch_utterances, seed, workers, join_fraction
+):
     """Options of a loader whose batches hold a bounded number of seconds.
 
     Arguments
@@ -118,6 +165,8 @@ def train_loader_options(dataset, *, max_batch_s, max_batch_utterances, seed, wo
         Seed of the order.
     workers : int
         Loader processes.
+    join_fraction : float
+        Part of the utterances that is joined two and two.
 
     Returns
     -------
@@ -136,7 +185,7 @@ def train_loader_options(dataset, *, max_batch_s, max_batch_utterances, seed, wo
     return {
         "batch_sampler": sampler,
         "num_workers": workers,
-        "collate_fn": PaddedBatch,
+        "collate_fn": JoiningBatch(join_fraction),
     }
 
 

@@ -47,6 +47,7 @@ USED_KEYS = {
     "wav_augment",
     "feature_augment",
     "augment_from_epoch",
+    "join_fraction",
     "number_of_epochs",
     "epoch_counter",
     "max_batch_s",
@@ -135,6 +136,7 @@ def _run(config, manifests, tokenizer, output, run_options):
         max_batch_utterances=config["max_batch_utterances"],
         seed=config["seed"],
         workers=config["loader_workers"],
+        join_fraction=config["join_fraction"],
     )
     # The checkpointer must know all that a resumed run needs.
     config["checkpointer"].add_recoverables(

@@ -75,8 +75,9 @@ def test_padding_other_than_same_is_refused():
         )
 
 
-def test_features_of_a_batch_equal_those_of_each_utterance():
-    extractor = FeatureExtractor(Fbank(n_mels=40), 40).eval()
+@pytest.mark.parametrize("normalization", ["global", "utterance"])
+def test_features_of_a_batch_equal_those_of_each_utterance(normalization):
+    extractor = FeatureExtractor(Fbank(n_mels=40), 40, normalization).eval()
     utterances = [torch.randn(n) for n in (16000, 15999, 8079, 8080, 4321)]
     extractor.fit(utterances)
     counts = torch.tensor([len(u) for u in utterances])
@@ -86,6 +87,17 @@ def test_features_of_a_batch_equal_those_of_each_utterance():
         alone, own = extractor(utterance.unsqueeze(0))
         assert own[0] == alone.shape[1] == lengths[row]
         assert (features[row, : lengths[row]] - alone[0]).abs().max() <= 1e-4
+
+
+def test_utterance_normalisation_and_an_unknown_one():
+    extractor = FeatureExtractor(Fbank(n_mels=40), 40, "utterance")
+    x, lengths = extractor(torch.randn(2, 16000), torch.tensor([1.0, 0.4]))
+    assert x[1, : lengths[1]].mean(0).abs().max() < 1e-4
+    assert (x[1, : lengths[1]].std(0, unbiased=False) - 1).abs().max() < 1e-3
+    silent, _ = extractor(torch.zeros(1, 16000))
+    assert torch.isfinite(silent).all()
+    with pytest.raises(ValueError, match="'global' or 'utterance', got 'speaker'"):
+        FeatureExtractor(Fbank(n_mels=40), 40, "speaker")
 
 
 def test_fit_normalises():

@@ -8,7 +8,6 @@ these numbers, and so shows that ours differs by nothing else.
 
 import pytest
 import torch
-from tests.goldens import load_golden, relative_error, section
 
 from hyperconformer.masks import ChunkRule, lengths_to_padding_mask
 from hyperconformer.mixers import mixture_of_attention as moa
@@ -21,6 +20,7 @@ from hyperconformer.mixers.mixture_of_attention import (
     route,
     route_causally,
 )
+from tests.goldens import load_golden, relative_error, section
 
 SELF_AND_CROSS = [
     "moa_one_expert_mask",
