@@ -128,7 +128,7 @@ class JoiningBatch:
     def __call__(self, examples):
         """A list of examples to a PaddedBatch."""
         order = torch.randperm(len(examples)).tolist()
-        pairs = round(self.fraction * len(examples) / 2)
+        pairs = int(self.fraction * len(examples) / 2)
         joined = [
             self._join(examples[order[2 * i]], examples[order[2 * i + 1]])
             for i in range(pairs)
