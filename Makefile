@@ -1,11 +1,12 @@
 # make train   install, train the default model, print its word error rate
 # make test    install, run the tests
+# make test-slow  the tests that take minutes each
 # make lint    style and unused code
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: train test lint clean
+.PHONY: train test test-slow lint clean
 
 # The stamp is as old as the installation; a changed setup.py installs again.
 $(VENV)/installed: setup.py
@@ -23,6 +24,9 @@ train: $(VENV)/installed
 
 test: $(VENV)/installed-dev
 	$(BIN)/python -m pytest
+
+test-slow: $(VENV)/installed-dev
+	$(BIN)/python -m pytest -m slow
 
 lint: $(VENV)/installed-dev
 	$(BIN)/ruff check .

@@ -11,6 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
+from hyperconformer.dropout import Dropout
 from hyperconformer.encoder import EncoderStack, build_encoder_mixer, named_norm
 
 
@@ -67,7 +68,7 @@ class ConvolutionalGating(nn.Module):
             nn.init.ones_(self.linear.bias)
         self.use_linear_after_conv = use_linear_after_conv
         self.activation = activation()
-        self.dropout = nn.Dropout(dropout)
+        self.dropout = Dropout(dropout)
 
     def forward(self, x, padding_mask=None):
         """Gate.
@@ -207,7 +208,7 @@ class BranchformerEncoderLayer(nn.Module):
         self.merge_proj = nn.Linear(2 * d_model, d_model)
         self.norm_mhsa = named_norm(d_model)
         self.norm_conv = named_norm(d_model)
-        self.dropout = nn.Dropout(dropout)
+        self.dropout = Dropout(dropout)
 
     def forward(self, x, padding_mask=None, chunk=None):
         """Encode one layer.

@@ -31,8 +31,17 @@ def main(arguments=None):
     )
     transcribe.add_argument("--device", default="cpu", help="for instance cpu or cuda")
     transcribe.set_defaults(run=_transcribe)
+    mixers = commands.add_parser("mixers", help="print a table of the token mixers")
+    mixers.set_defaults(run=_mixers)
     options = parser.parse_args(arguments)
     return options.run(options)
+
+
+def _mixers(options):
+    from hyperconformer.registry import mixers_table
+
+    print(mixers_table(), end="")
+    return 0
 
 
 def _transcribe(options):

@@ -13,6 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
+from hyperconformer.dropout import Dropout
 from hyperconformer.encoder import (
     EncoderStack,
     FeedForward,
@@ -81,7 +82,7 @@ class ConvolutionModule(nn.Module):
             nn.LayerNorm(d_model),
             activation(),
             nn.Linear(d_model, d_model, bias=bias),
-            nn.Dropout(dropout),
+            Dropout(dropout),
         )
 
     def forward(self, x, padding_mask=None, chunk=None):
@@ -215,7 +216,7 @@ class ConformerEncoderLayer(nn.Module):
         return nn.Sequential(
             nn.LayerNorm(d_model),
             FeedForward(d_model, d_ffn, activation, dropout),
-            nn.Dropout(dropout),
+            Dropout(dropout),
         )
 
     def forward(self, x, padding_mask=None, chunk=None):

@@ -8,6 +8,7 @@ from collections import OrderedDict
 import torch
 from torch import nn
 
+from hyperconformer.dropout import Dropout
 from hyperconformer.registry import build_mixer, mixer_class, mixer_options
 
 
@@ -81,7 +82,7 @@ class FeedForward(nn.Module):
         self.ffn = nn.Sequential(
             nn.Linear(d_model, d_ffn),
             activation(),
-            nn.Dropout(dropout),
+            Dropout(dropout),
             nn.Linear(d_ffn, d_model),
         )
 

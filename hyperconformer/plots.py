@@ -35,7 +35,7 @@ def read_train_log(path):
 
 
 def plot_training(log, picture):
-    """Draw loss and error rates against epochs.
+    """Draw the losses, and error rates or perplexities, against epochs.
 
     Arguments
     ---------
@@ -50,15 +50,20 @@ def plot_training(log, picture):
     from matplotlib import pyplot
 
     columns = read_train_log(log)
-    figure, (losses, errors) = pyplot.subplots(1, 2, figsize=(10, 4))
+    figure, (losses, measures) = pyplot.subplots(1, 2, figsize=(10, 4))
     for name in ("train loss", "valid loss"):
         losses.plot(columns["epoch"], columns[name], label=name.split()[0])
     losses.set(xlabel="epoch", ylabel="loss", yscale="log")
-    for name in ("valid WER", "valid CER"):
-        errors.plot(columns["epoch"], columns[name], label=name.split()[1])
-    errors.set(xlabel="epoch", ylabel="validation error (%)", ylim=(0, 105))
-    errors.axhline(10, color="gray", linewidth=0.5, linestyle=":")
-    for axes in (losses, errors):
+    for name in columns:
+        kind, _, measure = name.partition(" ")
+        if kind == "valid" and measure != "loss":
+            measures.plot(columns["epoch"], columns[name], label=measure)
+    if "valid WER" in columns:
+        measures.set(xlabel="epoch", ylabel="validation error (%)", ylim=(0, 105))
+        measures.axhline(10, color="gray", linewidth=0.5, linestyle=":")
+    else:
+        measures.set(xlabel="epoch", ylabel="validation perplexity", yscale="log")
+    for axes in (losses, measures):
         axes.legend()
         axes.grid(alpha=0.3)
     figure.tight_layout()

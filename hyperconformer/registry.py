@@ -159,6 +159,43 @@ def build_mixer(mixer, *, d_model, num_heads, **options):
     return cls(d_model=d_model, num_heads=num_heads, **options)
 
 
+def mixers_table():
+    """What each registered mixer is and can do, as a Markdown table.
+
+    Returns
+    -------
+    str
+    """
+    rows = [
+        "| mixer | paper | cost in frames T | causal | chunks | streams | cross "
+        "| parameters at D=256, 8 heads |",
+        "|---|---|---|---|---|---|---|---:|",
+    ]
+    for name in list_mixers():
+        cls, options = mixer_class(name), mixer_options(name)
+        forms = [build_mixer(name, d_model=256, num_heads=8)]
+        if "causal" in options:
+            causal = {"causal": not forms[0].causal}
+            forms.append(build_mixer(name, d_model=256, num_heads=8, **causal))
+
+        def any_form(attribute, forms=forms):
+            return "yes" if any(getattr(form, attribute) for form in forms) else "no"
+
+        count = sum(parameter.numel() for parameter in forms[0].parameters())
+        cells = [
+            f"`{name}`",
+            cls.paper,
+            cls.cost.replace("*", "x"),
+            any_form("causal"),
+            any_form("chunkable"),
+            any_form("streamable"),
+            f"`{cls.cross}`" if cls.cross else "no",
+            f"{count:,}",
+        ]
+        rows.append("| " + " | ".join(cells) + " |")
+    return "\n".join(rows) + "\n"
+
+
 def unknown(kind, got, known):
     """The message for an unknown name: what was got, what is known, the nearest.
 

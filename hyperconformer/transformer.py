@@ -5,6 +5,7 @@ With HyperMixing it is the HyperMixer, arXiv:2203.03691.
 
 from torch import nn
 
+from hyperconformer.dropout import Dropout
 from hyperconformer.encoder import (
     EncoderStack,
     FeedForward,
@@ -78,7 +79,7 @@ class TransformerEncoderLayer(nn.Module):
         self.pos_ffn = FeedForward(d_model, d_ffn, activation, dropout)
         self.norm1 = named_norm(d_model, eps=1e-6)
         self.norm2 = named_norm(d_model, eps=1e-6)
-        self.dropout = nn.Dropout(dropout)
+        self.dropout = Dropout(dropout)
         self.normalize_before = normalize_before
 
     def forward(self, x, padding_mask=None, chunk=None):

@@ -9,7 +9,7 @@ PACKAGE = pathlib.Path(__file__).resolve().parents[1] / "hyperconformer"
 
 # Lower floors know nothing of higher ones.
 FLOORS = [
-    ("ops", "masks", "audio"),
+    ("ops", "masks", "audio", "dropout"),
     ("mixers",),
     ("registry",),
     ("encoder", "lm", "config", "corpora", "plots"),
@@ -22,7 +22,7 @@ FLOORS = [
 ]
 # The parts of the model that work without SpeechBrain.
 WITHOUT_SPEECHBRAIN = {
-    *("ops", "masks", "audio", "mixers", "registry", "encoder", "lm"),
+    *("ops", "masks", "audio", "dropout", "mixers", "registry", "encoder", "lm"),
     *("branchformer", "conformer", "transformer"),
 }
 

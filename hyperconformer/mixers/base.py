@@ -25,6 +25,8 @@ class TokenMixer(nn.Module):
     needs_position : bool
         Whether the mixer is blind to order, so that the encoder must add
         absolute position codes to its input.
+    cross : str
+        The class that mixes queries with keys and values of another length, or "".
     paper : str
         Where the mixer was published.
     cost : str
@@ -39,6 +41,7 @@ class TokenMixer(nn.Module):
     chunkable: ClassVar[bool] = False
     streamable: ClassVar[bool] = False
     needs_position: ClassVar[bool] = False
+    cross: ClassVar[str] = ""
     paper: ClassVar[str] = ""
     cost: ClassVar[str] = ""
 

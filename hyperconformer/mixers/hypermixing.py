@@ -201,6 +201,7 @@ class MultiHeadHyperMixing(TokenMixer):
     torch.Size([3, 7, 16])
     """
 
+    cross = "HyperMixing"
     paper = "arXiv:2305.18281"
     cost = "O(T)"
 

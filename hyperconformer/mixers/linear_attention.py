@@ -57,6 +57,7 @@ class LinearAttention(TokenMixer):
 
     chunkable = True
     needs_position = True
+    cross = "LinearAttention.attend"
     paper = "arXiv:1812.01243, arXiv:2006.16236"
     cost = "O(T)"
 

@@ -994,6 +994,7 @@ class MixtureOfAttentionMixer(TokenMixer):
     torch.Size([2, 9, 16])
     """
 
+    cross = "MixtureOfAttention"
     paper = "arXiv:2303.09752"
     cost = "O(T)"
 

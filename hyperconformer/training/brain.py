@@ -4,13 +4,133 @@ import math
 import pathlib
 
 import speechbrain as sb
+import torch
 from speechbrain.decoders.ctc import ctc_greedy_decode
 from speechbrain.utils.checkpoints import average_checkpoints
 
+from hyperconformer.masks import lengths_to_padding_mask
 from hyperconformer.plots import plot_training
 
 
-class ASRBrain(sb.Brain):
+def consistency_loss(log_probs, lengths, token_counts):
+    """How far two augmented views of each utterance disagree, frame by frame.
+
+    "CR-CTC: Consistency Regularization on CTC for Improved Speech Recognition",
+    arXiv:2410.05101, equation 4: each view is drawn to the other's distribution,
+    which is held fixed; divided by the tokens, as the CTC loss is.
+
+    Arguments
+    ---------
+    log_probs : torch.Tensor
+        (2 B, T, V) log-probabilities, the first views before the second ones.
+    lengths : torch.Tensor
+        (2 B,) int64 frames.
+    token_counts : torch.Tensor
+        (2 B,) tokens of each transcript.
+
+    Returns
+    -------
+    torch.Tensor
+        Scalar.
+
+    Example
+    -------
+    >>> views = torch.tensor([[[0.5, 0.5]], [[0.5, 0.5]]]).log()
+    >>> consistency_loss(views, torch.ones(2).long(), torch.ones(2)).item()
+    0.0
+    """
+    other = log_probs.detach().roll(len(log_probs) // 2, dims=0)
+    divergence = (other.exp() * (other - log_probs)).sum(-1)
+    padding = lengths_to_padding_mask(lengths, log_probs.shape[1])
+    divergence = divergence.masked_fill(padding, 0.0).sum(-1)
+    return (divergence / token_counts.clamp(min=1)).mean()
+
+
+class TrainingBrain(sb.Brain):
+    """What every training does: a schedule that knows its length, a log, a curve.
+
+    Arguments
+    ---------
+    train_loader : dict
+        Options of the training set's loader, of which ``batch_sampler`` is reshuffled
+        for each epoch.
+    **kwargs
+        As ``speechbrain.Brain``.
+    """
+
+    def __init__(self, train_loader, **kwargs):
+        super().__init__(**kwargs)
+        self.batch_sampler = train_loader["batch_sampler"]
+
+    def on_fit_start(self):
+        """Build optimizers, recover, and tell the schedule how long this will be."""
+        super().on_fit_start()
+        schedule = self.hparams.lr_schedule
+        if hasattr(schedule, "total_updates"):
+            updates = math.ceil(len(self.batch_sampler) / self.grad_accumulation_factor)
+            schedule.total_updates = self.hparams.number_of_epochs * updates
+
+    def on_fit_batch_end(self, batch, outputs, loss, should_step):
+        """Step the learning rate after each update."""
+        if should_step:
+            self.hparams.lr_schedule(self.optimizer)
+
+    def end_epoch(self, epoch, train_stats, valid_stats, **keep):
+        """Log, keep a checkpoint and redraw the curve.
+
+        Arguments
+        ---------
+        epoch : int
+            The epoch that was validated.
+        train_stats, valid_stats : dict of str to float
+            What is logged.
+        **keep
+            Which checkpoints to keep, see SpeechBrain's ``save_and_keep_only``.
+        """
+        self.hparams.train_logger.log_stats(
+            stats_meta={
+                "epoch": epoch,
+                "lr": self.optimizer.param_groups[0]["lr"],
+                "updates": self.optimizer_step,
+            },
+            train_stats=train_stats,
+            valid_stats=valid_stats,
+        )
+        self.checkpointer.save_and_keep_only(
+            meta={**valid_stats, "epoch": epoch}, **keep
+        )
+        if sb.utils.distributed.if_main_process():
+            log = pathlib.Path(self.hparams.train_logger.save_file)
+            plot_training(log, log.with_name("curve.png"))
+
+    def find_checkpoints(self, **wanted):
+        """The checkpoints to evaluate.
+
+        Arguments
+        ---------
+        **wanted
+            As SpeechBrain's ``Checkpointer.find_checkpoints``.
+
+        Returns
+        -------
+        list of speechbrain Checkpoint
+            At least one.
+
+        Raises
+        ------
+        ValueError
+            If there is none.
+        """
+        checkpoints = self.checkpointer.find_checkpoints(**wanted)
+        if not checkpoints:
+            raise ValueError(
+                f"no checkpoint to evaluate in {self.checkpointer.checkpoints_dir}: "
+                "train first"
+            )
+        return checkpoints
+
+
+class ASRBrain(TrainingBrain):
     """Trains and evaluates a recogniser with a CTC head and, optionally, a decoder.
 
     Its one module, ``recognizer``, is a
@@ -21,17 +141,18 @@ class ASRBrain(sb.Brain):
     ---------
     tokenizer : sentencepiece.SentencePieceProcessor
         Tokens to text.
-    batch_sampler : speechbrain.dataio.sampler.DynamicBatchSampler, optional
-        Of the training set, to reshuffle it for each epoch; not needed to evaluate.
+    train_loader : dict
+        What ``hyperconformer.training.data.train_loader_options`` returned: its
+        sampler is reshuffled for each epoch, its collation told when to augment.
     **kwargs
         As ``speechbrain.Brain``.
     """
 
-    def __init__(self, tokenizer, batch_sampler=None, **kwargs):
-        super().__init__(**kwargs)
+    def __init__(self, tokenizer, train_loader, **kwargs):
+        super().__init__(train_loader, **kwargs)
         self.tokenizer = tokenizer
-        self.batch_sampler = batch_sampler
-        self.epoch = 0
+        self.collate = train_loader["collate_fn"]
+        self.augmenting = False
 
     def compute_forward(self, batch, stage):
         """Samples to log-probabilities.
@@ -50,20 +171,33 @@ class ASRBrain(sb.Brain):
         batch = batch.to(self.device)
         wavs, wav_lens = batch.sig
         train = stage == sb.Stage.TRAIN
-        augment = train and self.epoch >= self.hparams.augment_from_epoch
+        augment = train and self.augmenting
         if augment and self.hparams.wav_augment is not None:
             wavs, wav_lens = self.hparams.wav_augment(wavs, wav_lens)
         features, lengths = self.hparams.extractor(wavs, wav_lens)
+        views = self._views if augment else 1
         if augment and self.hparams.feature_augment is not None:
             relative = lengths / features.shape[1]
-            features, _ = self.hparams.feature_augment(features, relative)
+            features = torch.cat(
+                [
+                    self.hparams.feature_augment(features.clone(), relative)[0]
+                    for _ in range(views)
+                ]
+            )
+            lengths = lengths.repeat(views)
         targets = None
         if train and self.hparams.num_decoder_layers > 0:
-            targets = batch.tokens_bos[0]
+            targets = batch.tokens_bos[0].repeat(views, 1)
         return self.modules.recognizer(features, lengths, targets)
 
+    @property
+    def _views(self):
+        """How often an utterance stands in an augmented batch."""
+        augmented = self.hparams.feature_augment is not None
+        return 2 if augmented and self.hparams.consistency_weight > 0 else 1
+
     def compute_objectives(self, predictions, batch, stage):
-        """CTC loss, joined with the decoder's where there is one.
+        """CTC loss, joined with the decoder's and the consistency of two views.
 
         Arguments
         ---------
@@ -80,11 +214,19 @@ class ASRBrain(sb.Brain):
             Scalar loss.
         """
         tokens, token_lens = batch.tokens
+        views = len(predictions.ctc) // len(tokens)
+        tokens, token_lens = tokens.repeat(views, 1), token_lens.repeat(views)
         loss = self.hparams.ctc_cost(
             predictions.ctc, tokens, predictions.relative_lengths, token_lens
         )
+        if views == 2:
+            counts = (token_lens * tokens.shape[1]).round()
+            loss = loss + self.hparams.consistency_weight * consistency_loss(
+                predictions.ctc, predictions.lengths, counts
+            )
         if predictions.seq is not None:
             tokens_eos, eos_lens = batch.tokens_eos
+            tokens_eos, eos_lens = tokens_eos.repeat(views, 1), eos_lens.repeat(views)
             seq_loss = self.hparams.seq_cost(predictions.seq, tokens_eos, eos_lens)
             weight = self.hparams.ctc_weight
             loss = weight * loss + (1 - weight) * seq_loss
@@ -104,23 +246,11 @@ class ASRBrain(sb.Brain):
             ids = ctc_greedy_decode(predictions.ctc, lengths, blank_id=0)
         return [self.tokenizer.decode_ids(sequence).split() for sequence in ids]
 
-    def on_fit_start(self):
-        """Build optimizers, recover, and tell the schedule how long this will be."""
-        super().on_fit_start()
-        schedule = self.hparams.lr_schedule
-        if hasattr(schedule, "total_updates"):
-            updates = math.ceil(len(self.batch_sampler) / self.grad_accumulation_factor)
-            schedule.total_updates = self.hparams.number_of_epochs * updates
-
-    def on_fit_batch_end(self, batch, outputs, loss, should_step):
-        """Step the learning rate after each update."""
-        if should_step:
-            self.hparams.lr_schedule(self.optimizer)
-
     def on_stage_start(self, stage, epoch=None):
         """Reshuffle for a new epoch, or prepare the error counts."""
         if stage == sb.Stage.TRAIN:
-            self.epoch = epoch
+            self.augmenting = epoch >= self.hparams.augment_from_epoch
+            self.collate.enabled = self.augmenting
             self.batch_sampler.set_epoch(epoch)
         else:
             self.wer = self.hparams.error_rate_computer()
@@ -135,24 +265,14 @@ class ASRBrain(sb.Brain):
         stats["WER"] = self.wer.summarize("error_rate")
         stats["CER"] = self.cer.summarize("error_rate")
         if stage == sb.Stage.VALID:
-            self.hparams.train_logger.log_stats(
-                stats_meta={
-                    "epoch": epoch,
-                    "lr": self.optimizer.param_groups[0]["lr"],
-                    "updates": self.optimizer_step,
-                },
-                train_stats=self.train_stats,
-                valid_stats=stats,
-            )
             # Kept by recency: what is averaged at the end are the last ones.
-            self.checkpointer.save_and_keep_only(
-                meta={"WER": stats["WER"], "epoch": epoch},
+            self.end_epoch(
+                epoch,
+                self.train_stats,
+                stats,
                 num_to_keep=self.hparams.avg_checkpoints,
                 max_keys=["epoch"],
             )
-            if sb.utils.distributed.if_main_process():
-                log = pathlib.Path(self.hparams.train_logger.save_file)
-                plot_training(log, log.with_name("curve.png"))
         else:
             self.hparams.train_logger.log_stats(
                 stats_meta={"test set": self.test_name}, test_stats=stats
@@ -186,14 +306,9 @@ class ASRBrain(sb.Brain):
 
     def on_evaluate_start(self, max_key=None, min_key=None):
         """Load the average of the last checkpoints."""
-        checkpoints = self.checkpointer.find_checkpoints(
+        checkpoints = self.find_checkpoints(
             max_key="epoch", max_num_checkpoints=self.hparams.avg_checkpoints
         )
-        if not checkpoints:
-            raise ValueError(
-                f"no checkpoint to evaluate in {self.checkpointer.checkpoints_dir}: "
-                "train first"
-            )
         self.checkpointer.load_checkpoint(checkpoints[0])
         state = average_checkpoints(checkpoints, recoverable_name="recognizer")
         self.hparams.recognizer.load_state_dict(state, strict=True)

@@ -4,6 +4,7 @@ import pathlib
 
 import speechbrain as sb
 import torch
+from sentencepiece import SentencePieceProcessor
 from speechbrain.dataio.batch import PaddedBatch
 from speechbrain.dataio.dataio import load_data_csv
 from speechbrain.dataio.dataset import DynamicItemDataset
@@ -11,6 +12,7 @@ from speechbrain.dataio.sampler import DynamicBatchSampler
 from speechbrain.tokenizers.SentencePiece import SentencePiece
 
 from hyperconformer.audio import read_audio
+from hyperconformer.decoding import BOS_INDEX, EOS_INDEX
 
 
 def train_tokenizer(manifest, folder, unit, vocab_size):
@@ -43,9 +45,66 @@ def train_tokenizer(manifest, folder, unit, vocab_size):
         annotation_read="wrd",
         model_type=unit,
         character_coverage=1.0,
-        bos_id=1,
-        eos_id=2,
+        bos_id=BOS_INDEX,
+        eos_id=EOS_INDEX,
     ).sp
+
+
+def load_tokenizer(file):
+    """Load a SentencePiece model that another run trained.
+
+    Arguments
+    ---------
+    file : str or pathlib.Path
+        The model.
+
+    Returns
+    -------
+    sentencepiece.SentencePieceProcessor
+
+    Raises
+    ------
+    FileNotFoundError
+        If there is no such file.
+    ValueError
+        If its first tokens are not those of :func:`train_tokenizer`.
+    """
+    if not pathlib.Path(file).is_file():
+        raise FileNotFoundError(f"no such tokenizer_file: {file}")
+    tokenizer = SentencePieceProcessor(model_file=str(file))
+    got = (tokenizer.unk_id(), tokenizer.bos_id(), tokenizer.eos_id())
+    if got != (0, BOS_INDEX, EOS_INDEX):
+        raise ValueError(
+            f"{file}: the tokens unknown, begin and end must be 0, {BOS_INDEX} and "
+            f"{EOS_INDEX}, got {', '.join(map(str, got))}"
+        )
+    return tokenizer
+
+
+def text_item(tokenizer):
+    """The dynamic item that makes tokens of a transcript.
+
+    Arguments
+    ---------
+    tokenizer : sentencepiece.SentencePieceProcessor
+        Text to tokens.
+
+    Returns
+    -------
+    speechbrain DynamicItem
+        Takes ``wrd`` and provides ``words, tokens, tokens_bos, tokens_eos``.
+    """
+
+    @sb.utils.data_pipeline.takes("wrd")
+    @sb.utils.data_pipeline.provides("words", "tokens", "tokens_bos", "tokens_eos")
+    def text(wrd):
+        ids = tokenizer.encode_as_ids(wrd)
+        yield wrd
+        yield torch.tensor(ids)
+        yield torch.tensor([tokenizer.bos_id(), *ids])
+        yield torch.tensor([*ids, tokenizer.eos_id()])
+
+    return text
 
 
 def make_dataset(manifest, tokenizer, sample_rate_hz, sort=None, max_duration_s=None):
@@ -75,18 +134,9 @@ def make_dataset(manifest, tokenizer, sample_rate_hz, sort=None, max_duration_s=
     def audio(wav):
         return read_audio(wav, sample_rate_hz)
 
-    @sb.utils.data_pipeline.takes("wrd")
-    @sb.utils.data_pipeline.provides("words", "tokens", "tokens_bos", "tokens_eos")
-    def text(wrd):
-        ids = tokenizer.encode_as_ids(wrd)
-        yield wrd
-        yield torch.tensor(ids)
-        yield torch.tensor([tokenizer.bos_id(), *ids])
-        yield torch.tensor([*ids, tokenizer.eos_id()])
-
     dataset = DynamicItemDataset.from_csv(
         str(manifest),
-        dynamic_items=[audio, text],
+        dynamic_items=[audio, text_item(tokenizer)],
         output_keys=["id", "sig", "words", "tokens", "tokens_bos", "tokens_eos"],
     )
     limit = {} if max_duration_s is None else {"duration": max_duration_s}
@@ -114,6 +164,11 @@ class JoiningBatch:
     fraction : float
         Part of the utterances that is joined, in [0, 1].
 
+    Attributes
+    ----------
+    enabled : bool
+        Whether to join at all, for the first epochs to go without.
+
     Raises
     ------
     ValueError
@@ -124,11 +179,12 @@ class JoiningBatch:
         if not 0 <= fraction <= 1:
             raise ValueError(f"join_fraction must be in [0, 1], got {fraction}")
         self.fraction = fraction
+        self.enabled = True
 
     def __call__(self, examples):
         """A list of examples to a PaddedBatch."""
         order = torch.randperm(len(examples)).tolist()
-        pairs = int(self.fraction * len(examples) / 2)
+        pairs = int(self.fraction * len(examples) / 2) if self.enabled else 0
         joined = [
             self._join(examples[order[2 * i]], examples[order[2 * i + 1]])
             for i in range(pairs)
@@ -173,20 +229,45 @@ def train_loader_options(
     dict
         For ``Brain.fit(train_loader_kwargs=...)``.
     """
-    sampler = DynamicBatchSampler(
-        dataset,
-        max_batch_length=max_batch_s,
-        num_buckets=16,
-        shuffle=True,
-        batch_ordering="random",
-        max_batch_ex=max_batch_utterances,
-        seed=seed,
-    )
     return {
-        "batch_sampler": sampler,
+        "batch_sampler": make_sampler(
+            dataset, "duration", max_batch_s, max_batch_utterances, seed
+        ),
         "num_workers": workers,
         "collate_fn": JoiningBatch(join_fraction),
     }
+
+
+def make_sampler(dataset, length_key, max_length, max_examples, seed):
+    """A sampler of shuffled batches, each of examples of like lengths.
+
+    Arguments
+    ---------
+    dataset : DynamicItemDataset
+        The training set.
+    length_key : str
+        The static item that holds an example's length.
+    max_length : float
+        The lengths in a batch together, padding included.
+    max_examples : int
+        Examples in a batch at most.
+    seed : int
+        Seed of the order.
+
+    Returns
+    -------
+    DynamicBatchSampler
+    """
+    return DynamicBatchSampler(
+        dataset,
+        max_batch_length=max_length,
+        num_buckets=16,
+        length_func=lambda example: example[length_key],
+        shuffle=True,
+        batch_ordering="random",
+        max_batch_ex=max_examples,
+        seed=seed,
+    )
 
 
 def manifest_durations(manifest):

@@ -1,30 +1,28 @@
 """A training run from its YAML file to its error rates, model folder and transcript."""
 
-import logging
-import pathlib
 import random
 
 import speechbrain as sb
-from hyperpyyaml import load_hyperpyyaml, resolve_references
-from ruamel.yaml import YAML
 from speechbrain.dataio.batch import PaddedBatch
 from speechbrain.dataio.dataio import load_data_csv
 from tqdm import tqdm
 
 from hyperconformer.audio import read_audio
-from hyperconformer.config import read_config, resolve_config
-from hyperconformer.corpora import prepare
+from hyperconformer.config import resolve_config
+from hyperconformer.decoding import JointSearcher
 from hyperconformer.export import MODEL_KEYS, save_model
 from hyperconformer.inference import ASR
 from hyperconformer.training.brain import ASRBrain
 from hyperconformer.training.data import (
     make_dataset,
-    manifest_durations,
     train_loader_options,
     train_tokenizer,
 )
-
-logger = logging.getLogger(__name__)
+from hyperconformer.training.experiment import (
+    load_experiment,
+    open_experiment,
+    prepare_corpus,
+)
 
 # Every key that a training file may have beside those that it refers to itself.
 USED_KEYS = {
@@ -58,6 +56,7 @@ USED_KEYS = {
     "ctc_cost",
     "seq_cost",
     "ctc_weight",
+    "consistency_weight",
     "test_search",
     "error_rate_computer",
     "avg_checkpoints",
@@ -90,10 +89,7 @@ def train(config_file, run_options=None, overrides=None):
     FileNotFoundError, ValueError
         On a wrong YAML file, a missing corpus or an empty split.
     """
-    text = read_config(config_file, overrides, USED_KEYS)
-    plain = YAML().load(resolve_references(text))
-    output = pathlib.Path(plain["output_folder"])
-    sb.create_experiment_directory(experiment_directory=str(output))
+    text, plain, output = open_experiment(config_file, overrides, USED_KEYS)
     manifests = prepare_corpus(plain, output)
     tokenizer = train_tokenizer(
         manifests[plain["train_split"]],
@@ -103,11 +99,9 @@ def train(config_file, run_options=None, overrides=None):
     )
     # How many tokens there are is known only now, and the model is built with it.
     found = {"vocab_size": tokenizer.vocab_size()}
-    if sb.utils.distributed.if_main_process():
-        resolved = resolve_config(text, found)
-        (output / "hyperparams.yaml").write_text(resolved, encoding="utf-8")
-    sb.utils.seed.seed_everything(plain["seed"], verbose=False)
-    config = load_hyperpyyaml(text, found)
+    config = load_experiment(text, found, output)
+    if isinstance(config["test_search"], JointSearcher):
+        config["test_search"].check_tokenizer(tokenizer)
     results = _run(config, manifests, tokenizer, output, dict(run_options or {}))
     if sb.utils.distributed.if_main_process():
         model = save_model(
@@ -149,7 +143,7 @@ def _run(config, manifests, tokenizer, output, run_options):
     )
     brain = ASRBrain(
         tokenizer,
-        batch_sampler=loader["batch_sampler"],
+        train_loader=loader,
         modules={"recognizer": config["recognizer"]},
         opt_class=config["optimizer"],
         hparams=config,
@@ -178,48 +172,6 @@ def _run(config, manifests, tokenizer, output, run_options):
             split, dataset, dict(eval_loader), output / f"wer_{split}.txt"
         )
     return results
-
-
-def prepare_corpus(config, output):
-    """Make the manifests on one process, and say how much speech there is.
-
-    Arguments
-    ---------
-    config : dict
-        The loaded YAML file.
-    output : pathlib.Path
-        The run's folder.
-
-    Returns
-    -------
-    dict of str to pathlib.Path
-        Split to manifest.
-    """
-    manifests = {}
-
-    def make():
-        manifests.update(
-            prepare(
-                config["corpus"],
-                config["data_folder"],
-                output / "manifests",
-                **config["corpus_options"],
-            )
-        )
-
-    sb.utils.distributed.run_on_main(make)
-    if not manifests:  # Another process made them; they are reused as they are.
-        make()
-    wanted = [config["train_split"], config["valid_split"], *config["test_splits"]]
-    for split in wanted:
-        if split not in manifests:
-            raise ValueError(
-                f"corpus {config['corpus']!r} has no split {split!r}; "
-                f"it has: {', '.join(sorted(manifests))}"
-            )
-        utterances, hours = manifest_durations(manifests[split])
-        logger.info(f"{split}: {utterances} utterances, {hours:.2f} hours")
-    return manifests
 
 
 def measure_features(config, manifests):

@@ -33,6 +33,8 @@ def run(folder, *arguments, corpus=None):
         "--num_decoder_layers=1",
         "--kernel_size=7",
         "--augment_from_epoch=2",
+        "--consistency_weight=0.2",
+        "--join_fraction=0.5",
         "--max_batch_utterances=4",
         *arguments,
     ]
