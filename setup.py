@@ -39,6 +39,8 @@ setup(
     ],
     extras_require={
         "dev": ["pytest>=8", "hypothesis>=6", "ruff>=0.6"],
+        # Decoding with n-gram language models; compiled when installed.
+        "lm": ["kenlm>=0.2", "pygtrie>=2.5"],
         # The published packages that two mixers are compared with.
         "parity": ["linear-attention-transformer", "mixture-of-attention"],
     },

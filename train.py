@@ -2,21 +2,35 @@
 """Train and evaluate: ``python train.py hparams/hyperconformer.yaml [--key=value]``.
 
 Any key of the YAML file can be overridden on the command line, and SpeechBrain's
-run options (``--device``, ``--precision``, ...) work as everywhere else.
+run options (``--device``, ``--precision``, ...) work as everywhere else. A file
+whose key ``task`` is ``language_model`` trains a language model.
 """
 
+import importlib
 import sys
 
 import speechbrain as sb
+from ruamel.yaml import YAML
+
+# What the key `task` may say, and whose function `train` does it.
+TASKS = {
+    "asr": "hyperconformer.training.run",
+    "language_model": "hyperconformer.training.language_model",
+}
 
 
 def main(arguments):
     """Parse the command line as SpeechBrain does, and run."""
     config_file, run_options, overrides = sb.parse_arguments(arguments)
-    from hyperconformer.training.run import train
+    from hyperconformer.config import read_config
+    from hyperconformer.registry import unknown
 
     try:
-        train(config_file, run_options, overrides)
+        config = YAML().load(read_config(config_file, overrides))
+        task = config.get("task", "asr")
+        if task not in TASKS:
+            raise ValueError(f"{config_file}: {unknown('task', task, sorted(TASKS))}")
+        importlib.import_module(TASKS[task]).train(config_file, run_options, overrides)
     except (FileNotFoundError, ValueError) as error:
         sys.exit(f"train.py: {error}")
 

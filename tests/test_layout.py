@@ -16,7 +16,7 @@ FLOORS = [
     ("branchformer", "conformer", "transformer"),
     ("integration",),
     ("export",),
-    ("inference",),
+    ("decoding", "inference"),
     ("training",),
     ("cli",),
 ]

@@ -239,12 +239,13 @@ class ASRBrain(TrainingBrain):
 
     def _decode(self, predictions, stage):
         search = self.hparams.test_search
-        lengths = predictions.relative_lengths
         if stage == sb.Stage.TEST and search is not None:
-            ids = search(predictions.encoded, lengths)[0]
+            texts = search.texts(predictions, self.tokenizer)
         else:
+            lengths = predictions.relative_lengths
             ids = ctc_greedy_decode(predictions.ctc, lengths, blank_id=0)
-        return [self.tokenizer.decode_ids(sequence).split() for sequence in ids]
+            texts = [self.tokenizer.decode_ids(sequence) for sequence in ids]
+        return [text.split() for text in texts]
 
     def on_stage_start(self, stage, epoch=None):
         """Reshuffle for a new epoch, or prepare the error counts."""

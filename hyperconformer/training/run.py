@@ -9,7 +9,6 @@ from tqdm import tqdm
 
 from hyperconformer.audio import read_audio
 from hyperconformer.config import resolve_config
-from hyperconformer.decoding import JointSearcher
 from hyperconformer.export import MODEL_KEYS, save_model
 from hyperconformer.inference import ASR
 from hyperconformer.training.brain import ASRBrain
@@ -100,8 +99,10 @@ def train(config_file, run_options=None, overrides=None):
     # How many tokens there are is known only now, and the model is built with it.
     found = {"vocab_size": tokenizer.vocab_size()}
     config = load_experiment(text, found, output)
-    if isinstance(config["test_search"], JointSearcher):
-        config["test_search"].check_tokenizer(tokenizer)
+    if config["test_search"] is not None:
+        rows = load_data_csv(str(manifests[plain["train_split"]])).values()
+        sentences = [row["wrd"] for row in rows]
+        config["test_search"].prepare(tokenizer, sentences, output)
     results = _run(config, manifests, tokenizer, output, dict(run_options or {}))
     if sb.utils.distributed.if_main_process():
         model = save_model(

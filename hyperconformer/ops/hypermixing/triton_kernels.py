@@ -2,7 +2,10 @@
 
 The steps and the letters are those of ``torch_path``. One program takes one head of
 a span of one utterance, and walks over it in tiles of tokens, each of which it reads
-once. Tokens lie as (B, T, D) and a head owns d neighbouring channels of D. Programs
+once. Where its sums over tokens would not fit the registers, it takes only a block of
+the hidden layer's e rows, and other programs take the others: each then writes a part
+of the gradient of the tokens. *expand* sums nothing, and takes all rows at once.
+ Tokens lie as (B, T, D) and a head owns d neighbouring channels of D. Programs
 of neighbouring heads run side by side, so that they share what the memory fetches.
 
 ``layer`` is (H, e, d + 1): F and b side by side, or (H, e, d) without b. ``sums`` and
@@ -45,24 +48,28 @@ def reduce_kernel(
     BLOCK_D: tl.constexpr,
 ):
     """S = A' V and s = sum_t V_t of each span, (spans, H, e + 1, B, d)."""
-    f, b = _layer(layer, HEAD_WIDTH, HIDDEN, HAS_BIAS, OPERAND, BLOCK_E, BLOCK_D)
+    head, block = _head_and_block(HIDDEN, BLOCK_E)
+    tokens += _utterance(length, width)
+    f, b = _layer(
+        layer, head, block, HEAD_WIDTH, HIDDEN, HAS_BIAS, OPERAND, BLOCK_E, BLOCK_D
+    )
     total = tl.zeros((BLOCK_E, BLOCK_D), tl.float32)
     last = tl.zeros((BLOCK_D,), tl.float32)
     first = tl.program_id(1) * span
     for start in range(first, tl.minimum(first + span, length), BLOCK_T):
-        at, inside = _tile(start, length, width, HEAD_WIDTH, BLOCK_T, BLOCK_D)
+        at, inside = _tile(head, start, length, width, HEAD_WIDTH, BLOCK_T, BLOCK_D)
         real = _real(padding, inside, start, length, HAS_PADDING, BLOCK_T)
         v = tl.load(tokens + at, mask=real, other=0.0).to(tl.float32)
-        z = _information(v, codes, scale, inside, start, width, HEAD_WIDTH, HAS_CODES)
+        z = _information(v, codes, scale, at, inside, HAS_CODES)
         h = b[None, :] + _dot(z, tl.trans(f), OPERAND, MULTIPLY, PRECISION)
         a, _ = _gelu(h)
         total += _dot(tl.trans(a), v, OPERAND, MULTIPLY, PRECISION)
         last += tl.sum(v, 0)
-    sums += tl.program_id(1) * _size_of_sums(HEAD_WIDTH, HIDDEN, LAST_ROW)
-    at, inside = _matrix(HEAD_WIDTH, HIDDEN, LAST_ROW, BLOCK_E, BLOCK_D)
+    sums += tl.program_id(1) * _size_of_sums(HEAD_WIDTH, HIDDEN, LAST_ROW, BLOCK_E)
+    at, inside = _matrix(head, block, HEAD_WIDTH, HIDDEN, LAST_ROW, BLOCK_E, BLOCK_D)
     tl.store(sums + at, total, mask=inside)
     if LAST_ROW:
-        at, inside = _last_row(HEAD_WIDTH, HIDDEN, BLOCK_D)
+        at, inside = _last_row(head, block, HEAD_WIDTH, HIDDEN, BLOCK_D)
         tl.store(sums + at, last, mask=inside)
 
 
@@ -92,16 +99,29 @@ def expand_kernel(
     BLOCK_D: tl.constexpr,
 ):
     """out = A R + r, (B, T, D), 0 in padding."""
-    f, b = _layer(layer, HEAD_WIDTH, HIDDEN, HAS_BIAS, OPERAND, BLOCK_E, BLOCK_D)
+    head, block = _head_and_block(HIDDEN, BLOCK_E)
+    tokens += _utterance(length, width)
+    out += _utterance(length, width)
+    f, b = _layer(
+        layer, head, block, HEAD_WIDTH, HIDDEN, HAS_BIAS, OPERAND, BLOCK_E, BLOCK_D
+    )
     r, last = _load_matrix(
-        mixture, HEAD_WIDTH, HIDDEN, LAST_ROW, OPERAND, BLOCK_E, BLOCK_D
+        mixture,
+        head,
+        block,
+        HEAD_WIDTH,
+        HIDDEN,
+        LAST_ROW,
+        OPERAND,
+        BLOCK_E,
+        BLOCK_D,
     )
     first = tl.program_id(1) * span
     for start in range(first, tl.minimum(first + span, length), BLOCK_T):
-        at, inside = _tile(start, length, width, HEAD_WIDTH, BLOCK_T, BLOCK_D)
+        at, inside = _tile(head, start, length, width, HEAD_WIDTH, BLOCK_T, BLOCK_D)
         real = _real(padding, inside, start, length, HAS_PADDING, BLOCK_T)
         x = tl.load(tokens + at, mask=real, other=0.0).to(tl.float32)
-        z = _information(x, codes, scale, inside, start, width, HEAD_WIDTH, HAS_CODES)
+        z = _information(x, codes, scale, at, inside, HAS_CODES)
         h = b[None, :] + _dot(z, tl.trans(f), OPERAND, MULTIPLY, PRECISION)
         a, _ = _gelu(h)
         y = last[None, :] + _dot(a, r, OPERAND, MULTIPLY, PRECISION)
@@ -138,9 +158,23 @@ def expand_backward_kernel(
     BLOCK_D: tl.constexpr,
 ):
     """Gradients of tokens, and of layer and mixture for each span."""
-    f, b = _layer(layer, HEAD_WIDTH, HIDDEN, HAS_BIAS, OPERAND, BLOCK_E, BLOCK_D)
+    head, block = _head_and_block(HIDDEN, BLOCK_E)
+    tokens += _utterance(length, width)
+    grad_out += _utterance(length, width)
+    grad_tokens += _part(block, length, width)
+    f, b = _layer(
+        layer, head, block, HEAD_WIDTH, HIDDEN, HAS_BIAS, OPERAND, BLOCK_E, BLOCK_D
+    )
     r, _ = _load_matrix(
-        mixture, HEAD_WIDTH, HIDDEN, LAST_ROW, OPERAND, BLOCK_E, BLOCK_D
+        mixture,
+        head,
+        block,
+        HEAD_WIDTH,
+        HIDDEN,
+        LAST_ROW,
+        OPERAND,
+        BLOCK_E,
+        BLOCK_D,
     )
     grad_r = tl.zeros((BLOCK_E, BLOCK_D), tl.float32)
     grad_last = tl.zeros((BLOCK_D,), tl.float32)
@@ -148,11 +182,11 @@ def expand_backward_kernel(
     grad_b = tl.zeros((BLOCK_E,), tl.float32)
     first = tl.program_id(1) * span
     for start in range(first, tl.minimum(first + span, length), BLOCK_T):
-        at, inside = _tile(start, length, width, HEAD_WIDTH, BLOCK_T, BLOCK_D)
+        at, inside = _tile(head, start, length, width, HEAD_WIDTH, BLOCK_T, BLOCK_D)
         real = _real(padding, inside, start, length, HAS_PADDING, BLOCK_T)
         x = tl.load(tokens + at, mask=real, other=0.0).to(tl.float32)
         g = tl.load(grad_out + at, mask=real, other=0.0).to(tl.float32)
-        z = _information(x, codes, scale, inside, start, width, HEAD_WIDTH, HAS_CODES)
+        z = _information(x, codes, scale, at, inside, HAS_CODES)
         h = b[None, :] + _dot(z, tl.trans(f), OPERAND, MULTIPLY, PRECISION)
         a, slope = _gelu(h)
         grad_r += _dot(tl.trans(a), g, OPERAND, MULTIPLY, PRECISION)
@@ -161,17 +195,26 @@ def expand_backward_kernel(
         grad_f += _dot(tl.trans(grad_h), z, OPERAND, MULTIPLY, PRECISION)
         grad_b += tl.sum(grad_h, 0)
         grad_x = scale * _dot(grad_h, f, OPERAND, MULTIPLY, PRECISION)
-        tl.store(
-            grad_tokens + at, grad_x.to(grad_tokens.dtype.element_ty), mask=inside
-        )
+        tl.store(grad_tokens + at, grad_x.to(grad_tokens.dtype.element_ty), mask=inside)
     _store_layer(
-        grad_layer, grad_f, grad_b, HEAD_WIDTH, HIDDEN, HAS_BIAS, BLOCK_E, BLOCK_D
+        grad_layer,
+        grad_f,
+        grad_b,
+        head,
+        block,
+        HEAD_WIDTH,
+        HIDDEN,
+        HAS_BIAS,
+        BLOCK_E,
+        BLOCK_D,
     )
-    grad_mixture += tl.program_id(1) * _size_of_sums(HEAD_WIDTH, HIDDEN, LAST_ROW)
-    at, inside = _matrix(HEAD_WIDTH, HIDDEN, LAST_ROW, BLOCK_E, BLOCK_D)
+    grad_mixture += tl.program_id(1) * _size_of_sums(
+        HEAD_WIDTH, HIDDEN, LAST_ROW, BLOCK_E
+    )
+    at, inside = _matrix(head, block, HEAD_WIDTH, HIDDEN, LAST_ROW, BLOCK_E, BLOCK_D)
     tl.store(grad_mixture + at, grad_r, mask=inside)
     if LAST_ROW:
-        at, inside = _last_row(HEAD_WIDTH, HIDDEN, BLOCK_D)
+        at, inside = _last_row(head, block, HEAD_WIDTH, HIDDEN, BLOCK_D)
         tl.store(grad_mixture + at, grad_last, mask=inside)
 
 
@@ -207,18 +250,33 @@ def reduce_backward_kernel(
 
     Where the tokens are the queries too, their gradient as queries is added.
     """
-    f, b = _layer(layer, HEAD_WIDTH, HIDDEN, HAS_BIAS, OPERAND, BLOCK_E, BLOCK_D)
+    head, block = _head_and_block(HIDDEN, BLOCK_E)
+    tokens += _utterance(length, width)
+    if ARE_QUERIES:
+        grad_queries += _utterance(length, width)
+    grad_tokens += _part(block, length, width)
+    f, b = _layer(
+        layer, head, block, HEAD_WIDTH, HIDDEN, HAS_BIAS, OPERAND, BLOCK_E, BLOCK_D
+    )
     grad_s, grad_last = _load_matrix(
-        grad_sums, HEAD_WIDTH, HIDDEN, LAST_ROW, OPERAND, BLOCK_E, BLOCK_D
+        grad_sums,
+        head,
+        block,
+        HEAD_WIDTH,
+        HIDDEN,
+        LAST_ROW,
+        OPERAND,
+        BLOCK_E,
+        BLOCK_D,
     )
     grad_f = tl.zeros((BLOCK_E, BLOCK_D), tl.float32)
     grad_b = tl.zeros((BLOCK_E,), tl.float32)
     first = tl.program_id(1) * span
     for start in range(first, tl.minimum(first + span, length), BLOCK_T):
-        at, inside = _tile(start, length, width, HEAD_WIDTH, BLOCK_T, BLOCK_D)
+        at, inside = _tile(head, start, length, width, HEAD_WIDTH, BLOCK_T, BLOCK_D)
         real = _real(padding, inside, start, length, HAS_PADDING, BLOCK_T)
         v = tl.load(tokens + at, mask=real, other=0.0).to(tl.float32)
-        z = _information(v, codes, scale, inside, start, width, HEAD_WIDTH, HAS_CODES)
+        z = _information(v, codes, scale, at, inside, HAS_CODES)
         h = b[None, :] + _dot(z, tl.trans(f), OPERAND, MULTIPLY, PRECISION)
         a, slope = _gelu(h)
         grad_h = slope * _dot(v, tl.trans(grad_s), OPERAND, MULTIPLY, PRECISION)
@@ -228,18 +286,47 @@ def reduce_backward_kernel(
         grad_x += scale * _dot(grad_h, f, OPERAND, MULTIPLY, PRECISION)
         grad_x = tl.where(real, grad_x, 0.0)
         if ARE_QUERIES:
-            more = tl.load(grad_queries + at, mask=inside, other=0.0)
+            once = inside & (block == 0)
+            more = tl.load(grad_queries + at, mask=once, other=0.0)
             grad_x += more.to(tl.float32)
-        tl.store(
-            grad_tokens + at, grad_x.to(grad_tokens.dtype.element_ty), mask=inside
-        )
+        tl.store(grad_tokens + at, grad_x.to(grad_tokens.dtype.element_ty), mask=inside)
     _store_layer(
-        grad_layer, grad_f, grad_b, HEAD_WIDTH, HIDDEN, HAS_BIAS, BLOCK_E, BLOCK_D
+        grad_layer,
+        grad_f,
+        grad_b,
+        head,
+        block,
+        HEAD_WIDTH,
+        HIDDEN,
+        HAS_BIAS,
+        BLOCK_E,
+        BLOCK_D,
     )
 
 
 @triton.jit
+def _head_and_block(HIDDEN: tl.constexpr, BLOCK_E: tl.constexpr):
+    """The head of this program, and the block of its hidden layer."""
+    blocks: tl.constexpr = (HIDDEN + BLOCK_E - 1) // BLOCK_E
+    return tl.program_id(0) // blocks, tl.program_id(0) % blocks
+
+
+@triton.jit
+def _utterance(length, width):
+    """Where this program's utterance starts in (B, T, D)."""
+    return tl.program_id(2).to(tl.int64) * length * width
+
+
+@triton.jit
+def _part(block, length, width):
+    """Where this program's utterance starts in (blocks, B, T, D)."""
+    row = block.to(tl.int64) * tl.num_programs(2) + tl.program_id(2)
+    return row * length * width
+
+
+@triton.jit
 def _tile(
+    head,
     start,
     length,
     width,
@@ -247,11 +334,10 @@ def _tile(
     BLOCK_T: tl.constexpr,
     BLOCK_D: tl.constexpr,
 ):
-    """Where a tile (t, d) of this program's head lies in (B, T, D), and its mask."""
+    """Where a tile (t, d) lies in an utterance (T, D), and its mask."""
     t = start + tl.arange(0, BLOCK_T)
     d = tl.arange(0, BLOCK_D)
-    utterance = tl.program_id(2).to(tl.int64) * length * width
-    at = utterance + tl.program_id(0) * HEAD_WIDTH + t[:, None] * width + d[None, :]
+    at = t[:, None] * width + (head * HEAD_WIDTH + d)[None, :]
     return at, (t < length)[:, None] & (d < HEAD_WIDTH)[None, :]
 
 
@@ -267,29 +353,16 @@ def _real(
     """The mask of a tile without what is padding, which is never read."""
     if HAS_PADDING:
         t = start + tl.arange(0, BLOCK_T)
-        utterance = tl.program_id(2).to(tl.int64) * length
-        padded = tl.load(padding + utterance + t, mask=t < length, other=1)
+        padded = tl.load(padding + _utterance(length, 1) + t, mask=t < length, other=1)
         inside = inside & (padded == 0)[:, None]
     return inside
 
 
 @triton.jit
-def _information(
-    x,
-    codes,
-    scale,
-    inside,
-    start,
-    width,
-    HEAD_WIDTH: tl.constexpr,
-    HAS_CODES: tl.constexpr,
-):
+def _information(x, codes, scale, at, inside, HAS_CODES: tl.constexpr):
     """z (t, d): scaled tokens plus position codes."""
     z = scale * x
     if HAS_CODES:
-        t = start + tl.arange(0, x.shape[0])
-        d = tl.program_id(0) * HEAD_WIDTH + tl.arange(0, x.shape[1])
-        at = t[:, None] * width + d[None, :]
         z += tl.load(codes + at, mask=inside, other=0.0).to(tl.float32)
     return z
 
@@ -303,9 +376,7 @@ def _gelu(h):
 
 
 @triton.jit
-def _dot(
-    a, b, OPERAND: tl.constexpr, MULTIPLY: tl.constexpr, PRECISION: tl.constexpr
-):
+def _dot(a, b, OPERAND: tl.constexpr, MULTIPLY: tl.constexpr, PRECISION: tl.constexpr):
     """A matrix product in float32 of what is rounded to ``OPERAND`` first."""
     return tl.dot(
         a.to(OPERAND).to(MULTIPLY),
@@ -317,6 +388,8 @@ def _dot(
 @triton.jit
 def _layer(
     layer,
+    head,
+    block,
     HEAD_WIDTH: tl.constexpr,
     HIDDEN: tl.constexpr,
     HAS_BIAS: tl.constexpr,
@@ -324,11 +397,11 @@ def _layer(
     BLOCK_E: tl.constexpr,
     BLOCK_D: tl.constexpr,
 ):
-    """F (e, d) and b (e,) of this program's head."""
+    """This program's rows of F (e, d) and of b (e,)."""
     columns: tl.constexpr = HEAD_WIDTH + HAS_BIAS
-    e = tl.arange(0, BLOCK_E)
+    e = block * BLOCK_E + tl.arange(0, BLOCK_E)
     d = tl.arange(0, BLOCK_D)
-    rows = layer + (tl.program_id(0) * HIDDEN + e) * columns
+    rows = layer + (head * HIDDEN + e) * columns
     inside = (e < HIDDEN)[:, None] & (d < HEAD_WIDTH)[None, :]
     f = tl.load(rows[:, None] + d[None, :], mask=inside, other=0.0)
     b = tl.zeros((BLOCK_E,), tl.float32)
@@ -342,6 +415,8 @@ def _store_layer(
     grad_layer,
     grad_f,
     grad_b,
+    head,
+    block,
     HEAD_WIDTH: tl.constexpr,
     HIDDEN: tl.constexpr,
     HAS_BIAS: tl.constexpr,
@@ -350,9 +425,10 @@ def _store_layer(
 ):
     """Write this program's part of the gradient, (spans, B, H, e, d + 1)."""
     columns: tl.constexpr = HEAD_WIDTH + HAS_BIAS
-    part = tl.program_id(1) * tl.num_programs(2) + tl.program_id(2)
-    part = part.to(tl.int64) * tl.num_programs(0) + tl.program_id(0)
-    e = tl.arange(0, BLOCK_E)
+    blocks: tl.constexpr = (HIDDEN + BLOCK_E - 1) // BLOCK_E
+    part = tl.program_id(1).to(tl.int64) * tl.num_programs(2) + tl.program_id(2)
+    part = part * (tl.num_programs(0) // blocks) + head
+    e = block * BLOCK_E + tl.arange(0, BLOCK_E)
     d = tl.arange(0, BLOCK_D)
     rows = grad_layer + (part * HIDDEN + e) * columns
     inside = (e < HIDDEN)[:, None] & (d < HEAD_WIDTH)[None, :]
@@ -363,42 +439,56 @@ def _store_layer(
 
 @triton.jit
 def _size_of_sums(
-    HEAD_WIDTH: tl.constexpr, HIDDEN: tl.constexpr, LAST_ROW: tl.constexpr
+    HEAD_WIDTH: tl.constexpr,
+    HIDDEN: tl.constexpr,
+    LAST_ROW: tl.constexpr,
+    BLOCK_E: tl.constexpr,
 ):
     """How many numbers (H, e + 1, B, d) are."""
-    heads_and_batch = tl.num_programs(0).to(tl.int64) * tl.num_programs(2)
-    return heads_and_batch * ((HIDDEN + LAST_ROW) * HEAD_WIDTH)
+    blocks: tl.constexpr = (HIDDEN + BLOCK_E - 1) // BLOCK_E
+    heads = tl.num_programs(0).to(tl.int64) // blocks
+    return heads * tl.num_programs(2) * ((HIDDEN + LAST_ROW) * HEAD_WIDTH)
 
 
 @triton.jit
 def _matrix(
+    head,
+    block,
     HEAD_WIDTH: tl.constexpr,
     HIDDEN: tl.constexpr,
     LAST_ROW: tl.constexpr,
     BLOCK_E: tl.constexpr,
     BLOCK_D: tl.constexpr,
 ):
-    """Where this program's (e, d) lies in (H, e + 1, B, d), and its mask."""
-    e = tl.arange(0, BLOCK_E)
+    """Where this program's rows (e, d) lie in (H, e + 1, B, d), and their mask."""
+    e = block * BLOCK_E + tl.arange(0, BLOCK_E)
     d = tl.arange(0, BLOCK_D)
-    row = tl.program_id(0) * (HIDDEN + LAST_ROW) + e
+    row = head * (HIDDEN + LAST_ROW) + e
     at = (row * tl.num_programs(2) + tl.program_id(2)) * HEAD_WIDTH
     inside = (e < HIDDEN)[:, None] & (d < HEAD_WIDTH)[None, :]
     return at[:, None] + d[None, :], inside
 
 
 @triton.jit
-def _last_row(HEAD_WIDTH: tl.constexpr, HIDDEN: tl.constexpr, BLOCK_D: tl.constexpr):
-    """Where this program's row (d,) below that matrix lies, and its mask."""
+def _last_row(
+    head,
+    block,
+    HEAD_WIDTH: tl.constexpr,
+    HIDDEN: tl.constexpr,
+    BLOCK_D: tl.constexpr,
+):
+    """Where the row (d,) below them all lies; its mask is true in block 0 alone."""
     d = tl.arange(0, BLOCK_D)
-    row = tl.program_id(0) * (HIDDEN + 1) + HIDDEN
+    row = head * (HIDDEN + 1) + HIDDEN
     at = (row * tl.num_programs(2) + tl.program_id(2)) * HEAD_WIDTH
-    return at + d, d < HEAD_WIDTH
+    return at + d, (d < HEAD_WIDTH) & (block == 0)
 
 
 @triton.jit
 def _load_matrix(
     matrix,
+    head,
+    block,
     HEAD_WIDTH: tl.constexpr,
     HIDDEN: tl.constexpr,
     LAST_ROW: tl.constexpr,
@@ -406,11 +496,14 @@ def _load_matrix(
     BLOCK_E: tl.constexpr,
     BLOCK_D: tl.constexpr,
 ):
-    """This program's (e, d) of (H, e + 1, B, d) and the row (d,) below, 0 if none."""
-    at, inside = _matrix(HEAD_WIDTH, HIDDEN, LAST_ROW, BLOCK_E, BLOCK_D)
+    """This program's rows (e, d) of (H, e + 1, B, d), and the row (d,) below them.
+
+    That is 0 if there is none, and in all blocks but the first.
+    """
+    at, inside = _matrix(head, block, HEAD_WIDTH, HIDDEN, LAST_ROW, BLOCK_E, BLOCK_D)
     weights = tl.load(matrix + at, mask=inside, other=0.0)
     last = tl.zeros((BLOCK_D,), tl.float32)
     if LAST_ROW:
-        at, inside = _last_row(HEAD_WIDTH, HIDDEN, BLOCK_D)
+        at, inside = _last_row(head, block, HEAD_WIDTH, HIDDEN, BLOCK_D)
         last = tl.load(matrix + at, mask=inside, other=0.0)
     return weights.to(OPERAND), last

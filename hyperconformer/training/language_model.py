@@ -1,0 +1,438 @@
+"""Training a language model, for shallow fusion with a recogniser of like tokens."""
+
+import logging
+import pathlib
+import shutil
+
+import speechbrain as sb
+import torch
+from safetensors.torch import save_file
+from speechbrain.dataio.batch import PaddedBatch
+from speechbrain.dataio.dataio import load_data_csv
+from speechbrain.dataio.dataset import DynamicItemDataset
+from torch.nn.functional import cross_entropy
+
+from hyperconformer.config import resolve_config
+from hyperconformer.export import CONFIG_FILE, TOKENIZER_FILE, WEIGHTS_FILE
+from hyperconformer.masks import lengths_to_padding_mask, relative_to_frames
+from hyperconformer.training.brain import TrainingBrain
+from hyperconformer.training.data import (
+    load_tokenizer,
+    make_sampler,
+    text_item,
+    train_tokenizer,
+)
+from hyperconformer.training.experiment import (
+    load_experiment,
+    open_experiment,
+    prepare_corpus,
+)
+
+logger = logging.getLogger(__name__)
+
+# Every key that a training file may have beside those that it refers to itself.
+USED_KEYS = {
+    "task",
+    "seed",
+    "output_folder",
+    "corpus",
+    "data_folder",
+    "corpus_options",
+    "train_split",
+    "valid_split",
+    "test_splits",
+    "train_texts",
+    "tokenizer_file",
+    "token_unit",
+    "vocab_size",
+    "language_model",
+    "number_of_epochs",
+    "epoch_counter",
+    "max_batch_tokens",
+    "max_batch_sentences",
+    "loader_workers",
+    "optimizer",
+    "lr_schedule",
+    "checkpointer",
+    "train_logger",
+}
+
+
+class LMBrain(TrainingBrain):
+    """Trains a language model to tell the next token, and measures its perplexity.
+
+    Its one module, ``language_model``, maps (B, T) tokens, begun with the sentence
+    begin, to (B, T, V) logits of the tokens that follow, the last the sentence end:
+    what SpeechBrain's ``TransformerLMScorer`` asks of it.
+    """
+
+    def compute_forward(self, batch, stage):
+        """Tokens to logits.
+
+        Arguments
+        ---------
+        batch : speechbrain.dataio.batch.PaddedBatch
+            With ``tokens_bos``.
+        stage : speechbrain.Stage
+            Not used.
+
+        Returns
+        -------
+        logits : torch.Tensor
+            (B, T, V).
+        real : torch.Tensor
+            (B, T) bool, True = a real token.
+        """
+        tokens, relative_lengths = batch.to(self.device).tokens_bos
+        lengths = relative_to_frames(relative_lengths, tokens.shape[1])
+        real = ~lengths_to_padding_mask(lengths, tokens.shape[1])
+        return self.modules.language_model(tokens, input_mask=real), real
+
+    def compute_objectives(self, predictions, batch, stage):
+        """Mean negative log-likelihood of the batch's tokens, sentence ends included.
+
+        Arguments
+        ---------
+        predictions : tuple of torch.Tensor
+            From :meth:`compute_forward`.
+        batch : speechbrain.dataio.batch.PaddedBatch
+            With ``tokens_eos`` and ``words``.
+        stage : speechbrain.Stage
+            Where we are.
+
+        Returns
+        -------
+        torch.Tensor
+            Scalar loss.
+        """
+        logits, real = predictions
+        targets = batch.tokens_eos[0][real]
+        loss = cross_entropy(logits[real].float(), targets)
+        if stage != sb.Stage.TRAIN:
+            self.nats += loss.item() * len(targets)
+            self.tokens += len(targets)
+            # The end of a sentence counts as a word, as for n-gram models.
+            self.words += sum(len(words.split()) + 1 for words in batch.words)
+        return loss
+
+    def on_stage_start(self, stage, epoch=None):
+        """Reshuffle for a new epoch, or begin to count."""
+        if stage == sb.Stage.TRAIN:
+            self.batch_sampler.set_epoch(epoch)
+        else:
+            self.nats, self.tokens, self.words = 0.0, 0, 0
+
+    def on_stage_end(self, stage, stage_loss, epoch=None):
+        """Log, keep the best and the last checkpoint and redraw the curve."""
+        if stage == sb.Stage.TRAIN:
+            self.train_stats = {"loss": stage_loss}
+            return
+        stats = {
+            "loss": self.nats / self.tokens,
+            "token perplexity": perplexity(self.nats, self.tokens),
+            "word perplexity": perplexity(self.nats, self.words),
+        }
+        if stage == sb.Stage.VALID:
+            self.end_epoch(epoch, self.train_stats, stats, min_keys=["loss"])
+        else:
+            self.hparams.train_logger.log_stats(
+                stats_meta={"test set": self.test_name}, test_stats=stats
+            )
+            self.test_stats = stats
+
+    def evaluate_split(self, name, dataset, loader_options):
+        """Perplexities of a set under the best checkpoint.
+
+        Arguments
+        ---------
+        name : str
+            The set's name, for the log.
+        dataset : speechbrain DynamicItemDataset
+            The set.
+        loader_options : dict
+            For its loader.
+
+        Returns
+        -------
+        dict
+            ``loss`` in nats a token, ``token perplexity`` and ``word perplexity``.
+        """
+        self.test_name = name
+        self.evaluate(dataset, test_loader_kwargs=loader_options)
+        return self.test_stats
+
+    def on_evaluate_start(self, max_key=None, min_key=None):
+        """Load the checkpoint with the lowest validation loss."""
+        best = self.find_checkpoints(min_key="loss", max_num_checkpoints=1)[0]
+        self.checkpointer.load_checkpoint(best)
+
+
+def perplexity(nats, count):
+    """The number of equally likely choices that are as hard to guess.
+
+    Arguments
+    ---------
+    nats : float
+        Negative log-likelihood of all that was guessed.
+    count : int
+        Guesses.
+
+    Returns
+    -------
+    float
+
+    Example
+    -------
+    >>> import math
+    >>> round(perplexity(3 * math.log(10), 3), 6)
+    10.0
+    """
+    return torch.tensor(nats / count, dtype=torch.float64).exp().item()
+
+
+def train(config_file, run_options=None, overrides=None):
+    """Prepare the corpus, train, evaluate and export.
+
+    Started again with the same arguments it continues from its last checkpoint.
+
+    Arguments
+    ---------
+    config_file : str or pathlib.Path
+        The YAML file.
+    run_options : dict, optional
+        SpeechBrain's ``run_opts`` (device, precision, gradient clipping, ...).
+    overrides : str or dict, optional
+        Changes to the YAML file.
+
+    Returns
+    -------
+    dict
+        Split to ``{"loss", "token perplexity", "word perplexity"}``.
+
+    Raises
+    ------
+    FileNotFoundError, ValueError
+        On a wrong YAML file, a missing corpus or text, or an empty split.
+    """
+    text, plain, output = open_experiment(config_file, overrides, USED_KEYS)
+    manifests = prepare_corpus(plain, output)
+    tokenizer_file = plain["tokenizer_file"]
+    if tokenizer_file is None:
+        folder = output / "tokenizer"
+        tokenizer = train_tokenizer(
+            manifests[plain["train_split"]],
+            folder,
+            plain["token_unit"],
+            plain["vocab_size"],
+        )
+        tokenizer_file = next(folder.glob("*.model"))
+    else:
+        tokenizer = load_tokenizer(tokenizer_file)
+    found = {"vocab_size": tokenizer.vocab_size()}
+    config = load_experiment(text, found, output)
+    results = _run(config, manifests, tokenizer, dict(run_options or {}))
+    if sb.utils.distributed.if_main_process():
+        model = save_language_model(
+            output / "model",
+            resolve_config(text, found, ["language_model"]),
+            config["language_model"],
+            tokenizer_file,
+        )
+        report(results, model, output)
+    return results
+
+
+def _run(config, manifests, tokenizer, run_options):
+    transcripts = {split: read_transcripts(file) for split, file in manifests.items()}
+    train_set = make_text_dataset(
+        transcripts[config["train_split"]]
+        + read_texts(config["train_texts"], tokenizer),
+        tokenizer,
+    )
+    loader = {
+        "batch_sampler": make_sampler(
+            train_set,
+            "num_tokens",
+            config["max_batch_tokens"],
+            config["max_batch_sentences"],
+            config["seed"],
+        ),
+        "num_workers": config["loader_workers"],
+        "collate_fn": PaddedBatch,
+    }
+    # The checkpointer must know all that a resumed run needs.
+    config["checkpointer"].add_recoverables(
+        {
+            "language_model": config["language_model"],
+            "counter": config["epoch_counter"],
+            "lr_schedule": config["lr_schedule"],
+        }
+    )
+    brain = LMBrain(
+        train_loader=loader,
+        modules={"language_model": config["language_model"]},
+        opt_class=config["optimizer"],
+        hparams=config,
+        run_opts=run_options,
+        checkpointer=config["checkpointer"],
+    )
+    eval_loader = {"batch_size": config["max_batch_sentences"]}
+    eval_loader["collate_fn"] = PaddedBatch
+    if not brain.test_only:
+        brain.fit(
+            config["epoch_counter"],
+            train_set,
+            make_text_dataset(transcripts[config["valid_split"]], tokenizer),
+            train_loader_kwargs=loader,
+            valid_loader_kwargs=dict(eval_loader),
+        )
+    return {
+        split: brain.evaluate_split(
+            split, make_text_dataset(transcripts[split], tokenizer), dict(eval_loader)
+        )
+        for split in [config["valid_split"], *config["test_splits"]]
+    }
+
+
+def read_transcripts(manifest):
+    """The transcripts of a manifest.
+
+    Arguments
+    ---------
+    manifest : str or pathlib.Path
+        CSV with the column ``wrd``.
+
+    Returns
+    -------
+    list of str
+    """
+    return [row["wrd"] for row in load_data_csv(str(manifest)).values()]
+
+
+def read_texts(files, tokenizer):
+    """Sentences of plain text files, one a line, written as the transcripts are.
+
+    Lines that hold a character which the tokenizer does not know are left out, and
+    counted in the log.
+
+    Arguments
+    ---------
+    files : list of str or pathlib.Path
+        UTF-8 text.
+    tokenizer : sentencepiece.SentencePieceProcessor
+        Text to tokens.
+
+    Returns
+    -------
+    list of str
+
+    Raises
+    ------
+    FileNotFoundError
+        If a file does not exist.
+    ValueError
+        If no line of a file can be used.
+    """
+    sentences = []
+    for file in map(pathlib.Path, files):
+        if not file.is_file():
+            raise FileNotFoundError(f"no such file in train_texts: {file}")
+        with open(file, encoding="utf-8") as stream:
+            lines = [" ".join(line.split()) for line in stream if line.strip()]
+        known = [
+            line
+            for line in lines
+            if tokenizer.unk_id() not in tokenizer.encode_as_ids(line)
+        ]
+        logger.info(
+            f"{file}: {len(known)} sentences; {len(lines) - len(known)} left out, "
+            "with characters that the tokenizer does not know"
+        )
+        if not known:
+            raise ValueError(
+                f"{file}: no line has only characters that the tokenizer knows; "
+                "is it written as the transcripts are, in upper case perhaps?"
+            )
+        sentences += known
+    return sentences
+
+
+def make_text_dataset(sentences, tokenizer):
+    """A SpeechBrain dataset of sentences.
+
+    Arguments
+    ---------
+    sentences : list of str
+        Words with spaces between them.
+    tokenizer : sentencepiece.SentencePieceProcessor
+        Text to tokens.
+
+    Returns
+    -------
+    DynamicItemDataset
+        With ``id, words, tokens_bos, tokens_eos``, and the static ``num_tokens`` of
+        each sentence with its end.
+    """
+    ids = tokenizer.encode(sentences)
+    data = {
+        str(number): {"wrd": sentence, "num_tokens": len(tokens) + 1}
+        for number, (sentence, tokens) in enumerate(zip(sentences, ids))
+    }
+    return DynamicItemDataset(
+        data,
+        dynamic_items=[text_item(tokenizer)],
+        output_keys=["id", "words", "tokens_bos", "tokens_eos"],
+    )
+
+
+def save_language_model(folder, config_text, language_model, tokenizer_file):
+    """Write a model folder, which ``hyperconformer.decoding`` reads.
+
+    Arguments
+    ---------
+    folder : str or pathlib.Path
+        Made if absent.
+    config_text : str
+        HyperPyYAML text with the key ``language_model``.
+    language_model : torch.nn.Module
+        Its key, trained.
+    tokenizer_file : str or pathlib.Path
+        The SentencePiece model.
+
+    Returns
+    -------
+    pathlib.Path
+        The folder.
+    """
+    folder = pathlib.Path(folder)
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / CONFIG_FILE).write_text(config_text, encoding="utf-8")
+    weights = {
+        key: value.detach().cpu().contiguous()
+        for key, value in language_model.state_dict().items()
+    }
+    save_file(weights, folder / WEIGHTS_FILE)
+    shutil.copyfile(tokenizer_file, folder / TOKENIZER_FILE)
+    return folder
+
+
+def report(results, model, output):
+    """Print the perplexities, and where everything lies.
+
+    Arguments
+    ---------
+    results : dict
+        Split to ``{"loss", "token perplexity", "word perplexity"}``.
+    model : pathlib.Path
+        The model folder.
+    output : pathlib.Path
+        The run's folder.
+    """
+    print(f"\n{'split':<20}{'token perplexity':>18}{'word perplexity':>18}")
+    for split, stats in results.items():
+        print(
+            f"{split:<20}{stats['token perplexity']:>18.2f}"
+            f"{stats['word perplexity']:>18.2f}"
+        )
+    print(f"\nlog: {output / 'train_log.txt'}   curve: {output / 'curve.png'}")
+    print(f"model: {model}")

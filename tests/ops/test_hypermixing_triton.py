@@ -1,0 +1,265 @@
+"""The Triton kernels of HyperMixing, under Triton's interpreter and compiled.
+
+The interpreter must be asked for before Triton is imported, and once it is, nothing
+compiles. So the checks ``check_*`` run in a second process, that of
+``test_every_check_under_the_interpreter``.
+"""
+
+import os
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+import torch
+
+pytest.importorskip("triton")
+
+from triton import language as tl  # noqa: E402
+from triton.runtime import interpreter  # noqa: E402
+
+from benchmarks import kernel_resources  # noqa: E402
+from hyperconformer.ops.hypermixing import Hypernet, hypermixing  # noqa: E402
+from tests.ops.test_hypermixing import random_hypernet, tail_mask  # noqa: E402
+
+F32, BF16, F16 = torch.float32, torch.bfloat16, torch.float16
+
+
+@pytest.fixture(autouse=True)
+def _round_to_nearest(monkeypatch):
+    """Triton's interpreter cuts float32 off to bfloat16, where a GPU rounds it."""
+    convert = interpreter._convert_float
+
+    def convert_float(data, source, target, rounding_mode):
+        if source != tl.float32 or target != tl.bfloat16:
+            return convert(data, source, target, rounding_mode)
+        data = torch.from_numpy(np.ascontiguousarray(data))
+        return data.to(BF16).view(torch.int16).numpy().view(np.uint16)
+
+    monkeypatch.setattr(interpreter, "_convert_float", convert_float)
+
+
+def test_every_check_under_the_interpreter():
+    done = subprocess.run(
+        [sys.executable, "-m", "pytest", "-q", "-o", "python_functions=check_*"]
+        + ["-p", "no:cacheprovider", __file__],
+        env={**os.environ, "TRITON_INTERPRET": "1"},
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
+def random_case(batch, length, width, heads, dtype, bias=True):
+    """Tokens and weights that ``dtype`` holds exactly, and everything optional."""
+    d = width // heads
+    nets = [random_hypernet(heads, d, d, 2 * d, bias, F32) for _ in "12"]
+    x = torch.randn(batch, length, width).to(dtype)
+    mask = tail_mask(batch, length)
+    options = {
+        "codes": torch.randn(length + 3, width).to(dtype).float(),
+        "scale": 1.5,
+        "key_padding_mask": mask,
+        "query_padding_mask": mask,
+    }
+    return x, [rounded(net, dtype, F32) for net in nets], options
+
+
+def rounded(net, through, dtype):
+    """The weights rounded through one dtype, as leaves of another."""
+    return Hypernet(
+        *(
+            w if w is None else w.detach().to(through).to(dtype).requires_grad_()
+            for w in net
+        )
+    )
+
+
+def run(backend, dtype, x, nets, options, queries=None):
+    """Output and gradients of one path, everything being ``dtype``."""
+    x = x.detach().to(dtype).requires_grad_()
+    inputs = [x]
+    if queries is not None:
+        queries = queries.detach().to(dtype).requires_grad_()
+        inputs.append(queries)
+    codes = options.get("codes")
+    options = {**options, "codes": codes if codes is None else codes.to(dtype)}
+    out = hypermixing(
+        x, x, x if queries is None else queries, *nets, backend=backend, **options
+    )
+    inputs += [w for net in dict.fromkeys(nets) for w in net if w is not None]
+    weight = torch.linspace(-1, 1, out.numel(), dtype=torch.float64).view(out.shape)
+    gradients = torch.autograd.grad((out * weight.to(out.dtype)).sum(), inputs)
+    return [out, *gradients]
+
+
+def assert_as_exact_as_torch(x, nets, options, queries=None):
+    """At most twice as far from float64 as torch in the same precision."""
+    dtype = x.dtype
+    tied = nets[0] is nets[1]
+
+    def weights(dtype):
+        first = rounded(nets[0], x.dtype, dtype)
+        return [first, first if tied else rounded(nets[1], x.dtype, dtype)]
+
+    exact = run("reference", torch.float64, x, weights(torch.float64), options, queries)
+    peer = run("reference", dtype, x, weights(dtype), options, queries)
+    got = run("triton", dtype, x, weights(F32), options, queries)
+    assert len(got) == len(exact)
+    for ours, theirs, truth in zip(got, peer, exact):
+        assert ours.shape == truth.shape
+        error, allowed = (ours - truth).abs().max(), (theirs - truth).abs().max()
+        assert error <= 2 * allowed + 1e-5, (tuple(truth.shape), error, allowed)
+
+
+@pytest.mark.parametrize(
+    "batch, length, width, heads, dtype",
+    [
+        (2, 1, 64, 4, F32),
+        (2, 63, 144, 8, F32),
+        (1, 1000, 36, 1, F32),
+        (2, 63, 256, 4, F32),
+        (1, 33, 256, 2, F32),
+        (2, 63, 64, 4, BF16),
+        (1, 70, 128, 4, BF16),
+        (2, 63, 144, 8, F16),
+    ],
+)
+def check_against_float64(batch, length, width, heads, dtype):
+    assert_as_exact_as_torch(*random_case(batch, length, width, heads, dtype))
+
+
+@pytest.mark.parametrize("bias", [True, False], ids=["bias", "nobias"])
+def check_tied_weights_and_nothing_optional(bias):
+    x, nets, _ = random_case(2, 40, 24, 1, F32, bias)
+    assert_as_exact_as_torch(x, [nets[0], nets[0]], {})
+
+
+@pytest.mark.parametrize("num_keys, num_queries", [(5, 40), (40, 5)])
+def check_other_queries(num_keys, num_queries):
+    x, nets, options = random_case(2, num_keys, 32, 2, F32)
+    queries = torch.randn(2, num_queries, 32)
+    options["codes"] = torch.randn(40, 32)
+    options["query_padding_mask"] = tail_mask(2, num_queries)
+    assert_as_exact_as_torch(x, nets, options, queries)
+
+
+def check_hidden_layer_of_another_width():
+    nets = [random_hypernet(2, 6, hidden, 9, dtype=F32) for hidden in (130, 5)]
+    x = torch.randn(2, 20, 12)
+    with pytest.raises(ValueError, match="at most 128, got 130"):
+        hypermixing(x, x, x, *nets, backend="triton")
+    nets[0] = random_hypernet(2, 6, 100, 9, dtype=F32)
+    assert_as_exact_as_torch(x, nets, {})
+
+
+def check_what_stands_in_padding_is_never_read():
+    x, nets, options = random_case(3, 20, 24, 2, F32)
+    mask = options["key_padding_mask"]
+    clean = run("triton", F32, x, nets, options)
+    x = x.masked_fill(mask[..., None], float("nan"))
+    dirty = run("triton", F32, x, nets, options)
+    assert all(map(torch.equal, clean, dirty))
+    assert (clean[0][mask] == 0).all()
+    assert (clean[1][mask] == 0).all()
+
+
+def check_strided_tokens_and_masks():
+    x, nets, options = random_case(2, 20, 24, 2, F32)
+    expected = run("triton", F32, x, nets, options)
+    for key in ("key_padding_mask", "query_padding_mask"):
+        options[key] = options[key].T.contiguous().T
+    options["codes"] = options["codes"].T.contiguous().T
+    x = x.transpose(0, 1).contiguous().transpose(0, 1)
+    assert all(map(torch.equal, expected, run("triton", F32, x, nets, options)))
+
+
+def check_dtypes_of_output_and_gradients():
+    for dtype, out_dtype in ((F32, F32), (BF16, BF16), (F16, F32)):
+        x, nets, options = random_case(1, 3, 16, 1, dtype)
+        x.requires_grad_()
+        with torch.autocast("cpu", dtype=BF16):
+            out = hypermixing(x, x, x, *nets, backend="triton", **options)
+        gradients = torch.autograd.grad(out.sum(), [x, *nets[0]])
+        assert out.dtype == out_dtype
+        assert [g.dtype for g in gradients] == [dtype] + [F32] * 4
+
+
+def check_float16_does_not_overflow():
+    nets = [random_hypernet(1, 16, 16, 32, dtype=F32) for _ in "12"]
+    x = (300 + torch.randn(1, 400, 16)).to(F16).requires_grad_()
+    out = hypermixing(x, x, x, *nets, backend="triton")
+    expected = hypermixing(*[x.float()] * 3, *nets, backend="reference")
+    assert expected.abs().max() > torch.finfo(F16).max
+    assert (out - expected).abs().max() < 1e-3 * expected.abs().max()
+
+
+@pytest.mark.parametrize("own_queries", [False, True], ids=["self", "cross"])
+def check_operators_by_the_rules_of_torch(own_queries):
+    x, nets, options = random_case(2, 9, 12, 2, F32)
+    queries = torch.randn(2, 9, 12, requires_grad=True) if own_queries else None
+    mask = options["key_padding_mask"].view(torch.uint8)
+    layers = [
+        torch.cat([w.detach(), b.detach()[..., None]], -1).requires_grad_()
+        for net in nets
+        for w, b in (net[:2], net[2:])
+    ]
+    arguments = (x.requires_grad_(), queries, *layers, options["codes"], 1.5, mask)
+    torch.library.opcheck(torch.ops.hyperconformer.hypermixing, (*arguments, mask))
+
+
+def check_compiled_whole():
+    _, nets, _ = random_case(1, 1, 12, 2, F32)
+
+    def mix(x, mask):
+        options = {"key_padding_mask": mask, "query_padding_mask": mask}
+        return hypermixing(x, x, x, *nets, backend="triton", **options)
+
+    compiled = torch.compile(mix, fullgraph=True, backend="aot_eager", dynamic=True)
+    for length in (7, 9):
+        x, mask = torch.randn(2, length, 12, requires_grad=True), tail_mask(2, length)
+        expected, got = mix(x, mask), compiled(x, mask)
+        assert torch.equal(got, expected)
+        (expected_gradient,) = torch.autograd.grad(expected.square().sum(), x)
+        (gradient,) = torch.autograd.grad(got.square().sum(), x)
+        assert torch.equal(gradient, expected_gradient)
+
+
+def test_a_forced_path_that_cannot_run_says_why():
+    x, nets, _ = random_case(1, 5, 12, 2, F32)
+    with pytest.raises(ValueError, match="needs a CUDA device, got tokens on cpu"):
+        hypermixing(x, x, x, *nets, backend="triton")
+    with pytest.raises(ValueError, match="one tensor as values and keys"):
+        hypermixing(x, x.clone(), x, *nets, backend="triton")
+    with pytest.raises(ValueError, match="got torch.float64 and torch.float64"):
+        hypermixing(*[x.double()] * 3, *nets, backend="triton")
+    wide, wide_nets, _ = random_case(1, 2, 129, 1, F32)
+    with pytest.raises(ValueError, match="at most 128, got 129"):
+        hypermixing(*[wide] * 3, *wide_nets, backend="triton")
+
+
+def test_without_triton():
+    code = (
+        "import sys; sys.modules['triton'] = None\n"
+        "import torch\n"
+        "from hyperconformer.ops.hypermixing import Hypernet, hypermixing\n"
+        "net = Hypernet(torch.randn(2, 4, 4), None, torch.randn(2, 6, 4), None)\n"
+        "x = torch.randn(1, 5, 8)\n"
+        "hypermixing(x, x, x, net, net)\n"
+        "try:\n"
+        "    hypermixing(x, x, x, net, net, backend='triton')\n"
+        "except ValueError as error:\n"
+        "    assert 'needs the package triton' in str(error), error\n"
+        "else:\n"
+        "    raise SystemExit('no error')\n"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True)
+
+
+@pytest.mark.parametrize("name", kernel_resources.KERNELS)
+def test_nothing_spills(name):
+    """In the commonest case; ``benchmarks.kernel_resources`` compiles them all."""
+    resources = kernel_resources.compile_kernel(name, BF16, 32, 90)
+    assert resources.stack == 0
+    assert 0 < resources.registers <= 255
+    assert resources.shared <= kernel_resources.SHARED_MEMORY[90]

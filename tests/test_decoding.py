@@ -1,0 +1,292 @@
+"""Joint decoding with a language model, alone and at the end of a training run."""
+
+import itertools
+import pathlib
+import sys
+
+import pytest
+import torch
+
+from hyperconformer.decoding import (
+    JointSearcher,
+    NGramSearcher,
+    load_language_model,
+)
+from hyperconformer.integration.asr import HyperConformerASR
+from hyperconformer.integration.recognizer import Recognition, Recognizer
+from hyperconformer.lm import LinearAttentionTransformerLM
+from hyperconformer.training import language_model, run
+from hyperconformer.training.data import train_tokenizer
+from hyperconformer.training.language_model import save_language_model
+
+ROOT = pathlib.Path(__file__).resolve().parents[1]
+TEXTS = ["CAB", "DAD", "BAD", "ACE"]
+TOKENS = 9  # unknown, begin, end, the space and A to E
+
+
+def recognizer(layers=1, vocab_size=TOKENS):
+    transformer = HyperConformerASR(
+        tgt_vocab=vocab_size,
+        input_size=8,
+        d_model=16,
+        nhead=2,
+        num_encoder_layers=1,
+        num_decoder_layers=layers,
+        d_ffn=32,
+        kernel_size=7,
+        normalize_before=True,
+        causal=False,
+    )
+    return Recognizer(None, transformer, 16, vocab_size).eval()
+
+
+@pytest.fixture(scope="module")
+def lm_folder(tmp_path_factory):
+    """A model folder, and the tokenizer of its tokens."""
+    folder = tmp_path_factory.mktemp("lm")
+    manifest = folder / "train.csv"
+    rows = [f"{i},1.0,{i}.wav,s,{text}" for i, text in enumerate(TEXTS)]
+    manifest.write_text("\n".join(["ID,duration,wav,spk_id,wrd", *rows, ""]))
+    tokenizer = train_tokenizer(manifest, folder / "tokenizer", "char", 0)
+    assert tokenizer.vocab_size() == TOKENS
+    options = {"num_tokens": TOKENS, "dim": 8, "depth": 1, "max_seq_len": 64}
+    options.update(heads=2, causal=True, positions="rotary")
+    text = "language_model: !new:hyperconformer.lm.LinearAttentionTransformerLM\n"
+    text += "".join(f"    {key}: {value}\n" for key, value in options.items())
+    model = LinearAttentionTransformerLM(**options)
+    file = next((folder / "tokenizer").glob("*.model"))
+    save_language_model(folder / "model", text, model, file)
+    return folder, model.eval(), tokenizer
+
+
+def test_the_language_model_reloads_with_the_same_logits(lm_folder):
+    folder, model, _ = lm_folder
+    loaded, tokenizer = load_language_model(folder)
+    tokens = torch.randint(TOKENS, (2, 12))
+    assert torch.equal(loaded(tokens), model(tokens))
+    assert not loaded.training and tokenizer.vocab_size() == TOKENS
+
+
+def test_hypotheses_are_lists_of_tokens_without_begin_and_end(lm_folder):
+    search = JointSearcher(recognizer(), lm_folder[0], beam_size=3)
+    lengths = torch.tensor([1.0, 5 / 12, 9 / 12])
+    hypotheses = search(torch.randn(3, 12, 16), lengths)[0]
+    assert len(hypotheses) == 3
+    for tokens in hypotheses:
+        assert isinstance(tokens, list)
+        assert all(isinstance(token, int) and 2 < token < TOKENS for token in tokens)
+
+
+def test_one_frame_is_enough(lm_folder):
+    search = JointSearcher(recognizer(), lm_folder[0], max_decode_ratio=0.3)
+    assert search(torch.randn(2, 5, 16), torch.tensor([0.2, 0.2]))[0] == [[], []]
+
+
+@pytest.mark.parametrize("ctc_weight", [0.0, 0.4])
+def test_padding_changes_nothing(lm_folder, ctc_weight):
+    search = JointSearcher(
+        recognizer(), lm_folder[0], ctc_weight=ctc_weight, beam_size=3
+    )
+    short, long = torch.randn(7, 16), torch.randn(10, 16)
+    batch = 100 * torch.randn(2, 13, 16)
+    batch[0, :7], batch[1, :10] = short, long
+    # Even the longest utterance is shorter than the batch.
+    together = search(batch, torch.tensor([7 / 13, 10 / 13]))
+    for i, utterance in enumerate((short, long)):
+        alone = search(utterance[None], torch.ones(1))
+        assert together[0][i] == alone[0][0]
+        assert torch.isclose(together[2][i], alone[2][0], atol=1e-5)
+
+
+def best_by_exhaustion(model, lm, encoded, ctc_weight, lm_weight, longest):
+    """Scores every sequence of tokens with its end, and returns the best."""
+    letters = range(3, TOKENS)
+    memory = encoded[None]
+    frames = model.ctc_head(memory).log_softmax(-1)
+    best = (-float("inf"), None)
+    for size in range(longest):
+        for tokens in itertools.product(letters, repeat=size):
+            inputs = torch.tensor([[1, *tokens]])
+            targets = [*tokens, 2]
+            places = range(len(targets))
+            decoded, _ = model.transformer.decode(inputs, memory)
+            decoder = model.decoder_head(decoded).log_softmax(-1)[0, places, targets]
+            language = lm(inputs).log_softmax(-1)[0, places, targets]
+            ctc = -torch.nn.functional.ctc_loss(
+                frames.transpose(0, 1),
+                torch.tensor([tokens], dtype=torch.long),
+                torch.tensor([len(encoded)]),
+                torch.tensor([size]),
+                reduction="sum",
+            )
+            score = (1 - ctc_weight) * decoder.sum() + ctc_weight * ctc
+            score = (score + lm_weight * language.sum()) / len(targets)
+            best = max(best, (score.item(), list(tokens)))
+    return best
+
+
+@torch.no_grad()
+def test_a_wide_beam_finds_the_best_of_all_hypotheses(lm_folder):
+    folder, lm, _ = lm_folder
+    model = recognizer()
+    # Three frames: a hypothesis has at most two tokens and an end.
+    encoded = torch.randn(3, 16)
+    for ctc_weight, lm_weight in [(0.0, 0.0), (0.4, 0.0), (0.4, 0.5), (0.2, 2.0)]:
+        search = JointSearcher(
+            model, folder, lm_weight=lm_weight, ctc_weight=ctc_weight, beam_size=60
+        )
+        hypotheses, _, scores, _ = search(encoded[None], torch.ones(1))
+        score, tokens = best_by_exhaustion(
+            model, lm, encoded, ctc_weight, lm_weight, longest=3
+        )
+        assert hypotheses[0] == tokens
+        assert abs(scores[0].item() - score) < 1e-4
+
+
+def test_the_language_model_has_its_say(lm_folder, tmp_path):
+    """With all the weight on it, it dictates: here B, A, D and the end."""
+    folder, _, tokenizer = lm_folder
+    lm, _ = load_language_model(folder)
+    chain = [1, *tokenizer.encode("BAD"), 2]
+    with torch.no_grad():
+        for parameter in lm.layers.parameters():
+            parameter.zero_()
+        lm.token_emb.weight.copy_(torch.eye(TOKENS, 8))
+        lm.norm.weight.fill_(1.0)
+        lm.out.weight.zero_()
+        lm.out.bias.zero_()
+        for token, following in zip(chain, chain[1:]):
+            lm.out.weight[following, token] = 5.0
+    text = (folder / "model/hyperparams.yaml").read_text()
+    save_language_model(tmp_path, text, lm, folder / "model/tokenizer.model")
+    search = JointSearcher(recognizer(), tmp_path, lm_weight=1e3, beam_size=3)
+    hypotheses, *_ = search(torch.randn(2, 20, 16), torch.tensor([1.0, 0.8]))
+    assert [tokenizer.decode(tokens) for tokens in hypotheses] == ["BAD", "BAD"]
+
+
+def test_tokens_that_differ_are_refused(lm_folder, tmp_path):
+    folder, _, tokenizer = lm_folder
+    manifest = tmp_path / "train.csv"
+    manifest.write_text("ID,duration,wav,spk_id,wrd\n1,1.0,a.wav,s,FEE CAB DAD\n")
+    other = train_tokenizer(manifest, tmp_path, "char", 0)
+    search = JointSearcher(recognizer(), folder)
+    search.prepare(tokenizer, [], tmp_path)
+    with pytest.raises(ValueError, match="other tokens.*tokenizer_file"):
+        search.prepare(other, [], tmp_path)
+    JointSearcher(recognizer()).prepare(other, [], tmp_path)
+
+
+@pytest.mark.parametrize(
+    "changes, message",
+    [
+        ({"ctc_weight": 1.0}, r"ctc_weight must be in \[0, 1\)"),
+        ({"lm_weight": -1.0}, "lm_weight >= 0"),
+        ({"beam_size": 0}, "beam_size >= 1"),
+        ({"lm_folder": "none"}, "no such model folder: none"),
+        ({"recognizer": recognizer(layers=0)}, "got num_decoder_layers: 0"),
+        ({"recognizer": recognizer(vocab_size=12)}, "has 9 tokens, the recogniser 12"),
+    ],
+)
+def test_mistakes_are_named(lm_folder, changes, message):
+    options = {"recognizer": recognizer(), "lm_folder": lm_folder[0], **changes}
+    with pytest.raises((ValueError, FileNotFoundError), match=message):
+        JointSearcher(**options)
+
+
+def test_the_folder_of_a_recogniser_is_refused(lm_folder, tmp_path):
+    for name in ("model.safetensors", "tokenizer.model"):
+        (tmp_path / name).write_bytes((lm_folder[0] / "model" / name).read_bytes())
+    (tmp_path / "hyperparams.yaml").write_text("sample_rate: 16000\n")
+    with pytest.raises(ValueError, match="no language model, but: sample_rate"):
+        load_language_model(tmp_path)
+
+
+def test_a_run_decodes_with_the_language_model(tmp_path):
+    """hparams/lm.yaml, then hparams/joint_lm.yaml, both tiny."""
+    corpus = {
+        "data_folder": str(tmp_path / "spoken"),
+        "corpus_options": {
+            "train_utterances": 12,
+            "valid_utterances": 4,
+            "test_utterances": 4,
+        },
+        "d_model": 16,
+    }
+    language_model.train(
+        ROOT / "hparams/lm.yaml",
+        {},
+        {
+            **corpus,
+            "output_folder": str(tmp_path / "lm"),
+            "depth": 1,
+            "heads": 2,
+            "n_local_attn_heads": 1,
+            "number_of_epochs": 1,
+        },
+    )
+    # The shipped file looks for results/lm.
+    text = (ROOT / "hparams/joint_lm.yaml").read_text()
+    assert "lm_folder: results/lm\n" in text and "beam_size: 10" in text
+    text = text.replace("results/lm", str(tmp_path / "lm"))
+    text = text.replace("beam_size: 10", "beam_size: 2\n    max_decode_ratio: 0.2")
+    text = text.replace("base: ", f"base: {ROOT}/hparams/")
+    (tmp_path / "joint.yaml").write_text(text)
+    results = run.train(
+        tmp_path / "joint.yaml",
+        {},
+        {
+            **corpus,
+            "output_folder": str(tmp_path / "asr"),
+            "nhead": 2,
+            "d_ffn": 32,
+            "num_encoder_layers": 1,
+            "num_decoder_layers": 1,
+            "kernel_size": 7,
+            "number_of_epochs": 2,
+            "max_batch_utterances": 4,
+        },
+    )
+    assert set(results) == {"valid", "test"}
+    alignments = (tmp_path / "asr/wer_test.txt").read_text()
+    assert alignments.count("%WER") >= 5 and "⁇" not in alignments
+
+
+class TestNGramSearcher:
+    """CTC beam search with the training set's words."""
+
+    WORDS = ["STOP", "GO"]
+
+    def search(self, folder, **options):
+        pytest.importorskip("kenlm")
+        pytest.importorskip("pygtrie")
+        manifest = folder / "train.csv"
+        manifest.write_text("ID,duration,wav,spk_id,wrd\n1,1.0,a.wav,s,STOP GO POTS\n")
+        tokenizer = train_tokenizer(manifest, folder, "char", 0)
+        search = NGramSearcher(**options)
+        search.prepare(tokenizer, ["STOP GO", "STOP"], folder)
+        return search, tokenizer
+
+    @staticmethod
+    def recognition(tokenizer, *frames):
+        """One token a frame; a second one, if named, is nearly as likely."""
+        probs = torch.full((1, len(frames), tokenizer.vocab_size()), 1e-4)
+        for frame, names in enumerate(frames):
+            for name, prob in zip(names, (0.55, 0.45)):
+                probs[0, frame, tokenizer.piece_to_id(name)] = prob
+        log_probs = probs.log().log_softmax(-1)
+        return Recognition(log_probs, torch.tensor([len(frames)]), None, None)
+
+    def test_words_of_the_training_set_are_preferred(self, tmp_path):
+        search, tokenizer = self.search(tmp_path)
+        frames = [("▁",), ("S",), ("T",), ("O",), ("T", "P")]
+        recognition = self.recognition(tokenizer, *frames)
+        assert search.texts(recognition, tokenizer) == ["STOP"]
+
+    def test_impossible_settings_are_refused(self):
+        with pytest.raises(ValueError, match="lm_weight >= 0"):
+            NGramSearcher(lm_weight=-1.0)
+
+    def test_missing_kenlm_is_named(self, monkeypatch):
+        monkeypatch.setitem(sys.modules, "kenlm", None)
+        with pytest.raises(ValueError, match="pip install"):
+            NGramSearcher()
