@@ -9,9 +9,6 @@ import importlib.util
 import pathlib
 
 import torch
-from hyperpyyaml import load_hyperpyyaml
-from safetensors.torch import load_file
-from sentencepiece import SentencePieceProcessor
 from speechbrain.decoders import (
     CTCScorer,
     S2STransformerBeamSearcher,
@@ -20,9 +17,8 @@ from speechbrain.decoders import (
 )
 from speechbrain.decoders.ctc import CTCBeamSearcher
 
-from hyperconformer.export import CONFIG_FILE, TOKENIZER_FILE, WEIGHTS_FILE
-from hyperconformer.inference import find_model
 from hyperconformer.masks import relative_to_frames
+from hyperconformer.model_folder import load_model
 from hyperconformer.ngram import train_arpa
 
 # The tokens that every tokenizer here begins with; 0 is also "unknown" and padding.
@@ -188,7 +184,8 @@ class JointSearcher(S2STransformerBeamSearcher):
             weights["ctc"] = ctc_weight
         tokenizer = None
         if lm_folder is not None:
-            lm, tokenizer = load_language_model(lm_folder)
+            config, tokenizer = load_model(lm_folder, ["language_model"])
+            lm = config["language_model"]
             vocab_size = recognizer.ctc_head.out_features
             if lm.out.out_features != vocab_size:
                 raise ValueError(
@@ -305,38 +302,3 @@ class JointSearcher(S2STransformerBeamSearcher):
         is_end = torch.arange(self.n_out, device=log_probs.device) == EOS_INDEX
         log_probs = log_probs.masked_fill(is_last & ~is_end, self.minus_inf)
         return super()._set_eos_minus_inf_step(log_probs, step, min_decode_steps)
-
-
-def load_language_model(source, device="cpu"):
-    """Load the model folder of a language model.
-
-    Arguments
-    ---------
-    source : str or pathlib.Path
-        The folder, or the output folder of a training run that holds it.
-    device : str or torch.device
-        Where to compute.
-
-    Returns
-    -------
-    language_model : hyperconformer.lm.LinearAttentionTransformerLM
-        In evaluation mode.
-    tokenizer : sentencepiece.SentencePieceProcessor
-
-    Raises
-    ------
-    FileNotFoundError
-        If the folder or one of its files is missing.
-    ValueError
-        If it is the folder of another model.
-    """
-    folder = find_model(source)
-    text = pathlib.Path(folder / CONFIG_FILE).read_text(encoding="utf-8")
-    config = load_hyperpyyaml(text)
-    if "language_model" not in config:
-        raise ValueError(f"{folder} holds no language model, but: {', '.join(config)}")
-    model = config["language_model"].to(device)
-    weights = load_file(folder / WEIGHTS_FILE, device=str(device))
-    model.load_state_dict(weights, strict=True)
-    tokenizer = SentencePieceProcessor(model_file=str(folder / TOKENIZER_FILE))
-    return model.eval(), tokenizer

@@ -6,21 +6,12 @@
 'TURN ON THE LIGHT'
 """
 
-import pathlib
-
 import torch
-from hyperpyyaml import load_hyperpyyaml
-from safetensors.torch import load_file
-from sentencepiece import SentencePieceProcessor
 from speechbrain.decoders.ctc import ctc_greedy_decode
 from torch.nn.utils.rnn import pad_sequence
 
 from hyperconformer.audio import prepare_samples, read_audio
-from hyperconformer.export import (
-    CONFIG_FILE,
-    TOKENIZER_FILE,
-    WEIGHTS_FILE,
-)
+from hyperconformer.model_folder import load_model
 
 MIN_DURATION_S = 0.1
 
@@ -65,19 +56,10 @@ class ASR:
         ------
         FileNotFoundError
             If the folder or one of its files is missing.
+        ValueError
+            If it holds another kind of model.
         """
-        folder = find_model(source)
-        with open(folder / CONFIG_FILE, encoding="utf-8") as file:
-            config = load_hyperpyyaml(file)
-        weights = load_file(folder / WEIGHTS_FILE, device=str(device))
-        for name in ("extractor", "recognizer"):
-            own = {
-                key[len(name) + 1 :]: value
-                for key, value in weights.items()
-                if key.startswith(name + ".")
-            }
-            config[name].to(device).load_state_dict(own, strict=True)
-        tokenizer = SentencePieceProcessor(model_file=str(folder / TOKENIZER_FILE))
+        config, tokenizer = load_model(source, ("extractor", "recognizer"), device)
         return cls(
             config["extractor"],
             config["recognizer"],
@@ -164,33 +146,3 @@ class ASR:
         output = self.recognizer(features, lengths)
         ids = ctc_greedy_decode(output.ctc, output.relative_lengths, blank_id=0)
         return [self.tokenizer.decode_ids(sequence) for sequence in ids]
-
-
-def find_model(source):
-    """The model folder behind a folder that a user names.
-
-    Arguments
-    ---------
-    source : str or pathlib.Path
-        A model folder, or the output folder of a training run.
-
-    Returns
-    -------
-    pathlib.Path
-
-    Raises
-    ------
-    FileNotFoundError
-        Naming what is missing.
-    """
-    source = pathlib.Path(source)
-    if not source.is_dir():
-        raise FileNotFoundError(f"no such model folder: {source}")
-    folder = source if (source / WEIGHTS_FILE).is_file() else source / "model"
-    for name in (CONFIG_FILE, WEIGHTS_FILE, TOKENIZER_FILE):
-        if not (folder / name).is_file():
-            raise FileNotFoundError(
-                f"{source} is no model folder: it lacks {name}, also in its folder "
-                "`model`, where a finished training run leaves it"
-            )
-    return folder

@@ -10,18 +10,23 @@ import torch
 from hyperconformer.decoding import (
     JointSearcher,
     NGramSearcher,
-    load_language_model,
 )
 from hyperconformer.integration.asr import HyperConformerASR
 from hyperconformer.integration.recognizer import Recognition, Recognizer
 from hyperconformer.lm import LinearAttentionTransformerLM
+from hyperconformer.model_folder import load_model, save_model
 from hyperconformer.training import language_model, run
 from hyperconformer.training.data import train_tokenizer
-from hyperconformer.training.language_model import save_language_model
 
 ROOT = pathlib.Path(__file__).resolve().parents[1]
 TEXTS = ["CAB", "DAD", "BAD", "ACE"]
 TOKENS = 9  # unknown, begin, end, the space and A to E
+
+
+def language_model_of(source):
+    """The language model and the tokenizer of a model folder."""
+    config, tokenizer = load_model(source, ["language_model"])
+    return config["language_model"], tokenizer
 
 
 def recognizer(layers=1, vocab_size=TOKENS):
@@ -55,13 +60,13 @@ def lm_folder(tmp_path_factory):
     text += "".join(f"    {key}: {value}\n" for key, value in options.items())
     model = LinearAttentionTransformerLM(**options)
     file = next((folder / "tokenizer").glob("*.model"))
-    save_language_model(folder / "model", text, model, file)
+    save_model(folder / "model", text, {"language_model": model}, file)
     return folder, model.eval(), tokenizer
 
 
 def test_the_language_model_reloads_with_the_same_logits(lm_folder):
     folder, model, _ = lm_folder
-    loaded, tokenizer = load_language_model(folder)
+    loaded, tokenizer = language_model_of(folder)
     tokens = torch.randint(TOKENS, (2, 12))
     assert torch.equal(loaded(tokens), model(tokens))
     assert not loaded.training and tokenizer.vocab_size() == TOKENS
@@ -146,7 +151,7 @@ def test_a_wide_beam_finds_the_best_of_all_hypotheses(lm_folder):
 def test_the_language_model_has_its_say(lm_folder, tmp_path):
     """With all the weight on it, it dictates: here B, A, D and the end."""
     folder, _, tokenizer = lm_folder
-    lm, _ = load_language_model(folder)
+    lm, _ = language_model_of(folder)
     chain = [1, *tokenizer.encode("BAD"), 2]
     with torch.no_grad():
         for parameter in lm.layers.parameters():
@@ -158,7 +163,8 @@ def test_the_language_model_has_its_say(lm_folder, tmp_path):
         for token, following in zip(chain, chain[1:]):
             lm.out.weight[following, token] = 5.0
     text = (folder / "model/hyperparams.yaml").read_text()
-    save_language_model(tmp_path, text, lm, folder / "model/tokenizer.model")
+    tokens = folder / "model/tokenizer.model"
+    save_model(tmp_path, text, {"language_model": lm}, tokens)
     search = JointSearcher(recognizer(), tmp_path, lm_weight=1e3, beam_size=3)
     hypotheses, *_ = search(torch.randn(2, 20, 16), torch.tensor([1.0, 0.8]))
     assert [tokenizer.decode(tokens) for tokens in hypotheses] == ["BAD", "BAD"]
@@ -197,8 +203,10 @@ def test_the_folder_of_a_recogniser_is_refused(lm_folder, tmp_path):
     for name in ("model.safetensors", "tokenizer.model"):
         (tmp_path / name).write_bytes((lm_folder[0] / "model" / name).read_bytes())
     (tmp_path / "hyperparams.yaml").write_text("sample_rate: 16000\n")
-    with pytest.raises(ValueError, match="no language model, but: sample_rate"):
-        load_language_model(tmp_path)
+    with pytest.raises(
+        ValueError, match="should hold language_model, but holds: sample_rate"
+    ):
+        language_model_of(tmp_path)
 
 
 def test_a_run_decodes_with_the_language_model(tmp_path):

@@ -2,19 +2,17 @@
 
 import logging
 import pathlib
-import shutil
 
 import speechbrain as sb
 import torch
-from safetensors.torch import save_file
 from speechbrain.dataio.batch import PaddedBatch
 from speechbrain.dataio.dataio import load_data_csv
 from speechbrain.dataio.dataset import DynamicItemDataset
 from torch.nn.functional import cross_entropy
 
 from hyperconformer.config import resolve_config
-from hyperconformer.export import CONFIG_FILE, TOKENIZER_FILE, WEIGHTS_FILE
 from hyperconformer.masks import lengths_to_padding_mask, relative_to_frames
+from hyperconformer.model_folder import save_model
 from hyperconformer.training.brain import TrainingBrain
 from hyperconformer.training.data import (
     load_tokenizer,
@@ -232,10 +230,10 @@ def train(config_file, run_options=None, overrides=None):
     config = load_experiment(text, found, output)
     results = _run(config, manifests, tokenizer, dict(run_options or {}))
     if sb.utils.distributed.if_main_process():
-        model = save_language_model(
+        model = save_model(
             output / "model",
             resolve_config(text, found, ["language_model"]),
-            config["language_model"],
+            {"language_model": config["language_model"]},
             tokenizer_file,
         )
         report(results, model, output)
@@ -383,37 +381,6 @@ def make_text_dataset(sentences, tokenizer):
         dynamic_items=[text_item(tokenizer)],
         output_keys=["id", "words", "tokens_bos", "tokens_eos"],
     )
-
-
-def save_language_model(folder, config_text, language_model, tokenizer_file):
-    """Write a model folder, which ``hyperconformer.decoding`` reads.
-
-    Arguments
-    ---------
-    folder : str or pathlib.Path
-        Made if absent.
-    config_text : str
-        HyperPyYAML text with the key ``language_model``.
-    language_model : torch.nn.Module
-        Its key, trained.
-    tokenizer_file : str or pathlib.Path
-        The SentencePiece model.
-
-    Returns
-    -------
-    pathlib.Path
-        The folder.
-    """
-    folder = pathlib.Path(folder)
-    folder.mkdir(parents=True, exist_ok=True)
-    (folder / CONFIG_FILE).write_text(config_text, encoding="utf-8")
-    weights = {
-        key: value.detach().cpu().contiguous()
-        for key, value in language_model.state_dict().items()
-    }
-    save_file(weights, folder / WEIGHTS_FILE)
-    shutil.copyfile(tokenizer_file, folder / TOKENIZER_FILE)
-    return folder
 
 
 def report(results, model, output):

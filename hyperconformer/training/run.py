@@ -9,8 +9,8 @@ from tqdm import tqdm
 
 from hyperconformer.audio import read_audio
 from hyperconformer.config import resolve_config
-from hyperconformer.export import MODEL_KEYS, save_model
 from hyperconformer.inference import ASR
+from hyperconformer.model_folder import save_model
 from hyperconformer.training.brain import ASRBrain
 from hyperconformer.training.data import (
     make_dataset,
@@ -107,9 +107,8 @@ def train(config_file, run_options=None, overrides=None):
     if sb.utils.distributed.if_main_process():
         model = save_model(
             output / "model",
-            resolve_config(text, found, MODEL_KEYS),
-            config["extractor"],
-            config["recognizer"],
+            resolve_config(text, found, ["sample_rate", "extractor", "recognizer"]),
+            {key: config[key] for key in ("extractor", "recognizer")},
             next((output / "tokenizer").glob("*.model")),
         )
         report(results, model, manifests[config["test_splits"][0]], output)

@@ -11,7 +11,7 @@ from ruamel.yaml import YAML
 from speechbrain.dataio.batch import PaddedBatch
 from speechbrain.dataio.dataio import load_data_csv
 
-from hyperconformer.decoding import load_language_model
+from hyperconformer.model_folder import load_model
 from hyperconformer.plots import read_train_log
 from hyperconformer.training.data import load_tokenizer, train_tokenizer
 from hyperconformer.training.language_model import (
@@ -23,6 +23,12 @@ from hyperconformer.training.language_model import (
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
 CONFIG = ROOT / "hparams/lm.yaml"
+
+
+def language_model_of(source):
+    """The language model and the tokenizer of a model folder."""
+    config, tokenizer = load_model(source, ["language_model"])
+    return config["language_model"], tokenizer
 
 
 def settings(folder, **changes):
@@ -86,7 +92,7 @@ def sentences_of(folder, split):
 
 def test_perplexities_are_those_of_the_exported_model(trained):
     folder, results = trained
-    model, tokenizer = load_language_model(folder / "lm")
+    model, tokenizer = language_model_of(folder / "lm")
     for split, part in (("valid", "dev"), ("test", "test")):
         sentences = sentences_of(folder, part)
         nats, tokens, words = likelihood(model, tokenizer, sentences)
@@ -100,7 +106,7 @@ def test_perplexities_are_those_of_the_exported_model(trained):
 
 
 def test_a_uniform_model_is_as_perplexed_as_there_are_tokens(trained):
-    model, tokenizer = load_language_model(trained[0] / "lm")
+    model, tokenizer = language_model_of(trained[0] / "lm")
     with torch.no_grad():
         model.out.weight.zero_()
         model.out.bias.zero_()
@@ -117,7 +123,7 @@ def test_the_model_is_the_best_checkpoint(trained):
     for meta in (folder / "lm/checkpoints").glob("*/CKPT.yaml"):
         losses[YAML().load(meta.read_text())["loss"]] = meta.parent
     state = torch.load(losses[min(losses)] / "language_model.ckpt", weights_only=True)
-    model, tokenizer = load_language_model(folder / "lm/model")
+    model, tokenizer = language_model_of(folder / "lm/model")
     assert state.keys() == model.state_dict().keys()
     for key, value in model.state_dict().items():
         assert torch.equal(value, state[key]), key
@@ -137,7 +143,7 @@ def test_the_tokenizer_is_that_of_a_recogniser(trained, tmp_path):
     folder, _ = trained
     manifest = next(folder.glob("lm/manifests/*train*.csv"))
     theirs = train_tokenizer(manifest, tmp_path, "char", 1000)
-    own = load_language_model(folder / "lm")[1]
+    own = language_model_of(folder / "lm")[1]
     for token in range(theirs.vocab_size()):
         assert own.id_to_piece(token) == theirs.id_to_piece(token)
     assert own.vocab_size() == theirs.vocab_size()
@@ -162,7 +168,7 @@ def test_train_py_finds_the_task_and_more_text_and_tokens(trained):
 
 
 def test_text_is_read_line_by_line(trained, tmp_path):
-    tokenizer = load_language_model(trained[0] / "lm")[1]
+    tokenizer = language_model_of(trained[0] / "lm")[1]
     file = tmp_path / "text"
     file.write_text(" STOP   IT \n\n stop\nTURN ON")
     assert read_texts([file], tokenizer) == ["STOP IT", "TURN ON"]
@@ -174,7 +180,7 @@ def test_text_is_read_line_by_line(trained, tmp_path):
 
 
 def test_sentences_begin_and_end(trained):
-    tokenizer = load_language_model(trained[0] / "lm")[1]
+    tokenizer = language_model_of(trained[0] / "lm")[1]
     dataset = make_text_dataset(["STOP IT", "STOP"], tokenizer)
     batch = PaddedBatch([dataset[0], dataset[1]])
     ids = tokenizer.encode("STOP")
