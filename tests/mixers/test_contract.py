@@ -214,3 +214,15 @@ def test_export(name, causal):
     x = torch.randn(1, 16, D)
     program = torch.export.export(mixer, (x,))
     assert (program.module()(x)[0] - mixer(x)[0]).abs().max() < 1e-5
+
+
+@every
+def test_compile(name, causal):
+    if name in ("RelPosMHAXL", "RoPEMHA"):
+        pytest.skip("SpeechBrain's module computes its position codes outside the graph")
+    torch.compiler.reset()
+    mixer = build(name, causal, dtype=torch.float32)
+    compiled = torch.compile(mixer, backend="eager", dynamic=False)
+    x = torch.randn(1, 16, D)
+    with torch.no_grad():
+        assert (compiled(x)[0] - mixer(x)[0]).abs().max() < 1e-5
