@@ -3,10 +3,9 @@
 HyperMixer, https://arxiv.org/abs/2203.03691; several heads: HyperConformer,
 https://arxiv.org/abs/2305.18281.
 
-Three paths compute the same: ``reference``, the papers' formula; ``torch``, the
-re-associated form that never makes the (T, k) matrices; and ``triton``, the same
-form in kernels for a GPU. The argument ``backend``, or else the environment variable
-``HYPERCONFORMER_BACKEND``, forces one.
+Two paths compute the same: ``reference``, the papers' formula, and ``torch``, the
+re-associated form that never makes the (T, k) matrices. The argument ``backend``,
+or else the environment variable ``HYPERCONFORMER_BACKEND``, forces one.
 """
 
 import os
@@ -16,22 +15,9 @@ from hyperconformer.ops.hypermixing.weights import Hypernet
 
 __all__ = ["BACKENDS", "Hypernet", "check_backend", "hypermixing"]
 
-
-def _triton(*tensors, **options):
-    """The path of kernels, which are imported when they are first asked for."""
-    try:
-        from hyperconformer.ops.hypermixing import triton_path
-    except ImportError as error:
-        raise ValueError(
-            f"the Triton backend of HyperMixing needs the package triton: {error}"
-        ) from error
-    return triton_path.hypermixing(*tensors, **options)
-
-
 BACKENDS = {
     "reference": reference.hypermixing,
     "torch": torch_path.hypermixing,
-    "triton": _triton,
 }
 
 
@@ -105,21 +91,19 @@ def hypermixing(
         (B, M) bool, True = padding.
     backend : str, optional
         A key of ``BACKENDS`` to force that path. None: ``HYPERCONFORMER_BACKEND``
-        where it is set, else ``torch``. ``triton`` takes self-mixing, or queries
-        apart from values that are the keys too.
+        where it is set, else the fastest path that fits.
 
     Returns
     -------
     torch.Tensor
         (B, M, D), 0 where queries are padding. Its dtype is that of ``values``, but
-        float32 for half precision on the torch path and for float16 on the Triton
-        path: sums over many tokens leave the range of float16 before the LayerNorm
-        brings them back.
+        float32 for half precision on the torch path: sums over many tokens
+        leave the range of float16 before the LayerNorm brings them back.
 
     Raises
     ------
     ValueError
-        If a shape does not fit, or the forced backend is unknown or cannot run.
+        If a shape does not fit or the forced backend is unknown.
 
     Example
     -------
