@@ -1,23 +1,17 @@
 """Fixtures shared by every test."""
 
 import pathlib
-import sys
 
 import pytest
 import torch
+from speechbrain.utils.importutils import LazyModule
 
 SHARED = pathlib.Path(__file__).resolve().parents[2] / "shared"
 
 
-def pytest_runtest_setup():
-    """Lets hypothesis look at SpeechBrain's lazy modules without importing them.
-
-    It asks every module for its file, and a lazy one of an integration that is not
-    installed answers with an ImportError.
-    """
-    importutils = sys.modules.get("speechbrain.utils.importutils")
-    if importutils is not None:
-        importutils.LazyModule.__file__ = None
+# Hypothesis asks every imported module for its file. SpeechBrain's lazy modules answer
+# by importing what they stand for, and fail where that is not installed.
+LazyModule.__file__ = None
 
 
 @pytest.fixture(autouse=True)
