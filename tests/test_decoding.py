@@ -203,9 +203,7 @@ def test_the_folder_of_a_recogniser_is_refused(lm_folder, tmp_path):
     for name in ("model.safetensors", "tokenizer.model"):
         (tmp_path / name).write_bytes((lm_folder[0] / "model" / name).read_bytes())
     (tmp_path / "hyperparams.yaml").write_text("sample_rate: 16000\n")
-    with pytest.raises(
-        ValueError, match="should hold language_model, but"
-    ):
+    with pytest.raises(ValueError, match="should hold language_model, but"):
         language_model_of(tmp_path)
 
 

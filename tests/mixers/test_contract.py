@@ -219,7 +219,7 @@ def test_export(name, causal):
 @every
 def test_compile(name, causal):
     if name in ("RelPosMHAXL", "RoPEMHA"):
-        pytest.skip("SpeechBrain's module computes its position codes outside the graph")
+        pytest.skip("SpeechBrain makes its position codes outside the graph")
     torch.compiler.reset()
     mixer = build(name, causal, dtype=torch.float32)
     compiled = torch.compile(mixer, backend="eager", dynamic=False)
