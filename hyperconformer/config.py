@@ -47,7 +47,7 @@ def read_config(path, overrides=None, used_keys=None):
     >>> import tempfile
     >>> from hyperpyyaml import load_hyperpyyaml
     >>> file = pathlib.Path(tempfile.mkdtemp()) / "a.yaml"
-    >>> _ = file.write_text("d_model: 8\nwidth: !ref <d_model> * 2\n")
+    >>> _ = file.write_text("d_model: 8\\nwidth: !ref <d_model> * 2\\n")
     >>> load_hyperpyyaml(read_config(file, {"d_model": 9}))["width"]
     18
     """
