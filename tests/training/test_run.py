@@ -56,7 +56,7 @@ def test_the_run_continues_where_it_stopped(trained):
     folder, _, _ = trained
     log = read_train_log(folder / "train_log.txt")
     assert log["epoch"] == [1, 2, 3]
-    assert log["train loss"][-1] < log["train loss"][0]
+    assert log["valid loss"][-1] < log["valid loss"][0]
     updates = log["updates"]
     assert updates[1] == 2 * updates[0] and updates[2] == 3 * updates[0]
 
