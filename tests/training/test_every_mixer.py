@@ -54,5 +54,13 @@ def test_learns(tmp_path, corpus, mixer):
 @pytest.mark.slow
 @pytest.mark.parametrize("mixer", list_mixers())
 def test_learns_in_the_default_run(tmp_path, corpus, mixer):
-    got = losses(tmp_path, corpus / "default", mixer, number_of_epochs=3)
+    """Three hundred updates of the default model on a quarter of its corpus."""
+    got = losses(
+        tmp_path,
+        corpus / "quarter",
+        mixer,
+        corpus_options={**SIZES, "train_utterances": 400},
+        number_of_epochs=3,
+        max_batch_utterances=4,
+    )
     assert got[-1] < 0.8 * got[0]
