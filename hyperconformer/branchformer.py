@@ -268,7 +268,7 @@ class BranchformerEncoder(EncoderStack):
     torch.Size([2, 9, 16])
     """
 
-    def __init__(self, num_layers, d_model, layerdrop_prob=0.0, **layer_options):
+    def __init__(self, num_layers, d_model, *, layerdrop_prob=0.0, **layer_options):
         layers = (
             BranchformerEncoderLayer(d_model=d_model, **layer_options)
             for _ in range(num_layers)

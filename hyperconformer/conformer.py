@@ -252,26 +252,10 @@ class ConformerEncoder(EncoderStack):
         Number of layers.
     d_model : int
         Width D of the frames.
-    d_ffn : int
-        Width of the feed-forward layers.
-    nhead : int
-        Number of heads of the mixer.
-    kernel_size : int
-        Taps of the depthwise convolution.
-    activation : type
-        Activation class.
-    bias : bool
-        Whether the convolution modules have biases.
-    dropout : float
-        Dropout rate.
-    causal : bool
-        Whether a frame may see nothing after itself.
-    attention_type : str or type
-        Name of a registered mixer, or a TokenMixer class.
-    mixer_options : dict, optional
-        The mixer's own options.
     layerdrop_prob : float
         Probability of leaving out each layer in training.
+    **layer_options
+        As :class:`ConformerEncoderLayer`.
 
     Raises
     ------
@@ -280,40 +264,15 @@ class ConformerEncoder(EncoderStack):
 
     Example
     -------
-    >>> encoder = ConformerEncoder(2, 16, 32, nhead=2, kernel_size=3)
+    >>> encoder = ConformerEncoder(2, 16, d_ffn=32, nhead=2, kernel_size=3)
     >>> y, hidden = encoder(torch.rand(2, 9, 16))
     >>> y.shape, len(hidden)
     (torch.Size([2, 9, 16]), 3)
     """
 
-    def __init__(
-        self,
-        num_layers,
-        d_model,
-        d_ffn,
-        nhead,
-        kernel_size=31,
-        activation=nn.SiLU,
-        bias=True,
-        dropout=0.0,
-        causal=False,
-        attention_type="hypermixing",
-        mixer_options=None,
-        layerdrop_prob=0.0,
-    ):
+    def __init__(self, num_layers, d_model, *, layerdrop_prob=0.0, **layer_options):
         layers = (
-            ConformerEncoderLayer(
-                d_model=d_model,
-                d_ffn=d_ffn,
-                nhead=nhead,
-                kernel_size=kernel_size,
-                activation=activation,
-                bias=bias,
-                dropout=dropout,
-                causal=causal,
-                attention_type=attention_type,
-                mixer_options=mixer_options,
-            )
+            ConformerEncoderLayer(d_model=d_model, **layer_options)
             for _ in range(num_layers)
         )
         super().__init__(layers, d_model, layerdrop_prob)

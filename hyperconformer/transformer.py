@@ -139,7 +139,7 @@ class TransformerEncoder(EncoderStack):
     (torch.Size([2, 9, 16]), 3)
     """
 
-    def __init__(self, num_layers, d_model, layerdrop_prob=0.0, **layer_options):
+    def __init__(self, num_layers, d_model, *, layerdrop_prob=0.0, **layer_options):
         layers = (
             TransformerEncoderLayer(d_model=d_model, **layer_options)
             for _ in range(num_layers)

@@ -46,14 +46,16 @@ def test_even_kernel_is_refused_unless_causal():
 
 
 def test_layerdrop_drops_in_training_only():
-    encoder = ConformerEncoder(4, 8, 16, nhead=2, kernel_size=3, layerdrop_prob=0.9)
+    encoder = ConformerEncoder(
+        4, 8, d_ffn=16, nhead=2, kernel_size=3, layerdrop_prob=0.9
+    )
     x = torch.randn(1, 6, 8)
     assert len(encoder.eval()(x)[1]) == 5
     assert min(len(encoder.train()(x)[1]) for _ in range(5)) < 5
 
 
 def test_batch_equals_alone_with_nan_in_the_padding():
-    encoder = ConformerEncoder(3, 16, 32, nhead=4, kernel_size=7).double().eval()
+    encoder = ConformerEncoder(3, 16, d_ffn=32, nhead=4, kernel_size=7).double().eval()
     x = torch.randn(3, 30, 16).double()
     lengths = torch.tensor([30, 11, 1])
     mask = torch.arange(30) >= lengths[:, None]
@@ -65,7 +67,7 @@ def test_batch_equals_alone_with_nan_in_the_padding():
 
 
 def test_gradients_are_free_of_padding():
-    encoder = ConformerEncoder(2, 16, 32, nhead=4, kernel_size=7).double()
+    encoder = ConformerEncoder(2, 16, d_ffn=32, nhead=4, kernel_size=7).double()
     x = torch.randn(2, 20, 16).double()
     mask = torch.arange(20) >= torch.tensor([[20], [9]])
     x = x.masked_fill(mask.unsqueeze(-1), float("nan")).requires_grad_()

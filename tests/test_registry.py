@@ -50,7 +50,7 @@ def test_own_mixer_by_name(clean_registry):
 
 def test_own_mixer_by_class():
     encoder = ConformerEncoder(
-        1, 8, 16, nhead=2, kernel_size=3, attention_type=Mean, mixer_options={"gain": 2}
+        1, 8, d_ffn=16, nhead=2, attention_type=Mean, mixer_options={"gain": 2}
     )
     assert encoder.layers[0].mha_layer.gain == 2
     assert encoder(torch.randn(1, 5, 8))[0].shape == (1, 5, 8)
@@ -70,7 +70,7 @@ def test_only_mixers_register(clean_registry):
 
 def test_causal_is_refused_by_a_mixer_that_sees_everything():
     with pytest.raises(ValueError, match="causal=True"):
-        ConformerEncoder(1, 8, 16, nhead=2, attention_type=Mean, causal=True)
+        ConformerEncoder(1, 8, d_ffn=16, nhead=2, attention_type=Mean, causal=True)
 
 
 def test_what_a_mixer_cannot_honour_is_refused():
