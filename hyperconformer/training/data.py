@@ -15,6 +15,21 @@ from hyperconformer.audio import read_audio
 from hyperconformer.decoding import BOS_INDEX, EOS_INDEX
 
 
+def read_transcripts(manifest):
+    """The transcripts of a manifest.
+
+    Arguments
+    ---------
+    manifest : str or pathlib.Path
+        CSV with the column ``wrd``.
+
+    Returns
+    -------
+    list of str
+    """
+    return [row["wrd"] for row in load_data_csv(str(manifest)).values()]
+
+
 def train_tokenizer(manifest, folder, unit, vocab_size):
     """Train SentencePiece on a manifest's transcripts, or load what was trained.
 
@@ -36,8 +51,7 @@ def train_tokenizer(manifest, folder, unit, vocab_size):
         and 2 ends a sentence.
     """
     if unit == "char":
-        rows = load_data_csv(str(manifest)).values()
-        vocab_size = len(set("".join(row["wrd"] for row in rows)) - {" "}) + 4
+        vocab_size = len(set("".join(read_transcripts(manifest))) - {" "}) + 4
     return SentencePiece(
         str(folder),
         vocab_size,

@@ -6,7 +6,6 @@ import pathlib
 import speechbrain as sb
 import torch
 from speechbrain.dataio.batch import PaddedBatch
-from speechbrain.dataio.dataio import load_data_csv
 from speechbrain.dataio.dataset import DynamicItemDataset
 from torch.nn.functional import cross_entropy
 
@@ -17,6 +16,7 @@ from hyperconformer.training.brain import TrainingBrain
 from hyperconformer.training.data import (
     load_tokenizer,
     make_sampler,
+    read_transcripts,
     text_item,
     train_tokenizer,
 )
@@ -290,21 +290,6 @@ def _run(config, manifests, tokenizer, run_options):
         )
         for split in [config["valid_split"], *config["test_splits"]]
     }
-
-
-def read_transcripts(manifest):
-    """The transcripts of a manifest.
-
-    Arguments
-    ---------
-    manifest : str or pathlib.Path
-        CSV with the column ``wrd``.
-
-    Returns
-    -------
-    list of str
-    """
-    return [row["wrd"] for row in load_data_csv(str(manifest)).values()]
 
 
 def read_texts(files, tokenizer):

@@ -14,6 +14,7 @@ from hyperconformer.model_folder import save_model
 from hyperconformer.training.brain import ASRBrain
 from hyperconformer.training.data import (
     make_dataset,
+    read_transcripts,
     train_loader_options,
     train_tokenizer,
 )
@@ -100,8 +101,7 @@ def train(config_file, run_options=None, overrides=None):
     found = {"vocab_size": tokenizer.vocab_size()}
     config = load_experiment(text, found, output)
     if config["test_search"] is not None:
-        rows = load_data_csv(str(manifests[plain["train_split"]])).values()
-        sentences = [row["wrd"] for row in rows]
+        sentences = read_transcripts(manifests[plain["train_split"]])
         config["test_search"].prepare(tokenizer, sentences, output)
     results = _run(config, manifests, tokenizer, output, dict(run_options or {}))
     if sb.utils.distributed.if_main_process():
@@ -175,7 +175,9 @@ def _run(config, manifests, tokenizer, output, run_options):
 
 
 def measure_features(config, manifests):
-    """Fit the feature normalisation on training speech, unless a checkpoint has it.
+    """Fit the feature normalisation on training speech.
+
+    Not when a checkpoint has it, nor when each utterance is normalised by itself.
 
     Arguments
     ---------
@@ -184,7 +186,8 @@ def measure_features(config, manifests):
     manifests : dict of str to pathlib.Path
         Split to manifest.
     """
-    if config["checkpointer"].find_checkpoint() is not None:
+    own = config["extractor"].normalization == "utterance"
+    if own or config["checkpointer"].find_checkpoint() is not None:
         return
     rows = list(load_data_csv(str(manifests[config["train_split"]])).values())
     random.Random(config["seed"]).shuffle(rows)

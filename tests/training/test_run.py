@@ -7,11 +7,14 @@ import sys
 import pytest
 import torch
 from ruamel.yaml import YAML
+from speechbrain.lobes.features import Fbank
+from speechbrain.utils.checkpoints import Checkpointer
 
 from hyperconformer.cli import main
 from hyperconformer.inference import ASR
+from hyperconformer.integration.frontend import FeatureExtractor
 from hyperconformer.plots import read_train_log
-from hyperconformer.training.run import train
+from hyperconformer.training.run import measure_features, train
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
 CORPUS = "{train_utterances: 12, valid_utterances: 4, test_utterances: 4}"
@@ -155,6 +158,23 @@ def test_mistakes_end_with_a_message_not_a_traceback(tmp_path):
     assert done.returncode == 1
     assert done.stderr.strip().splitlines()[-1].startswith("train.py: ")
     assert "Traceback" not in done.stderr
+
+
+@pytest.mark.parametrize("normalization", ["global", "utterance"])
+def test_features_are_measured_only_where_that_is_used(
+    trained, tmp_path, normalization
+):
+    extractor = FeatureExtractor(Fbank(n_mels=8), 8, normalization)
+    config = {
+        "extractor": extractor,
+        "checkpointer": Checkpointer(tmp_path),
+        "train_split": "train",
+        "sample_rate": 16000,
+        "seed": 1,
+        "normalization_utterances": 2,
+    }
+    measure_features(config, {"train": next(trained[0].glob("manifests/*train*.csv"))})
+    assert extractor.mean.any().item() == (normalization == "global")
 
 
 def test_test_only_evaluates_without_training(trained):
