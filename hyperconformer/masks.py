@@ -158,3 +158,32 @@ def chunk_mask(num_frames, rule, device=None):
     if rule.left_chunks is not None:
         hidden = hidden | (chunk[None, :] < chunk[:, None] - rule.left_chunks)
     return hidden
+
+
+def last_frames(history, num_new, length):
+    """What streams remember of their past and of a step: the last rows of each.
+
+    Arguments
+    ---------
+    history : torch.Tensor
+        (B, length + T, ...) what was remembered, then the T rows of the step.
+    num_new : torch.Tensor
+        (B,) int64 from 0 to T, how many rows of the step are real; those after
+        them are padding.
+    length : int
+        Rows to remember.
+
+    Returns
+    -------
+    torch.Tensor
+        (B, length, ...).
+
+    Example
+    -------
+    >>> history = torch.tensor([[1, 2, 3, 4], [5, 6, 7, 8]])
+    >>> last_frames(history, torch.tensor([2, 0]), 2).tolist()
+    [[3, 4], [5, 6]]
+    """
+    stream = torch.arange(history.shape[0], device=history.device)
+    row = num_new[:, None] + torch.arange(length, device=history.device)
+    return history[stream[:, None], row]

@@ -6,7 +6,12 @@ import torch
 from torch import nn
 
 State = Dict[str, torch.Tensor]
-"""Streaming state: named tensors, each with the batch as its first dimension."""
+"""Streaming state: named tensors, each with the batch as its first dimension.
+
+``frames_seen`` (B,) int64, the real frames of each stream so far, is always among them.
+States of single streams are stacked by concatenating, and split by indexing, each
+tensor's first dimension.
+"""
 
 
 class TokenMixer(nn.Module):
@@ -58,12 +63,17 @@ class TokenMixer(nn.Module):
         x : torch.Tensor
             (B, T, D) frames; what stands in padded frames is never read.
         padding_mask : torch.Tensor, optional
-            (B, T) bool, True = padding.
+            (B, T) bool, True = padding. With a state it follows the real frames
+            of each stream and is no time: a stream goes on where its real frames
+            ended, and one without real frames keeps its state.
         chunk : hyperconformer.masks.ChunkRule, optional
             How far each frame may see; None = as far as the mixer goes.
         state : dict of str to torch.Tensor, optional
             What :meth:`init_state` or the previous call returned. It is not
-            changed; the new state is returned.
+            changed; the new state is returned. A causal mixer takes any number
+            of frames a step. Where frames see their whole chunk, a step takes any
+            number of whole chunks of each stream, always under the same rule; a
+            part of a chunk ends the stream.
 
         Returns
         -------
@@ -74,13 +84,15 @@ class TokenMixer(nn.Module):
         """
         raise NotImplementedError
 
-    def init_state(self, batch_size, *, device=None, dtype=None) -> State:
+    def init_state(self, batch_size, *, chunk=None, device=None, dtype=None) -> State:
         """The state before the first frame of ``batch_size`` streams.
 
         Arguments
         ---------
         batch_size : int
             Number of streams.
+        chunk : hyperconformer.masks.ChunkRule, optional
+            The rule that the streams will follow, where memory depends on it.
         device : torch.device, optional
             Where the tensors live.
         dtype : torch.dtype, optional
@@ -89,7 +101,7 @@ class TokenMixer(nn.Module):
         Returns
         -------
         dict of str to torch.Tensor
-            Batch-first tensors.
+            Batch-first tensors, whose shapes no step changes.
 
         Raises
         ------
@@ -148,3 +160,67 @@ def check_padding_mask(padding_mask: Optional[torch.Tensor], x: torch.Tensor):
             f"padding_mask must have shape {tuple(x.shape[:2])}, "
             f"got {tuple(padding_mask.shape)}"
         )
+
+
+def frames_of_step(x, padding_mask, frames_seen, chunk=None):
+    """Count the real frames that a step brings to each stream.
+
+    Arguments
+    ---------
+    x : torch.Tensor
+        (B, T, D) the step's frames.
+    padding_mask : torch.Tensor, optional
+        (B, T) bool, True = padding, after the real frames.
+    frames_seen : torch.Tensor
+        (B,) int64 real frames of each stream before this step.
+    chunk : hyperconformer.masks.ChunkRule, optional
+        The rule, for a mixer whose frames see their whole chunk.
+
+    Returns
+    -------
+    torch.Tensor
+        (B,) int64.
+
+    Raises
+    ------
+    ValueError
+        If the batch is not that of the state, padding stands before real frames, or
+        a chunk is split over steps (data are not looked at while compiling).
+    """
+    if len(frames_seen) != len(x):
+        raise ValueError(
+            f"a state of {len(frames_seen)} streams does not fit a batch of {len(x)}"
+        )
+    if padding_mask is None:
+        new = torch.full_like(frames_seen, x.shape[1])
+    else:
+        check_right_padding(padding_mask)
+        new = (~padding_mask).sum(1)
+    if chunk is not None and not torch.compiler.is_compiling():
+        split = (new > 0) & (frames_seen % chunk.chunk_frames > 0)
+        if split.any():
+            raise ValueError(
+                f"a chunk must not be split over steps: streams "
+                f"{split.nonzero().flatten().tolist()} of the batch ended with a part "
+                f"of a chunk of {chunk.chunk_frames} frames, but got more"
+            )
+    return new
+
+
+def check_right_padding(padding_mask):
+    """Refuse real frames after padding (data are not looked at while compiling).
+
+    Arguments
+    ---------
+    padding_mask : torch.Tensor
+        (B, T) bool, True = padding.
+
+    Raises
+    ------
+    ValueError
+        If a real frame follows a padded one.
+    """
+    if torch.compiler.is_compiling():
+        return
+    if (padding_mask[:, :-1] & ~padding_mask[:, 1:]).any():
+        raise ValueError("padding must follow the real frames of each utterance")

@@ -728,10 +728,10 @@ class HyperGLUMixer(TokenMixer):
             return self._one_by_one(x, lengths.tolist()), None
         return self.layer(x), None
 
-    def init_state(self, batch_size, *, device=None, dtype=None):
+    def init_state(self, batch_size, *, chunk=None, device=None, dtype=None):
         """The state before the first frame; see :meth:`HyperGLU.init_state`."""
         if not self.streamable:
-            return super().init_state(batch_size, device=device, dtype=dtype)
+            return super().init_state(batch_size, chunk=chunk)
         return self.layer.init_state(batch_size, device=device, dtype=dtype)
 
     def _check_chunk(self, chunk):

@@ -11,8 +11,18 @@ import math
 import torch
 from torch import nn
 
-from hyperconformer.mixers.base import TokenMixer, check_padding_mask
-from hyperconformer.ops.hypermixing import Hypernet, check_backend, hypermixing
+from hyperconformer.mixers.base import (
+    TokenMixer,
+    check_padding_mask,
+    frames_of_step,
+)
+from hyperconformer.ops.hypermixing import (
+    Hypernet,
+    check_backend,
+    chunked,
+    hypermixing,
+    hypermixing_in_chunks,
+)
 
 
 class HyperMixing(nn.Module):
@@ -171,6 +181,9 @@ class MultiHeadHyperMixing(TokenMixer):
     the output is always normalised, position codes are added to unscaled frames.
     State dicts of ``speechbrain.nnet.hypermixing.HyperMixing`` load strictly.
 
+    Under a chunk rule W1 and the values reach only as far as the rule: their sums are
+    taken chunk by chunk, and a stream remembers them (:mod:`.ops.hypermixing.chunked`).
+
     Arguments
     ---------
     d_model : int
@@ -185,6 +198,12 @@ class MultiHeadHyperMixing(TokenMixer):
         Whether each head has the hidden width ``hypernet_size``, instead of a share.
     max_length : int
         Position codes made in advance; longer inputs make more when they come.
+    normalize_by_frames : bool
+        Whether sums over frames are divided by the number of the frames, so that
+        they do not grow with what was heard.
+    learned_decay : bool
+        Whether each head learns how fast earlier chunks lose their weight. Frames of
+        one chunk weigh alike: without a chunk rule the decay does nothing.
     backend : str, optional
         Force a path of :func:`hyperconformer.ops.hypermixing.hypermixing`.
 
@@ -195,12 +214,18 @@ class MultiHeadHyperMixing(TokenMixer):
 
     Example
     -------
-    >>> mixer = MultiHeadHyperMixing(16, 2, hypernet_size=32)
-    >>> y, _ = mixer(torch.randn(3, 7, 16))
-    >>> y.shape
-    torch.Size([3, 7, 16])
+    >>> from hyperconformer.masks import ChunkRule
+    >>> mixer, rule = MultiHeadHyperMixing(16, 2, hypernet_size=32), ChunkRule(4)
+    >>> x = torch.randn(3, 7, 16)
+    >>> y, _ = mixer(x, chunk=rule)
+    >>> first, state = mixer(x[:, :4], chunk=rule, state=mixer.init_state(3))
+    >>> last, state = mixer(x[:, 4:], chunk=rule, state=state)
+    >>> torch.allclose(y, torch.cat([first, last], dim=1), atol=1e-5)
+    True
     """
 
+    chunkable = True
+    streamable = True
     cross = "HyperMixing"
     paper = "arXiv:2305.18281"
     cost = "O(T)"
@@ -214,6 +239,8 @@ class MultiHeadHyperMixing(TokenMixer):
         tied=False,
         fix_tm_hidden_size=False,
         max_length=3000,
+        normalize_by_frames=False,
+        learned_decay=False,
         backend=None,
     ):
         super().__init__(d_model)
@@ -227,25 +254,99 @@ class MultiHeadHyperMixing(TokenMixer):
         )
         self.layer_norm = nn.LayerNorm(d_model)
         self.positional_encoding = PositionCodes(d_model, max_length, sinusoidal_codes)
+        self.normalize_by_frames = normalize_by_frames
+        self.decay = None
+        if learned_decay:
+            # Heads begin with half-lives from 64 to 4096 frames.
+            half_lives = torch.logspace(6, 12, num_heads, base=2.0)
+            self.decay = nn.Parameter(torch.logit(0.5 ** (1 / half_lives)))
 
     def forward(self, x, *, padding_mask=None, chunk=None, state=None):
-        """Mix information across all frames; see :meth:`TokenMixer.forward`.
+        """Mix information across frames; see :meth:`TokenMixer.forward`.
 
         Padded frames come out as the bias of the LayerNorm.
+
+        Raises
+        ------
+        ValueError
+            As :meth:`TokenMixer.check_inputs`; with a state, also if there is no
+            chunk rule or the state was made for another one.
         """
         self.check_inputs(x, padding_mask, chunk, state)
-        out = hypermixing(
-            x,
-            x,
+        if state is not None:
+            return self._step(x, padding_mask, chunk, state)
+        codes = self.positional_encoding(x.shape[1])
+        if chunk is not None or self.normalize_by_frames:
+            out, _ = self._mix_in_chunks(x, padding_mask, chunk, codes)
+        else:
+            out = hypermixing(
+                x,
+                x,
+                x,
+                self.hyper.w1_gen.weights(),
+                self.hyper.w2_gen.weights(),
+                codes=codes,
+                key_padding_mask=padding_mask,
+                query_padding_mask=padding_mask,
+                backend=self.backend,
+            )
+        return _normalise(out, self.layer_norm).to(x.dtype), None
+
+    def init_state(self, batch_size, *, chunk=None, device=None, dtype=None):
+        """Sums over no frame yet; see :meth:`TokenMixer.init_state`.
+
+        Returns
+        -------
+        dict of str to torch.Tensor
+            ``frames_seen`` (B,) int64 and ``sums`` (B, P, H, R, d), float32 at least,
+            see :func:`hyperconformer.ops.hypermixing.chunked.init_past`: P = 1
+            running sum, or with a bounded left context a sum for each chunk of it.
+        """
+        weight = self.hyper.w1_gen.fc1_weights
+        device = weight.device if device is None else device
+        dtype = weight.dtype if dtype is None else dtype
+        sums = chunked.init_past(
+            self.hyper.w1_gen.weights(),
+            batch_size,
+            chunk=chunk,
+            normalize=self.normalize_by_frames,
+        )
+        return {
+            "frames_seen": torch.zeros(batch_size, dtype=torch.int64, device=device),
+            "sums": sums.to(device, torch.promote_types(dtype, torch.float32)),
+        }
+
+    def _step(self, x, padding_mask, chunk, state):
+        if chunk is None:
+            raise ValueError("streaming HyperMixing needs a chunk rule, got none")
+        expected, got = chunked.past_length(chunk), state["sums"].shape[1]
+        if expected != got:
+            raise ValueError(
+                f"a state with sums of {expected} chunks is needed for {chunk}, "
+                f"got one with {got}: make it with init_state(chunk=...)"
+            )
+        seen = state["frames_seen"]
+        new = frames_of_step(x, padding_mask, seen, chunk)
+        # By each stream's own clock, and not from a table, which would grow for ever.
+        position = seen[:, None] + torch.arange(x.shape[1], device=x.device)
+        codes = sinusoids(position, self.d_model)
+        out, sums = self._mix_in_chunks(x, padding_mask, chunk, codes, state["sums"])
+        y = _normalise(out, self.layer_norm).to(x.dtype)
+        return y, {"frames_seen": seen + new, "sums": sums}
+
+    def _mix_in_chunks(self, x, padding_mask, chunk, codes, past=None):
+        return hypermixing_in_chunks(
             x,
             self.hyper.w1_gen.weights(),
             self.hyper.w2_gen.weights(),
-            codes=self.positional_encoding(x.shape[1]),
-            key_padding_mask=padding_mask,
-            query_padding_mask=padding_mask,
+            chunk=chunk,
+            codes=codes,
+            padding_mask=padding_mask,
+            decay=None if self.decay is None else self.decay.sigmoid(),
+            normalize=self.normalize_by_frames,
+            past=past,
             backend=self.backend,
         )
-        return _normalise(out, self.layer_norm).to(x.dtype), None
 
 
 class HyperNetwork(nn.Module):
@@ -411,11 +512,35 @@ def sinusoidal_codes(length, width):
         sizes: not to be changed in place.
     """
     with torch.inference_mode(False), torch.device("cpu"):
-        positions = torch.arange(length).unsqueeze(1).float()
-        steps = torch.arange(0, width, 2).float()
-        angles = positions * torch.exp(steps * -(math.log(10000.0) / width))
-        codes = torch.stack([angles.sin(), angles.cos()], dim=-1)
-        return codes.flatten(1)[:, :width].contiguous()
+        return sinusoids(torch.arange(length), width)
+
+
+def sinusoids(positions, width):
+    """The codes of :func:`sinusoidal_codes` at any positions.
+
+    Arguments
+    ---------
+    positions : torch.Tensor
+        (...) integer positions from 0.
+    width : int
+        Width D; it may be odd.
+
+    Returns
+    -------
+    torch.Tensor
+        (..., width) float32 on the device of the positions.
+
+    Example
+    -------
+    >>> torch.equal(sinusoids(torch.tensor([7, 2]), 6), sinusoidal_codes(8, 6)[[7, 2]])
+    True
+    """
+    # Frequencies from the CPU whatever the device: late positions magnify a last bit.
+    steps = torch.arange(0, width, 2, dtype=torch.float32, device="cpu")
+    frequencies = torch.exp(steps * -(math.log(10000.0) / width))
+    angles = positions.unsqueeze(-1).float() * frequencies.to(positions.device)
+    codes = torch.stack([angles.sin(), angles.cos()], dim=-1)
+    return codes.flatten(-2)[..., :width].contiguous()
 
 
 @functools.lru_cache(maxsize=8)

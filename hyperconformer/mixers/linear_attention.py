@@ -193,7 +193,7 @@ class LinearAttention(TokenMixer):
             )
         return self._merge(heads)
 
-    def init_state(self, batch_size, *, device=None, dtype=None):
+    def init_state(self, batch_size, *, chunk=None, device=None, dtype=None):
         """The state before the first frame; see :class:`TokenMixer`.
 
         ``frames_seen`` (B,) counts each stream's frames. Linear heads keep the

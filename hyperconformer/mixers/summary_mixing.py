@@ -162,7 +162,7 @@ class SummaryMixing(TokenMixer):
         y = self.activation(combined).expand(-1, x.shape[1], -1)
         return y, None if state is None else {"sums": sums}
 
-    def init_state(self, batch_size, *, device=None, dtype=None):
+    def init_state(self, batch_size, *, chunk=None, device=None, dtype=None):
         """Sums over no frame yet; see :class:`~hyperconformer.mixers.base.TokenMixer`.
 
         Returns

@@ -157,15 +157,33 @@ def test_one_frame_and_none():
         mixer(torch.randn(2, 0, 16))
 
 
-def test_chunks_and_state_are_refused():
-    mixer = MultiHeadHyperMixing(16, 2)
-    x = torch.randn(2, 5, 16)
-    with pytest.raises(ValueError, match="chunk"):
-        mixer(x, chunk=ChunkRule(2))
-    with pytest.raises(ValueError, match="stream"):
-        mixer(x, state={})
-    with pytest.raises(ValueError, match="stream"):
-        mixer.init_state(2)
+def test_whole_utterance_in_one_chunk_is_the_full_context():
+    mixer = MultiHeadHyperMixing(24, 2).double()
+    x, mask = torch.randn(3, 30, 24, dtype=torch.float64), tail_mask([30, 17, 4])
+    expected, _ = mixer(x, padding_mask=mask)
+    for chunk_frames in (30, 1000):
+        y, _ = mixer(x, padding_mask=mask, chunk=ChunkRule(chunk_frames))
+        assert relative_error(y, expected) < 1e-12
+
+
+def test_normalized_sums_do_not_grow_with_the_utterance():
+    """Repeating an utterance without positions changes no mean."""
+    mixer = MultiHeadHyperMixing(24, 2, normalize_by_frames=True).double()
+    mixer.positional_encoding.pe.zero_()
+    x = torch.randn(1, 9, 24, dtype=torch.float64)
+    once, _ = mixer(x)
+    many, _ = mixer(x.repeat(1, 50, 1))
+    assert relative_error(many[:, :9], once) < 1e-12
+
+
+def test_state_does_not_fit():
+    mixer, x = MultiHeadHyperMixing(16, 2), torch.randn(2, 5, 16)
+    with pytest.raises(ValueError, match="needs a chunk rule"):
+        mixer(x, state=mixer.init_state(2))
+    with pytest.raises(ValueError, match=r"3 chunks is needed .* got one with 1"):
+        mixer(x, chunk=ChunkRule(5, 3), state=mixer.init_state(2))
+    with pytest.raises(ValueError, match="state of 3 streams .* batch of 2"):
+        mixer(x, chunk=ChunkRule(5), state=mixer.init_state(3))
 
 
 def test_state_dict_holds_parameters_alone():
@@ -176,6 +194,8 @@ def test_state_dict_holds_parameters_alone():
         for name in ("fc1_weights", "fc1_biases", "fc2_weights", "fc2_biases")
     ]
     assert list(mixer.state_dict()) == [*hyper, "layer_norm.weight", "layer_norm.bias"]
+    decaying = MultiHeadHyperMixing(16, 2, learned_decay=True)
+    assert set(decaying.state_dict()) == {*mixer.state_dict(), "decay"}
 
 
 def test_sizes_that_do_not_divide_are_refused():

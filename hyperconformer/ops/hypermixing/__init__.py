@@ -10,14 +10,25 @@ or else the environment variable ``HYPERCONFORMER_BACKEND``, forces one.
 
 import os
 
-from hyperconformer.ops.hypermixing import reference, torch_path
+from hyperconformer.ops.hypermixing import chunked, reference, torch_path
 from hyperconformer.ops.hypermixing.weights import Hypernet
 
-__all__ = ["BACKENDS", "Hypernet", "check_backend", "hypermixing"]
+__all__ = [
+    "BACKENDS",
+    "CHUNKED_BACKENDS",
+    "Hypernet",
+    "check_backend",
+    "hypermixing",
+    "hypermixing_in_chunks",
+]
 
 BACKENDS = {
     "reference": reference.hypermixing,
     "torch": torch_path.hypermixing,
+}
+CHUNKED_BACKENDS = {
+    "reference": reference.hypermixing_in_chunks,
+    "torch": chunked.hypermixing_in_chunks,
 }
 
 
@@ -114,9 +125,7 @@ def hypermixing(
     torch.Size([3, 5, 8])
     """
     _check_shapes(values, keys, queries, key_hypernet, query_hypernet, codes)
-    if backend is None:
-        backend = os.environ.get("HYPERCONFORMER_BACKEND") or None
-    path = BACKENDS[check_backend(backend) or "torch"]
+    path = BACKENDS[_forced(backend) or "torch"]
     return path(
         values,
         keys,
@@ -128,6 +137,111 @@ def hypermixing(
         key_padding_mask=key_padding_mask,
         query_padding_mask=query_padding_mask,
     )
+
+
+def hypermixing_in_chunks(
+    x,
+    key_hypernet,
+    query_hypernet,
+    *,
+    chunk=None,
+    codes=None,
+    padding_mask=None,
+    decay=None,
+    normalize=False,
+    past=None,
+    backend=None,
+):
+    """Multi-head HyperMixing of frames that see as far as a chunk rule lets them.
+
+    Per head, frames t of chunk c mix what c sees, chunks i of C frames each::
+
+        P_c = sum over visible i of decay^(C (c - i)) W1_i' V_i
+        out_t = W2_t GELU(P_c)
+
+    with W1, W2 and V as in :func:`hypermixing`. What follows a chunk is never seen,
+    and a stream continues from its running sums at the same cost for every chunk.
+
+    Arguments
+    ---------
+    x : torch.Tensor
+        (B, T, D) frames: values, keys and queries. What stands in padding is never
+        read.
+    key_hypernet : Hypernet
+        The weights F1, b1, G1, c1.
+    query_hypernet : Hypernet
+        The weights F2, b2, G2, c2.
+    chunk : hyperconformer.masks.ChunkRule, optional
+        How far each frame sees; None = the utterance is one chunk.
+    codes : torch.Tensor, optional
+        (>= T, D) position codes, or (B, T, D) of streams at different positions.
+    padding_mask : torch.Tensor, optional
+        (B, T) bool, True = padding. With ``past``, padding follows the real frames.
+    decay : torch.Tensor, optional
+        (H,) in (0, 1], the weight that the frames of earlier chunks lose a frame.
+        The frames of one chunk weigh alike.
+    normalize : bool
+        Whether sums are divided by the (decayed) count of the frames in them.
+    past : torch.Tensor, optional
+        (B, P, H, R, d) from :func:`.chunked.init_past` or the call before: ``x``
+        continues streams, whose frames so far were whole chunks.
+    backend : str, optional
+        A key of ``CHUNKED_BACKENDS``, as in :func:`hypermixing`; the reference takes
+        no ``past``.
+
+    Returns
+    -------
+    out : torch.Tensor
+        (B, T, D), 0 in padding, float32 for half precision.
+    past : torch.Tensor or None
+        (B, P, H, R, d) after the real frames; None without ``past``.
+
+    Raises
+    ------
+    ValueError
+        If a shape does not fit or the forced backend has no form for chunks.
+
+    Example
+    -------
+    >>> from hyperconformer.masks import ChunkRule
+    >>> import torch
+    >>> net = Hypernet(torch.randn(2, 4, 4), None, torch.randn(2, 6, 4), None)
+    >>> x, rule = torch.randn(3, 10, 8), ChunkRule(4)
+    >>> whole, _ = hypermixing_in_chunks(x, net, net, chunk=rule)
+    >>> start = chunked.init_past(net, batch_size=3, chunk=rule)
+    >>> first, past = hypermixing_in_chunks(
+    ...     x[:, :4], net, net, chunk=rule, past=start
+    ... )
+    >>> rest, past = hypermixing_in_chunks(x[:, 4:], net, net, chunk=rule, past=past)
+    >>> torch.allclose(whole, torch.cat([first, rest], dim=1), atol=1e-5)
+    True
+    """
+    _check_shapes(x, x, x, key_hypernet, query_hypernet, codes)
+    backend = _forced(backend) or "torch"
+    if backend not in CHUNKED_BACKENDS:
+        known = ", ".join(sorted(CHUNKED_BACKENDS))
+        raise ValueError(
+            f"HyperMixing backend {backend!r} has no form for chunks; these have: "
+            f"{known}"
+        )
+    return CHUNKED_BACKENDS[backend](
+        x,
+        key_hypernet,
+        query_hypernet,
+        chunk=chunk,
+        codes=codes,
+        padding_mask=padding_mask,
+        decay=decay,
+        normalize=normalize,
+        past=past,
+    )
+
+
+def _forced(backend):
+    """The backend that the caller or else the environment forces, or None."""
+    if backend is None:
+        backend = os.environ.get("HYPERCONFORMER_BACKEND") or None
+    return check_backend(backend)
 
 
 def _check_shapes(values, keys, queries, key_hypernet, query_hypernet, codes):
@@ -152,7 +266,7 @@ def _check_shapes(values, keys, queries, key_hypernet, query_hypernet, codes):
                 f"hypernetwork of {num_heads} heads of width {head_width} "
                 f"does not fit tokens of width {values.shape[-1]}"
             )
-    if codes is not None and codes.shape[0] < longest:
+    if codes is not None and codes.shape[-2] < longest:
         raise ValueError(
-            f"{longest} tokens need as many position codes, got {codes.shape[0]}"
+            f"{longest} tokens need as many position codes, got {codes.shape[-2]}"
         )

@@ -64,6 +64,60 @@ def hypermixing(
     return torch.cat(head_outputs, dim=-1)
 
 
+def hypermixing_in_chunks(
+    x,
+    key_hypernet,
+    query_hypernet,
+    *,
+    chunk=None,
+    codes=None,
+    padding_mask=None,
+    decay=None,
+    normalize=False,
+    past=None,
+):
+    """Mix, chunk by chunk, with everything that the chunk sees at hand.
+
+    Arguments and result are those of
+    :func:`hyperconformer.ops.hypermixing.hypermixing_in_chunks`, without ``past``.
+
+    Raises
+    ------
+    ValueError
+        If a ``past`` is given.
+    """
+    if past is not None:
+        raise ValueError("the reference has no streaming form: it takes no past")
+    num_heads = key_hypernet.fc1_weights.shape[0]
+    num_frames = x.shape[1]
+    size = num_frames if chunk is None else chunk.chunk_frames
+    left = None if chunk is None else chunk.left_chunks
+    values = _fill_padding(x, padding_mask)
+    information = _information(x, padding_mask, codes, 1.0)
+    outputs = []
+    for head in range(num_heads):
+        v = values.chunk(num_heads, dim=-1)[head]
+        w1 = _fill_padding(_generate(information, key_hypernet, head), padding_mask)
+        w2 = _fill_padding(_generate(information, query_hypernet, head), padding_mask)
+        head_outputs = []
+        for start in range(0, num_frames, size):
+            end = min(start + size, num_frames)
+            first = 0 if left is None else max(0, start - left * size)
+            seen = torch.arange(first, end, device=x.device)
+            weight = torch.ones(len(x), len(seen), 1, dtype=x.dtype, device=x.device)
+            if decay is not None:
+                chunks_ago = start // size - seen // size
+                weight = weight * decay[head] ** (size * chunks_ago)[:, None]
+            if padding_mask is not None:
+                weight = _fill_padding(weight, padding_mask[:, first:end])
+            mixed = w1[:, first:end].transpose(1, 2) @ (weight * v[:, first:end])
+            if normalize:
+                mixed = mixed / weight.sum(1, keepdim=True).clamp(min=1)
+            head_outputs.append(w2[:, start:end] @ gelu(mixed))
+        outputs.append(torch.cat(head_outputs, dim=1))
+    return torch.cat(outputs, dim=-1), None
+
+
 def _fill_padding(tokens, padding_mask):
     """Zero the padded rows of (B, T, any)."""
     if padding_mask is None:

@@ -1,0 +1,251 @@
+"""HyperMixing under a chunk rule: the sums over tokens become running sums.
+
+In the re-associated form (:mod:`.torch_path`) tokens meet only in sums, one vector
+equation per head::
+
+    S = A1' V,   s = sum_t V_t
+
+and sums can be taken up to any chunk. The tokens of chunk c use the sums over the
+chunks that c sees::
+
+    S_c = sum over i <= c, i >= c - left_chunks of decay^(C (c - i)) A1_i' V_i
+
+with C frames a chunk; s_c likewise. What follows (*generate*, *expand*) is done chunk
+by chunk, all chunks at once. A stream needs to remember the running sum, or with a
+bounded left context the sums of its last chunks: they are added anew for every
+chunk, never subtracted, so rounding does not build up.
+"""
+
+import torch
+import torch.nn.functional as F
+from torch.nn.functional import gelu
+from torch.utils.checkpoint import checkpoint
+
+from hyperconformer.masks import last_frames
+from hyperconformer.ops.hypermixing.torch_path import _affine, _with_biases, generate
+
+
+def hypermixing_in_chunks(
+    x,
+    key_hypernet,
+    query_hypernet,
+    *,
+    chunk=None,
+    codes=None,
+    padding_mask=None,
+    decay=None,
+    normalize=False,
+    past=None,
+):
+    """Mix; see :func:`hyperconformer.ops.hypermixing.hypermixing_in_chunks`.
+
+    Backward keeps the input alone and computes everything else again.
+    """
+    dtype = torch.promote_types(x.dtype, torch.float32)
+    nets = key_hypernet.to(dtype), query_hypernet.to(dtype)
+    arguments = (x, *nets, chunk, codes, padding_mask, decay, normalize, past)
+    with torch.autocast(x.device.type, enabled=False):
+        if torch.compiler.is_compiling() or not torch.is_grad_enabled():
+            return _mix(*arguments)
+        return checkpoint(
+            _mix, *arguments, use_reentrant=False, preserve_rng_state=False
+        )
+
+
+def init_past(key_hypernet, batch_size, *, chunk=None, normalize=False):
+    """What :func:`hypermixing_in_chunks` remembers before the first frame.
+
+    Arguments
+    ---------
+    key_hypernet : Hypernet
+        The weights F1, b1, G1, c1.
+    batch_size : int
+        Streams B.
+    chunk : hyperconformer.masks.ChunkRule, optional
+        The rule of the stream; None = some rule without a bound to the left.
+    normalize : bool
+        As in :func:`hypermixing_in_chunks`.
+
+    Returns
+    -------
+    torch.Tensor
+        (B, P, H, R, d) zeros, float32 or wider. P = 1: the running sum; with a bounded
+        left context P = ``left_chunks``: the sums of the last chunks. Rows R: e of S,
+        one of s if there are biases, one of the count of frames if ``normalize``.
+    """
+    weights = key_hypernet.fc1_weights
+    heads, hidden, width = weights.shape
+    rows = hidden + (key_hypernet.fc2_biases is not None) + normalize
+    shape = (batch_size, past_length(chunk), heads, rows, width)
+    dtype = torch.promote_types(weights.dtype, torch.float32)
+    return weights.new_zeros(shape, dtype=dtype)
+
+
+def past_length(chunk):
+    """How many sums a stream remembers: one running sum, or one for each left chunk.
+
+    Arguments
+    ---------
+    chunk : hyperconformer.masks.ChunkRule or None
+        The rule of the stream.
+
+    Returns
+    -------
+    int
+    """
+    unbounded = chunk is None or chunk.left_chunks is None
+    return 1 if unbounded else chunk.left_chunks
+
+
+def sums_over_window(sums, width, factor=None):
+    """y_c = sum over l < width of factor^l x_{c - l}, along the chunks.
+
+    By doubling: a window of 2m is two windows of m, so that any width costs about
+    log2(width) additions of all chunks. Nothing is ever subtracted.
+
+    Arguments
+    ---------
+    sums : torch.Tensor
+        (H, R, B, N, d) of N chunks; before the first one there is nothing.
+    width : int
+        Chunks in a window, at least 1.
+    factor : torch.Tensor, optional
+        (H,) what a chunk's sum is multiplied with for each chunk that it is older;
+        None = 1.
+
+    Returns
+    -------
+    torch.Tensor
+        (H, R, B, N, d).
+
+    Example
+    -------
+    >>> sums_over_window(torch.ones(1, 1, 1, 5, 1), 3).flatten().tolist()
+    [1.0, 2.0, 3.0, 3.0, 3.0]
+    """
+    width = min(width, sums.shape[3])
+    total, covered = None, 0
+    window, span = sums, 1
+    while True:
+        if width & span:
+            older = _delay(window, covered, factor)
+            total = older if total is None else total + older
+            covered += span
+        if covered == width:
+            return total
+        window = window + _delay(window, span, factor)
+        span *= 2
+
+
+def _delay(sums, chunks, factor):
+    """``chunks`` chunks later, and decayed by as much."""
+    if chunks == 0:
+        return sums
+    delayed = F.pad(sums, (0, 0, chunks, 0))[..., : sums.shape[3], :]
+    if factor is None:
+        return delayed
+    return delayed * (factor**chunks)[:, None, None, None, None]
+
+
+def _mix(x, key_hypernet, query_hypernet, chunk, codes, mask, decay, normalize, past):
+    """:func:`hypermixing_in_chunks`, in the hypernetworks' dtype."""
+    f1, b1, g1, c1 = key_hypernet
+    f2, b2, g2, c2 = query_hypernet
+    frames, size = x.shape[1], x.shape[1]
+    if chunk is not None:
+        size = min(size, chunk.chunk_frames)
+    if mask is not None:
+        x = x.masked_fill(mask.unsqueeze(-1), 0.0)
+    x = x.to(f1.dtype)
+    v, z = _by_chunk(x, size, len(f1)), _by_chunk(_add(x, codes), size, len(f1))
+    counts = _real_frames(x, mask, size)
+    sums = _chunk_sums(v, _activation(z, f1, b1), c1 is not None)
+    sums = sums.unflatten(2, counts.shape)
+    if normalize:
+        count = counts.to(sums)[None, None, ..., None].expand_as(sums[:, :1])
+        sums = torch.cat([sums, count], dim=1)
+    factor = None if decay is None or chunk is None else decay**chunk.chunk_frames
+    sums, past = _visible_sums(sums, counts, chunk, factor, past)
+    if normalize:
+        sums = sums[:, :-1] / sums[:, -1:].clamp(min=1)
+    first, second = _with_biases(g1, c1), _with_biases(g2, c2)
+    mixture = generate(sums.flatten(2, 3), first, second)
+    out = _affine(_activation(z, f2, b2), mixture.permute(0, 2, 3, 1))
+    out = out.permute(1, 2, 0, 3).flatten(2).unflatten(0, counts.shape)
+    out = out.flatten(1, 2)[:, :frames]
+    if mask is not None:
+        out = out.masked_fill(mask.unsqueeze(-1), 0.0)
+    return out, past
+
+
+def _add(x, codes):
+    return x if codes is None else x + codes[..., : x.shape[1], :].to(x.dtype)
+
+
+def _by_chunk(x, size, heads):
+    """(B, T, D) to a view (H, B N, C, d) of N chunks of C frames, the last filled."""
+    x = F.pad(x, (0, 0, 0, -x.shape[1] % size))
+    return x.reshape(-1, size, heads, x.shape[-1] // heads).permute(2, 0, 1, 3)
+
+
+def _real_frames(x, mask, size):
+    """(B, N) how many frames of each chunk are no padding."""
+    real = x.new_ones(x.shape[:2], dtype=torch.int64)
+    if mask is not None:
+        real = (~mask).long()
+    return F.pad(real, (0, -x.shape[1] % size)).unflatten(1, (-1, size)).sum(2)
+
+
+def _activation(z, weights, biases):
+    """A = GELU(z F' + b), (H, B N, C, d) to (H, B N, C, e)."""
+    a = torch.bmm(z.flatten(1, 2), weights.mT)
+    if biases is not None:
+        a = a + biases.unsqueeze(1)
+    return gelu(a).unflatten(1, z.shape[1:3])
+
+
+def _chunk_sums(v, a, has_sum):
+    """S and s of each chunk, (H, e + 1, B N, d); without s, (H, e, B N, d)."""
+    sums = a.mT @ v
+    if has_sum:
+        sums = torch.cat([sums, v.sum(2, keepdim=True)], dim=2)
+    return sums.transpose(1, 2)
+
+
+def _visible_sums(sums, counts, chunk, factor, past):
+    """What each chunk sees, and what a stream remembers.
+
+    Arguments
+    ---------
+    sums : torch.Tensor
+        (H, R, B, N, d) of each chunk alone.
+    counts : torch.Tensor
+        (B, N) int64 real frames of each chunk.
+    chunk : hyperconformer.masks.ChunkRule or None
+        The rule.
+    factor : torch.Tensor or None
+        (H,) decay a chunk.
+    past : torch.Tensor or None
+        (B, P, H, R, d) of the chunks before.
+
+    Returns
+    -------
+    visible : torch.Tensor
+        (H, R, B, N, d).
+    past : torch.Tensor or None
+        (B, P, H, R, d).
+    """
+    remembered = past_length(chunk)
+    bounded = chunk is not None and chunk.left_chunks is not None
+    start = 0
+    if past is not None:
+        sums = torch.cat([past.to(sums.dtype).permute(2, 3, 0, 1, 4), sums], dim=3)
+        start = remembered
+    width = remembered + 1 if bounded else sums.shape[3]
+    visible = sums_over_window(sums, width, factor)
+    if past is not None:
+        # A stream without real chunks here keeps what it had, decay and all.
+        new_chunks = (counts > 0).sum(1)
+        after = (sums if bounded else visible).permute(2, 3, 0, 1, 4)
+        past = last_frames(after, new_chunks, remembered).to(past.dtype)
+    return visible[..., start:, :], past
