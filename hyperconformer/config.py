@@ -1,7 +1,8 @@
 """Reading experiment YAML: HyperPyYAML with inheritance and strict keys.
 
 A file may begin with ``base: OTHER.yaml`` (relative to itself): it then says only
-what differs from that file. A key that the base does not have, or that nothing
+what differs from that file, and lists after ``without:`` the keys that it does not
+need. A key that neither the base has nor the file itself refers to, or that nothing
 reads, is an error: a misspelt hyperparameter never passes in silence.
 """
 
@@ -99,7 +100,7 @@ def check_keys(text, used_keys, path):
     ValueError
         Naming the key and the nearest known one.
     """
-    referenced = set(re.findall(r"<([A-Za-z_]\w*)", text))
+    referenced = _references(text)
     for key in YAML().load(text):
         if key not in used_keys and key not in referenced:
             known = sorted(set(used_keys) | referenced)
@@ -125,16 +126,25 @@ def _read_tree(path):
     if base is None:
         return tree
     parent = _read_tree(path.parent / base)
-    _update(parent, tree, path)
+    for key in tree.pop("without", []):
+        if key not in parent:
+            raise ValueError(f"{path}: {unknown('key', key, sorted(parent))}")
+        del parent[key]
+    _update(parent, tree, path, new_keys=_references(_dump(tree)))
     return parent
 
 
-def _update(tree, changes, source):
+def _references(text):
+    """The top-level keys that a HyperPyYAML text refers to."""
+    return set(re.findall(r"<([A-Za-z_]\w*)", text))
+
+
+def _update(tree, changes, source, new_keys=()):
     for key, value in changes.items():
-        if key not in tree:
+        if key not in tree and key not in new_keys:
             raise ValueError(f"{source}: {unknown('key', key, sorted(tree))}")
         # A plain mapping updates a mapping; a tagged one (!new:) replaces it.
-        if _is_plain_mapping(value) and _is_plain_mapping(tree[key]) and tree[key]:
+        if _is_plain_mapping(value) and _is_plain_mapping(tree.get(key)) and tree[key]:
             tree[key].update(value)
         else:
             tree[key] = value

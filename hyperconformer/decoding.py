@@ -128,6 +128,8 @@ class JointSearcher(S2STransformerBeamSearcher):
         At least 0.
     lm_temperature : float
         Above 1 the language model is less sure of itself, below 1 more.
+    temperature : float
+        Above 1 the decoder is less sure of itself, below 1 more.
     ctc_weight : float
         In [0, 1).
     beam_size : int
@@ -163,6 +165,7 @@ class JointSearcher(S2STransformerBeamSearcher):
         lm_folder=None,
         lm_weight=0.5,
         lm_temperature=1.0,
+        temperature=1.0,
         ctc_weight=0.4,
         beam_size=10,
         max_decode_ratio=1.0,
@@ -187,9 +190,9 @@ class JointSearcher(S2STransformerBeamSearcher):
             config, tokenizer = load_model(lm_folder, ["language_model"])
             lm = config["language_model"]
             vocab_size = recognizer.ctc_head.out_features
-            if lm.out.out_features != vocab_size:
+            if lm.num_tokens != vocab_size:
                 raise ValueError(
-                    f"the language model of {lm_folder} has {lm.out.out_features} "
+                    f"the language model of {lm_folder} has {lm.num_tokens} "
                     f"tokens, the recogniser {vocab_size}: train it with the "
                     "recogniser's tokenizer_file"
                 )
@@ -202,6 +205,7 @@ class JointSearcher(S2STransformerBeamSearcher):
             min_decode_ratio=0.0,
             max_decode_ratio=max_decode_ratio,
             beam_size=beam_size,
+            temperature=temperature,
             using_eos_threshold=False,
             scorer=ScorerBuilder(weights, full, partial) if weights else None,
         )

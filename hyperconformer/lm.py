@@ -111,6 +111,7 @@ class LinearAttentionTransformerLM(nn.Module):
             )
         self.max_seq_len = max_seq_len
         self.reversible = reversible
+        self.num_tokens = num_tokens
         self.token_emb = nn.Embedding(num_tokens, dim)
         self.pos_emb = None
         if positions == "learned":

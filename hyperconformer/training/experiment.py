@@ -9,7 +9,11 @@ from ruamel.yaml import YAML
 
 from hyperconformer.config import read_config, resolve_config
 from hyperconformer.corpora import prepare
-from hyperconformer.training.data import manifest_durations
+from hyperconformer.training.data import (
+    load_tokenizer,
+    manifest_durations,
+    train_tokenizer,
+)
 
 logger = logging.getLogger(__name__)
 
@@ -106,3 +110,33 @@ def prepare_corpus(config, output):
         utterances, hours = manifest_durations(manifests[split])
         logger.info(f"{split}: {utterances} utterances, {hours:.2f} hours")
     return manifests
+
+
+def prepare_tokenizer(config, manifests, output):
+    """Load the tokenizer of ``tokenizer_file``, or train one on the transcripts.
+
+    Arguments
+    ---------
+    config : dict
+        The loaded YAML file.
+    manifests : dict of str to pathlib.Path
+        Split to manifest.
+    output : pathlib.Path
+        The run's folder, which a trained one stays in.
+
+    Returns
+    -------
+    tokenizer : sentencepiece.SentencePieceProcessor
+    file : pathlib.Path
+    """
+    if config["tokenizer_file"] is not None:
+        file = pathlib.Path(config["tokenizer_file"])
+        return load_tokenizer(file), file
+    folder = output / "tokenizer"
+    tokenizer = train_tokenizer(
+        manifests[config["train_split"]],
+        folder,
+        config["token_unit"],
+        config["vocab_size"],
+    )
+    return tokenizer, next(folder.glob("*.model"))

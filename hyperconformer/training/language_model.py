@@ -13,17 +13,12 @@ from hyperconformer.config import resolve_config
 from hyperconformer.masks import lengths_to_padding_mask, relative_to_frames
 from hyperconformer.model_folder import save_model
 from hyperconformer.training.brain import TrainingBrain
-from hyperconformer.training.data import (
-    load_tokenizer,
-    make_sampler,
-    read_transcripts,
-    text_item,
-    train_tokenizer,
-)
+from hyperconformer.training.data import make_sampler, read_transcripts, text_item
 from hyperconformer.training.experiment import (
     load_experiment,
     open_experiment,
     prepare_corpus,
+    prepare_tokenizer,
 )
 
 logger = logging.getLogger(__name__)
@@ -49,6 +44,10 @@ USED_KEYS = {
     "max_batch_tokens",
     "max_batch_sentences",
     "loader_workers",
+    "grad_accumulation_factor",
+    "max_grad_norm",
+    "precision",
+    "ckpt_interval_minutes",
     "optimizer",
     "lr_schedule",
     "checkpointer",
@@ -214,18 +213,7 @@ def train(config_file, run_options=None, overrides=None):
     """
     text, plain, output = open_experiment(config_file, overrides, USED_KEYS)
     manifests = prepare_corpus(plain, output)
-    tokenizer_file = plain["tokenizer_file"]
-    if tokenizer_file is None:
-        folder = output / "tokenizer"
-        tokenizer = train_tokenizer(
-            manifests[plain["train_split"]],
-            folder,
-            plain["token_unit"],
-            plain["vocab_size"],
-        )
-        tokenizer_file = next(folder.glob("*.model"))
-    else:
-        tokenizer = load_tokenizer(tokenizer_file)
+    tokenizer, tokenizer_file = prepare_tokenizer(plain, manifests, output)
     found = {"vocab_size": tokenizer.vocab_size()}
     config = load_experiment(text, found, output)
     results = _run(config, manifests, tokenizer, dict(run_options or {}))

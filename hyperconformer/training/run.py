@@ -16,12 +16,12 @@ from hyperconformer.training.data import (
     make_dataset,
     read_transcripts,
     train_loader_options,
-    train_tokenizer,
 )
 from hyperconformer.training.experiment import (
     load_experiment,
     open_experiment,
     prepare_corpus,
+    prepare_tokenizer,
 )
 
 # Every key that a training file may have beside those that it refers to itself.
@@ -34,6 +34,7 @@ USED_KEYS = {
     "train_split",
     "valid_split",
     "test_splits",
+    "tokenizer_file",
     "token_unit",
     "vocab_size",
     "sample_rate",
@@ -51,6 +52,10 @@ USED_KEYS = {
     "max_batch_s",
     "max_batch_utterances",
     "loader_workers",
+    "grad_accumulation_factor",
+    "max_grad_norm",
+    "precision",
+    "ckpt_interval_minutes",
     "optimizer",
     "lr_schedule",
     "ctc_cost",
@@ -91,12 +96,7 @@ def train(config_file, run_options=None, overrides=None):
     """
     text, plain, output = open_experiment(config_file, overrides, USED_KEYS)
     manifests = prepare_corpus(plain, output)
-    tokenizer = train_tokenizer(
-        manifests[plain["train_split"]],
-        output / "tokenizer",
-        plain["token_unit"],
-        plain["vocab_size"],
-    )
+    tokenizer, tokenizer_file = prepare_tokenizer(plain, manifests, output)
     # How many tokens there are is known only now, and the model is built with it.
     found = {"vocab_size": tokenizer.vocab_size()}
     config = load_experiment(text, found, output)
@@ -109,7 +109,7 @@ def train(config_file, run_options=None, overrides=None):
             output / "model",
             resolve_config(text, found, ["sample_rate", "extractor", "recognizer"]),
             {key: config[key] for key in ("extractor", "recognizer")},
-            next((output / "tokenizer").glob("*.model")),
+            tokenizer_file,
         )
         report(results, model, manifests[config["test_splits"][0]], output)
     return results
