@@ -31,10 +31,42 @@ def main(arguments=None):
     )
     transcribe.add_argument("--device", default="cpu", help="for instance cpu or cuda")
     transcribe.set_defaults(run=_transcribe)
+    convert = commands.add_parser(
+        "convert", help="SpeechBrain checkpoint to model folder, or back"
+    )
+    convert.add_argument("source", metavar="SOURCE", help="folder to read")
+    convert.add_argument("output", metavar="OUTPUT", help="folder to write")
+    direction = convert.add_mutually_exclusive_group(required=True)
+    direction.add_argument(
+        "--recipe",
+        metavar="YAML",
+        help="the SpeechBrain checkpoint in SOURCE fits the model of this file",
+    )
+    direction.add_argument(
+        "--to-speechbrain",
+        action="store_true",
+        help="SOURCE is a model folder, or the output folder of a training run",
+    )
+    convert.set_defaults(run=_convert)
     mixers = commands.add_parser("mixers", help="print a table of the token mixers")
     mixers.set_defaults(run=_mixers)
     options = parser.parse_args(arguments)
     return options.run(options)
+
+
+def _convert(options):
+    from hyperconformer.convert import export_speechbrain, import_speechbrain
+
+    try:
+        if options.to_speechbrain:
+            folder = export_speechbrain(options.source, options.output)
+        else:
+            folder = import_speechbrain(options.source, options.output, options.recipe)
+    except (FileNotFoundError, ValueError) as error:
+        print(f"hyperconformer: {error}", file=sys.stderr)
+        return 1
+    print(folder)
+    return 0
 
 
 def _mixers(options):

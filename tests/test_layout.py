@@ -16,7 +16,7 @@ FLOORS = [
     ("branchformer", "conformer", "transformer"),
     ("integration",),
     ("model_folder",),
-    ("decoding", "inference"),
+    ("convert", "decoding", "inference"),
     ("training",),
     ("cli",),
 ]
