@@ -64,9 +64,16 @@ def speechbrain_modules(size, vocab_size=5000):
     return torch.nn.ModuleList([frontend, transformer, *heads]).eval()
 
 
-def recipe(name, **overrides):
-    overrides = {"data_folder": "none", "output_folder": "none", **overrides}
-    return load_hyperpyyaml(read_config(HPARAMS / f"{name}.yaml", overrides))
+@pytest.fixture
+def recipe(tmp_path):
+    """What a recipe's YAML file builds, by its name."""
+
+    def build(name, **overrides):
+        folders = {"data_folder": "", "output_folder": str(tmp_path)}
+        text = read_config(HPARAMS / f"{name}.yaml", {**folders, **overrides})
+        return load_hyperpyyaml(text)
+
+    return build
 
 
 def count(module):
@@ -74,7 +81,7 @@ def count(module):
 
 
 @pytest.mark.parametrize("size,millions", [("8M", 7.9), ("22M", 21.7)])
-def test_parameter_counts_and_names(size, millions):
+def test_parameter_counts_and_names(recipe, size, millions):
     theirs = speechbrain_modules(size)
     ours = recipe(f"hyperconformer_{size}")["recognizer"]
     assert count(ours) == count(theirs)
@@ -88,7 +95,7 @@ def test_parameter_counts_and_names(size, millions):
     assert set(dropouts[0].values()) | set(dropouts[1].values()) == {0.1}
 
 
-def test_the_attention_baseline_has_as_many_parameters():
+def test_the_attention_baseline_has_as_many_parameters(recipe):
     hyper = recipe("hyperconformer_8M")["recognizer"]
     attention = recipe("conformer_baseline")["recognizer"]
     assert abs(count(attention) / count(hyper) - 1) <= 0.01
@@ -197,7 +204,7 @@ def test_and_back_it_is_the_same_checkpoint(checkpoint, converted, tmp_path):
     assert tokenizer == (checkpoint[0] / "tokenizer.ckpt").read_bytes()
 
 
-def test_equal_loss_on_the_same_batch(checkpoint, converted, batch):
+def test_equal_loss_on_the_same_batch(recipe, checkpoint, converted, batch):
     ctc, seq = speechbrain_outputs(*checkpoint[1:], batch)
     tokens, token_lens = batch.tokens
     tokens_eos, eos_lens = batch.tokens_eos
@@ -215,7 +222,7 @@ def test_equal_loss_on_the_same_batch(checkpoint, converted, batch):
     assert expected > 1 and abs(got / expected - 1) <= 1e-5
 
 
-def test_equal_learning_rates():
+def test_equal_learning_rates(recipe):
     config = recipe("hyperconformer_8M")
     ours, theirs = (
         torch.optim.Adam([torch.zeros(1)], 0.001, betas=(0.9, 0.98), eps=1e-9)
