@@ -34,6 +34,16 @@ def test_child_overrides_base(files):
     assert config["layers"] == 3 and config["width"] == 12 and config["lr"] == 0.1
 
 
+def test_later_bases_change_earlier_ones(files):
+    (files / "changes.yaml").write_text("layers: 4\nlr: 0.2\n")
+    (files / "both.yaml").write_text("base: [base.yaml, changes.yaml]\nlr: 0.3\n")
+    config = load_hyperpyyaml(read_config(files / "both.yaml"))
+    assert config["width"] == 16 and config["lr"] == 0.3
+    (files / "changes.yaml").write_text("layer: 4\n")
+    with pytest.raises(ValueError, match="changes.yaml.*'layer'.*'layers'"):
+        read_config(files / "both.yaml")
+
+
 def test_command_line_overrides_both(files):
     text = read_config(files / "child.yaml", "layers: 5\noptions: {b: 7}\n")
     config = load_hyperpyyaml(text)

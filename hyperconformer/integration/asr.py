@@ -274,7 +274,7 @@ class HyperConformerASR(TransformerASR):
         )
         return encoded, hidden, padding_mask
 
-    def forward(self, src, tgt, wav_len=None, pad_idx=0):
+    def forward(self, src, tgt, wav_len=None, pad_idx=0, dynchunktrain_config=None):
         """Encode features and decode targets (teacher forcing).
 
         Arguments
@@ -287,6 +287,8 @@ class HyperConformerASR(TransformerASR):
             (B,) relative lengths of the features.
         pad_idx : int
             Padding token of ``tgt``.
+        dynchunktrain_config : speechbrain DynChunkTrainConfig, optional
+            As in :meth:`encode`.
 
         Returns
         -------
@@ -297,7 +299,7 @@ class HyperConformerASR(TransformerASR):
         decoded : torch.Tensor
             (B, U, D); left out when ``tgt`` is None.
         """
-        encoded, hidden, padding_mask = self._encode(src, wav_len)
+        encoded, hidden, padding_mask = self._encode(src, wav_len, dynchunktrain_config)
         outputs = (encoded, hidden) if self.output_hidden_states else (encoded,)
         if tgt is None:
             return outputs if self.output_hidden_states else encoded

@@ -4,6 +4,8 @@ SpeechBrain's own parts, made to respect the length of each utterance, so that a
 batch gives what each utterance gives alone.
 """
 
+import math
+
 import torch
 import torch.nn.functional as F
 from speechbrain.lobes.models import convolution
@@ -19,11 +21,17 @@ class ConvolutionFrontEnd(convolution.ConvolutionFrontEnd):
     batch by reflection at its common end, so that each shorter utterance sees its
     padding; here each utterance is reflected at its own end.
 
+    A causal front end pads with zeros, and only to the left: ``span - stride`` of
+    them before a kernel that spans ``span`` frames. A frame then sees the features
+    of its own stride and those before, and none after.
+
     Arguments
     ---------
     *args, **kwargs
         As ``speechbrain.lobes.models.convolution.ConvolutionFrontEnd``, with
         two-dimensional convolutions and ``padding="same"``.
+    causal : bool
+        Whether to see no feature after a frame's own ones; streaming needs it.
 
     Raises
     ------
@@ -42,12 +50,25 @@ class ConvolutionFrontEnd(convolution.ConvolutionFrontEnd):
     (torch.Size([2, 26, 20, 32]), [26, 15])
     """
 
-    def __init__(self, *args, **kwargs):
+    causal = False  # SpeechBrain's constructor calls forward.
+
+    def __init__(self, *args, causal=False, **kwargs):
         if kwargs.get("padding", "same") != "same":
             raise ValueError(
                 f"this front end needs padding='same', got {kwargs['padding']!r}"
             )
         super().__init__(*args, **kwargs)
+        self.causal = causal
+
+    @property
+    def stride(self):
+        """Features to a frame."""
+        return math.prod(
+            layer.stride[-1]
+            for block in self.children()
+            for layer in block.convs.children()
+            if isinstance(layer, convolution.Conv2d)
+        )
 
     def forward(self, x, lengths=None):
         """Convolve and subsample.
@@ -69,61 +90,90 @@ class ConvolutionFrontEnd(convolution.ConvolutionFrontEnd):
         Raises
         ------
         ValueError
-            If an utterance is too short for a kernel to be reflected at its end.
+            If an utterance is too short for a kernel to be reflected at its end;
+            a causal front end takes any.
         """
         given = lengths is not None
         if lengths is None:
             lengths = torch.full((x.shape[0],), x.shape[1], device=x.device)
-        for block in self.children():
-            x, lengths = _convolve_block(block, x, lengths)
+        convolve = _after_zeros if self.causal else _reflected
+        x, lengths = self._through_blocks(x, lengths, convolve)
         return (x, lengths) if given else x
 
-
-def _convolve_block(block, x, lengths):
-    y, y_lengths = x, lengths
-    for layer in block.convs.children():
-        if isinstance(layer, convolution.Conv2d):
-            y, y_lengths = _convolve(layer, y, y_lengths)
-        else:
-            y = layer(y)
-    if block.reduce_conv is not None:
-        shortcut = x
-        for layer in block.reduce_conv.children():
-            if isinstance(layer, convolution.Conv2d):
-                shortcut, _ = _convolve(layer, shortcut, lengths)
-            else:
-                shortcut = layer(shortcut)
-        y = block.drop(y + shortcut)
-    return y, y_lengths
-
-
-def _convolve(layer, x, lengths):
-    """One SpeechBrain Conv2d on (B, T, F[, C]), channels last as they lie in memory."""
-    if x.dim() == 3:
+    def _through_blocks(self, x, lengths, convolve):
+        """Every layer in turn; ``convolve(layer, x, lengths)`` does what takes time."""
         x = x.unsqueeze(-1)
-    # SpeechBrain transposes to (B, C, F, T): its last axis is time.
-    freq_pad, time_pad = (
-        dilation * (size - 1) // 2
-        for dilation, size in zip(layer.dilation, layer.kernel_size)
-    )
+        for block in self.children():
+            y, y_lengths = _through_layers(block.convs, x, lengths, convolve)
+            if block.reduce_conv is not None:
+                shortcut, _ = _through_layers(block.reduce_conv, x, lengths, convolve)
+                y = block.drop(y + shortcut)
+            x, lengths = y, y_lengths
+        return x, lengths
+
+
+def _through_layers(layers, x, lengths, convolve):
+    for layer in layers.children():
+        if isinstance(layer, convolution.Conv2d):
+            x, lengths = convolve(layer, x, lengths)
+        else:
+            x = layer(x)
+    return x, lengths
+
+
+def _left(layer):
+    """Frames before its own stride that a causal convolution sees."""
+    span = layer.dilation[-1] * (layer.kernel_size[-1] - 1) + 1
+    return max(span - layer.stride[-1], 0)
+
+
+def _fill(layer, x):
+    """Frames that a last, incomplete stride lacks."""
+    return -x.shape[1] % layer.stride[-1]
+
+
+def _strided(layer, lengths):
+    return (lengths - 1) // layer.stride[-1] + 1
+
+
+def _after_zeros(layer, x, lengths):
+    """A causal convolution at the beginning of each utterance."""
+    x = F.pad(_cleared(x, lengths), (0, 0, 0, 0, _left(layer), _fill(layer, x)))
+    return _convolve(layer, x), _strided(layer, lengths)
+
+
+def _reflected(layer, x, lengths):
+    """A convolution that reflects each utterance at both of its ends."""
+    time_pad = layer.dilation[-1] * (layer.kernel_size[-1] - 1) // 2
     if lengths.min() <= time_pad:
         raise ValueError(
             f"an utterance of {lengths.min().item()} frames is too short for the "
             f"convolutional front end, which needs more than {time_pad} at every layer"
         )
     x = _reflect_ends(x, lengths, time_pad)
+    return _convolve(layer, x, time_pad), _strided(layer, lengths)
+
+
+def _cleared(x, lengths):
+    """Zeros past each end."""
+    mask = lengths_to_padding_mask(lengths, x.shape[1])
+    return x.masked_fill(mask[:, :, None, None], 0.0)
+
+
+def _convolve(layer, x, time_pad=0):
+    """One SpeechBrain Conv2d on (B, T, F, C), channels last as they lie in memory."""
+    # SpeechBrain transposes to (B, C, F, T): its last axis is time.
+    freq_pad = layer.dilation[0] * (layer.kernel_size[0] - 1) // 2
     x = x.permute(0, 3, 1, 2)
     x = F.pad(x, (freq_pad, freq_pad, time_pad, time_pad), mode=layer.padding_mode)
-    y = F.conv2d(
+    return F.conv2d(
         x,
         layer.conv.weight.transpose(2, 3),
         layer.conv.bias,
         stride=layer.stride[::-1],
         dilation=layer.dilation[::-1],
         groups=layer.conv.groups,
-    )
-    stride = layer.stride[-1]
-    return y.permute(0, 2, 3, 1), (lengths - 1) // stride + 1
+    ).permute(0, 2, 3, 1)
 
 
 def _reflect_ends(x, lengths, width):
@@ -139,6 +189,25 @@ def _reflect_ends(x, lengths, width):
         mirrored = source[rows, lengths[rows] - 2 - step]
         x = x.index_put((rows, lengths[rows] + step), mirrored)
     return x
+
+
+def frame_ms(extractor, frontend):
+    """How long an encoder frame lasts.
+
+    Arguments
+    ---------
+    extractor : FeatureExtractor
+        Samples to features.
+    frontend : ConvolutionFrontEnd
+        Features to frames.
+
+    Returns
+    -------
+    float
+        In milliseconds.
+    """
+    stft = extractor.features.compute_STFT
+    return frontend.stride * stft.hop_length * 1000 / stft.sample_rate
 
 
 def _normalize_each(features, lengths):
@@ -170,6 +239,10 @@ class FeatureExtractor(nn.Module):
     normalization : str
         ``"global"``, by the training set's statistics (works while streaming), or
         ``"utterance"``, by each utterance's own (forgives speakers and channels).
+    top_db : float, optional
+        Range below an utterance's loudest feature to which the others are clipped,
+        SpeechBrain's 80 dB; None = no clipping (works while streaming, where the
+        loudest feature may be still to come).
 
     Raises
     ------
@@ -185,12 +258,14 @@ class FeatureExtractor(nn.Module):
     (torch.Size([2, 101, 80]), [101, 51])
     """
 
-    def __init__(self, features, num_features, normalization="global"):
+    def __init__(self, features, num_features, normalization="global", top_db=80.0):
         super().__init__()
         if normalization not in ("global", "utterance"):
             raise ValueError(
                 f"normalization must be 'global' or 'utterance', got {normalization!r}"
             )
+        # SpeechBrain's Fbank does not hand this option to its Filterbank.
+        features.compute_fbanks.top_db = math.inf if top_db is None else top_db
         self.features = features
         self.normalization = normalization
         self.register_buffer("mean", torch.zeros(num_features))

@@ -53,7 +53,7 @@ class Recognizer(nn.Module):
         if hasattr(transformer, "decoder"):
             self.decoder_head = nn.Linear(d_model, vocab_size)
 
-    def forward(self, features, lengths, targets=None):
+    def forward(self, features, lengths, targets=None, dynchunktrain_config=None):
         """Recognise.
 
         Arguments
@@ -64,6 +64,8 @@ class Recognizer(nn.Module):
             (B,) int64 frames.
         targets : torch.Tensor, optional
             (B, U) int64 tokens, begun with the sentence begin, for the decoder.
+        dynchunktrain_config : speechbrain DynChunkTrainConfig, optional
+            How far each frame of the encoder may see; None = the whole utterance.
 
         Returns
         -------
@@ -75,7 +77,9 @@ class Recognizer(nn.Module):
             If targets are given and there is no decoder.
         """
         x, lengths = self.frontend(features, lengths)
-        encoded = self.transformer.encode(x, lengths / x.shape[1])
+        encoded = self.transformer.encode(
+            x, lengths / x.shape[1], dynchunktrain_config=dynchunktrain_config
+        )
         ctc = self.ctc_head(encoded).log_softmax(dim=-1)
         seq = None
         if targets is not None:

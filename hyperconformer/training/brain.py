@@ -153,6 +153,7 @@ class ASRBrain(TrainingBrain):
         self.tokenizer = tokenizer
         self.collate = train_loader["collate_fn"]
         self.augmenting = False
+        self.test_chunk = None
 
     def compute_forward(self, batch, stage):
         """Samples to log-probabilities.
@@ -188,7 +189,17 @@ class ASRBrain(TrainingBrain):
         targets = None
         if train and self.hparams.num_decoder_layers > 0:
             targets = batch.tokens_bos[0].repeat(views, 1)
-        return self.modules.recognizer(features, lengths, targets)
+        return self.modules.recognizer(
+            features, lengths, targets, self._chunk_config(stage)
+        )
+
+    def _chunk_config(self, stage):
+        """What a frame may see in this batch, as SpeechBrain's DynChunkTrainConfig."""
+        sampler = self.hparams.dynchunktrain_config_sampler
+        if stage == sb.Stage.TEST:
+            return self.test_chunk
+        # A run without chunks draws no number for them.
+        return sampler(stage) if sampler.chunkwise_prob > 0 else None
 
     @property
     def _views(self):
@@ -280,7 +291,7 @@ class ASRBrain(TrainingBrain):
             )
             self.test_stats = stats
 
-    def evaluate_split(self, name, dataset, loader_options, wer_file):
+    def evaluate_split(self, name, dataset, loader_options, wer_file, chunk=None):
         """Word and character error rates of a set, with an alignment file.
 
         Arguments
@@ -293,13 +304,15 @@ class ASRBrain(TrainingBrain):
             For its loader.
         wer_file : str or pathlib.Path
             Where the alignments go.
+        chunk : speechbrain DynChunkTrainConfig, optional
+            How far each frame may see; None = the whole utterance.
 
         Returns
         -------
         dict
             ``loss``, ``WER`` and ``CER``, the rates in percent.
         """
-        self.test_name = name
+        self.test_name, self.test_chunk = name, chunk
         self.evaluate(dataset, test_loader_kwargs=loader_options)
         with open(wer_file, "w", encoding="utf-8") as file:
             self.wer.write_stats(file)

@@ -12,6 +12,7 @@ from hyperconformer.config import resolve_config
 from hyperconformer.inference import ASR
 from hyperconformer.model_folder import save_model
 from hyperconformer.training.brain import ASRBrain
+from hyperconformer.training.chunks import check_chunk_training, chunks_to_test
 from hyperconformer.training.data import (
     make_dataset,
     read_transcripts,
@@ -58,6 +59,9 @@ USED_KEYS = {
     "ckpt_interval_minutes",
     "optimizer",
     "lr_schedule",
+    "dynchunktrain_config_sampler",
+    "test_chunks_ms",
+    "test_left_context_ms",
     "ctc_cost",
     "seq_cost",
     "ctc_weight",
@@ -100,6 +104,7 @@ def train(config_file, run_options=None, overrides=None):
     # How many tokens there are is known only now, and the model is built with it.
     found = {"vocab_size": tokenizer.vocab_size()}
     config = load_experiment(text, found, output)
+    check_chunk_training(config)
     if config["test_search"] is not None:
         sentences = read_transcripts(manifests[plain["train_split"]])
         config["test_search"].prepare(tokenizer, sentences, output)
@@ -168,9 +173,11 @@ def _run(config, manifests, tokenizer, output, run_options):
     results = {}
     for split in [config["valid_split"], *config["test_splits"]]:
         dataset = make_dataset(manifests[split], tokenizer, rate_hz, sort="ascending")
-        results[split] = brain.evaluate_split(
-            split, dataset, dict(eval_loader), output / f"wer_{split}.txt"
-        )
+        for suffix, chunk in chunks_to_test(config).items():
+            name = f"{split}{suffix}"
+            results[name] = brain.evaluate_split(
+                name, dataset, dict(eval_loader), output / f"wer_{name}.txt", chunk
+            )
     return results
 
 

@@ -28,8 +28,9 @@ SHAPES = {
 }
 
 
-def build(cls, shape):
-    return cls(input_shape=(8, 10, 20), dropout=0.0, **SHAPES[shape]).eval()
+def build(cls, shape, **options):
+    options = {"dropout": 0.0, **SHAPES[shape], **options}
+    return cls(input_shape=(8, 10, 20), **options).eval()
 
 
 @pytest.mark.parametrize("shape", SHAPES)
@@ -109,3 +110,38 @@ def test_fit_normalises():
     assert (frames.std(0) - 1).abs().max() < 1e-2
     with pytest.raises(ValueError, match="no utterance"):
         extractor.fit([])
+
+
+@pytest.mark.parametrize("shape", SHAPES)
+def test_a_causal_front_end_sees_no_later_stride(shape):
+    frontend = build(ConvolutionFrontEnd, shape, causal=True)
+    x = torch.randn(1, 48, 20)
+    y = frontend(x)
+    assert y.shape[1] == 12 and frontend.stride == 4
+    for cut in range(1, 48):
+        changed = x.clone()
+        changed[:, cut:] = torch.randn_like(changed[:, cut:])
+        changed = frontend(changed)
+        assert torch.equal(changed[:, : cut // 4], y[:, : cut // 4])
+        assert not torch.equal(changed[:, cut // 4], y[:, cut // 4])
+
+
+@pytest.mark.parametrize("shape", SHAPES)
+def test_a_causal_front_end_takes_any_length_and_company(shape):
+    frontend = build(ConvolutionFrontEnd, shape, causal=True)
+    x, lengths = torch.randn(6, 23, 20), torch.tensor([23, 22, 21, 20, 2, 1])
+    mask = torch.arange(23) >= lengths[:, None]
+    y, out_lengths = frontend(x.masked_fill(mask.unsqueeze(-1), torch.nan), lengths)
+    for row, length in enumerate(lengths):
+        alone = frontend(x[row : row + 1, :length])[0]
+        assert out_lengths[row] == alone.shape[0] == -(-length // 4)
+        assert (y[row, : len(alone)] - alone).abs().max() <= 1e-5
+
+
+def test_without_top_db_a_later_sound_changes_no_earlier_feature():
+    quiet, loud = 1e-4 * torch.randn(1, 8000), torch.randn(1, 8000)
+    wavs = torch.cat([quiet, loud], dim=1)
+    for top_db, equal in ((None, True), (80.0, False)):
+        extractor = FeatureExtractor(Fbank(n_mels=40), 40, top_db=top_db)
+        features = extractor(wavs)[0][:, :48]
+        assert torch.equal(features, extractor(quiet)[0][:, :48]) == equal

@@ -1,6 +1,7 @@
 """train.py from YAML to transcript, on a handful of synthesised utterances."""
 
 import pathlib
+import re
 import subprocess
 import sys
 
@@ -20,12 +21,12 @@ ROOT = pathlib.Path(__file__).resolve().parents[2]
 CORPUS = "{train_utterances: 12, valid_utterances: 4, test_utterances: 4}"
 
 
-def run(folder, *arguments, corpus=None):
+def run(folder, *arguments, corpus=None, yaml="hyperconformer"):
     """train.py in a process of its own, on a tiny model."""
     command = [
         sys.executable,
         str(ROOT / "train.py"),
-        str(ROOT / "hparams/hyperconformer.yaml"),
+        str(ROOT / f"hparams/{yaml}.yaml"),
         f"--output_folder={folder}",
         f"--data_folder={corpus or folder.parent / 'spoken'}",
         f"--corpus_options={CORPUS}",
@@ -186,3 +187,18 @@ def test_test_only_evaluates_without_training(trained):
     assert (folder / "train_log.txt").read_text() != before
     table = second.stdout[second.stdout.index("split") :].split("$")[0]
     assert table in done.stdout
+
+
+def test_a_streaming_run_decodes_at_every_chunk(trained):
+    folder = trained[0].parent / "streaming"
+    chunks = ("--test_chunks_ms=[null, 640, 320]", "--chunkwise_prob=1.0")
+    done = run(folder, *chunks, "--number_of_epochs=1", yaml="hyperconformer_streaming")
+    assert done.returncode == 0, done.stderr
+    log = (folder / "train_log.txt").read_text()
+    for name in ("test", "test_640ms", "test_320ms", "valid_640ms"):
+        assert f"test set: {name} -" in log
+        assert f"{name:<20}" in done.stdout
+        assert (folder / f"wer_{name}.txt").stat().st_size > 0
+    # Frames that see less of an utterance have other losses.
+    losses = re.findall(r"test set: test\S* - test loss: (\S+),", log)
+    assert len(set(losses)) == 3
