@@ -1,13 +1,9 @@
 """Reading experiment YAML: HyperPyYAML with inheritance and strict keys.
 
 A file may begin with ``base: OTHER.yaml`` (relative to itself): it then says only
-<<<<<<< HEAD
 what differs from that file, and lists after ``without:`` the keys that it does not
-need. A key that neither the base has nor the file itself refers to, or that nothing
-=======
-what differs from that file. With ``base: [OTHER.yaml, CHANGES.yaml]`` each file of the
-list changes those before it. A key that the base does not have, or that nothing
->>>>>>> 35268ac (Dynamic chunk training, causal front end, one error rate a latency)
+need. With ``base: [OTHER.yaml, CHANGES.yaml]`` each file of the list changes those
+before it. A key that neither the base has nor the file itself refers to, or that nothing
 reads, is an error: a misspelt hyperparameter never passes in silence.
 """
 
@@ -130,20 +126,15 @@ def _read_tree(path):
     base = tree.pop("base", None)
     if base is None:
         return tree
-<<<<<<< HEAD
-    parent = _read_tree(path.parent / base)
+    first, *others = [base] if isinstance(base, str) else base
+    parent = _read_tree(path.parent / first)
+    for other in others:
+        _update(parent, _read_tree(path.parent / other), path.parent / other)
     for key in tree.pop("without", []):
         if key not in parent:
             raise ValueError(f"{path}: {unknown('key', key, sorted(parent))}")
         del parent[key]
     _update(parent, tree, path, new_keys=_references(_dump(tree)))
-=======
-    first, *others = [base] if isinstance(base, str) else base
-    parent = _read_tree(path.parent / first)
-    for other in others:
-        _update(parent, _read_tree(path.parent / other), path.parent / other)
-    _update(parent, tree, path)
->>>>>>> 35268ac (Dynamic chunk training, causal front end, one error rate a latency)
     return parent
 
 
