@@ -3,8 +3,8 @@
 A file may begin with ``base: OTHER.yaml`` (relative to itself): it then says only
 what differs from that file, and lists after ``without:`` the keys that it does not
 need. With ``base: [OTHER.yaml, CHANGES.yaml]`` each file of the list changes those
-before it. A key that neither the base has nor the file itself refers to, or that nothing
-reads, is an error: a misspelt hyperparameter never passes in silence.
+before it. A key that neither the base has nor the file itself refers to, or that
+nothing reads, is an error: a misspelt hyperparameter never passes in silence.
 """
 
 import io
