@@ -5,9 +5,11 @@ import torch
 
 from hyperconformer.masks import ChunkRule
 from hyperconformer.ops.hypermixing import (
+    Hypernet,
     chunked,
     hypermixing,
     hypermixing_in_chunks,
+    torch_path,
 )
 from tests.goldens import relative_error
 from tests.ops.test_hypermixing import random_hypernet, random_tokens, tail_mask
@@ -139,13 +141,16 @@ def test_a_small_frame_survives_a_loud_past():
     assert relative_error(got[:, -8:], expected[:, -8:]) < 1e-6
 
 
-@pytest.mark.parametrize("rule", [ChunkRule(3), ChunkRule(2, 2)])
-def test_gradcheck(rule):
+@pytest.mark.parametrize("rule, cpu", [(ChunkRule(3), True), (ChunkRule(2, 2), False)])
+def test_gradcheck(rule, cpu, monkeypatch):
+    # Blocks of 5 columns of 2 x 3 rows, or as other devices take them, one.
+    monkeypatch.setattr(chunked, "BLOCK_SIZE", 5 * 6)
+    monkeypatch.setattr(torch_path, "_is_cpu", lambda device: cpu)
     weights = [random_hypernet(2, 2, 2, 3) for _ in range(2)]
     decay = torch.tensor([0.7, 0.9], dtype=torch.float64, requires_grad=True)
 
     def function(x, decay, *weights):
-        first, second = type(nets()[0])(*weights[:4]), type(nets()[0])(*weights[4:])
+        first, second = Hypernet(*weights[:4]), Hypernet(*weights[4:])
         return hypermixing_in_chunks(
             x,
             first,
@@ -161,8 +166,10 @@ def test_gradcheck(rule):
     assert torch.autograd.gradcheck(function, [x, decay, *weights[0], *weights[1]])
 
 
-def test_backward_keeps_the_input_alone():
-    x = random_tokens(1, 3000, 256, dtype=torch.float32)
+@pytest.mark.parametrize("chunk_frames", [16, 64])
+def test_backward_keeps_the_input_and_the_sums(chunk_frames):
+    """Two matrices (33, 32) a head and chunk, and the input (chunk_frames, 32)."""
+    x = random_tokens(1, 3200, 256, dtype=torch.float32)
     weights = [random_hypernet(8, 32, 32, 128, dtype=torch.float32) for _ in range(2)]
     kept = {}
 
@@ -171,8 +178,10 @@ def test_backward_keeps_the_input_alone():
         return tensor
 
     with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
-        hypermixing_in_chunks(x, *weights, chunk=ChunkRule(16))
-    assert sum(kept.values()) < 1.5 * x.numel() * x.element_size()
+        hypermixing_in_chunks(x, *weights, chunk=ChunkRule(chunk_frames))
+    expected = (1 + 2 * 33 / chunk_frames) * x.numel() * x.element_size()
+    parameters = sum(w.numel() * w.element_size() for net in weights for w in net)
+    assert sum(kept.values()) <= expected + 2 * parameters
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
@@ -182,16 +191,14 @@ def test_half_precision_does_not_overflow(dtype):
     with torch.autocast("cpu", dtype=dtype):
         out, _ = hypermixing_in_chunks(x, *weights, chunk=ChunkRule(16))
     (gradient,) = torch.autograd.grad(out.mean(), x)
-    expected, _ = hypermixing_in_chunks(x.double(), *nets_in_double(weights))
+    expected, _ = hypermixing_in_chunks(
+        x.double(), *(net.to(torch.float64) for net in weights)
+    )
     assert expected.abs().max() > torch.finfo(torch.float16).max
     assert out.dtype == torch.float32 and gradient.dtype == dtype
     # The last chunk sees what the whole utterance sees.
     assert relative_error(out[:, -16:], expected[:, -16:]) < 1e-3
     assert gradient.isfinite().all()
-
-
-def nets_in_double(weights):
-    return [net.to(torch.float64) for net in weights]
 
 
 def test_forced_backend():

@@ -18,11 +18,20 @@ chunk, never subtracted, so rounding does not build up.
 
 import torch
 import torch.nn.functional as F
+from torch.autograd.function import once_differentiable
 from torch.nn.functional import gelu
 from torch.utils.checkpoint import checkpoint
 
 from hyperconformer.masks import last_frames
-from hyperconformer.ops.hypermixing.torch_path import _affine, _with_biases, generate
+from hyperconformer.ops.hypermixing import torch_path
+from hyperconformer.ops.hypermixing.torch_path import (
+    BLOCK_SIZE,
+    _affine,
+    _with_biases,
+    gelu_,
+    gelu_backward,
+    generate,
+)
 
 
 def hypermixing_in_chunks(
@@ -39,17 +48,39 @@ def hypermixing_in_chunks(
 ):
     """Mix; see :func:`hyperconformer.ops.hypermixing.hypermixing_in_chunks`.
 
-    Backward keeps the input alone and computes everything else again.
+    Backward keeps the input, the visible sums and the mixtures of the chunks, and
+    computes the rest again: for tokens of head width d, ``1 + 2 d / C`` times the
+    input.
     """
     dtype = torch.promote_types(x.dtype, torch.float32)
-    nets = key_hypernet.to(dtype), query_hypernet.to(dtype)
-    arguments = (x, *nets, chunk, codes, padding_mask, decay, normalize, past)
+    f1, b1, g1, c1 = key_hypernet.to(dtype)
+    f2, b2, g2, c2 = query_hypernet.to(dtype)
+    size = x.shape[1] if chunk is None else min(x.shape[1], chunk.chunk_frames)
     with torch.autocast(x.device.type, enabled=False):
-        if torch.compiler.is_compiling() or not torch.is_grad_enabled():
-            return _mix(*arguments)
-        return checkpoint(
-            _mix, *arguments, use_reentrant=False, preserve_rng_state=False
+        counts = _real_frames(x, padding_mask, size)
+        sums = _forget(_reduce, x, f1, b1, c1 is not None, size, codes, padding_mask)
+        sums = sums.unflatten(2, counts.shape)
+        if normalize:
+            count = counts.to(dtype)[None, None, ..., None].expand_as(sums[:, :1])
+            sums = torch.cat([sums, count], dim=1)
+        factor = None if decay is None or chunk is None else decay**chunk.chunk_frames
+        sums, past = _visible_sums(sums, counts, chunk, factor, past)
+        if normalize:
+            sums = sums[:, :-1] / sums[:, -1:].clamp(min=1)
+        generate_ = generate if torch.compiler.is_compiling() else Generate.apply
+        mixture = generate_(
+            sums.flatten(2, 3), _with_biases(g1, c1), _with_biases(g2, c2)
         )
+        return _forget(_expand, x, f2, b2, mixture, size, codes, padding_mask), past
+
+
+def _forget(function, *arguments):
+    """Call a function whose backward shall compute it again, not remember it."""
+    if torch.compiler.is_compiling() or not torch.is_grad_enabled():
+        return function(*arguments)
+    return checkpoint(
+        function, *arguments, use_reentrant=False, preserve_rng_state=False
+    )
 
 
 def init_past(key_hypernet, batch_size, *, chunk=None, normalize=False):
@@ -147,35 +178,90 @@ def _delay(sums, chunks, factor):
     return delayed * (factor**chunks)[:, None, None, None, None]
 
 
-def _mix(x, key_hypernet, query_hypernet, chunk, codes, mask, decay, normalize, past):
-    """:func:`hypermixing_in_chunks`, in the hypernetworks' dtype."""
-    f1, b1, g1, c1 = key_hypernet
-    f2, b2, g2, c2 = query_hypernet
-    frames, size = x.shape[1], x.shape[1]
-    if chunk is not None:
-        size = min(size, chunk.chunk_frames)
+class Generate(torch.autograd.Function):
+    """:func:`.torch_path.generate` for many chunks; its hidden layer is never kept.
+
+    That layer, (H, k, B N d), is several times as large as the chunks' frames. It is
+    made and used up in blocks that stay in the cache, and made again in backward.
+
+    Arguments
+    ---------
+    sums : torch.Tensor
+        (H, e + 1, B N, d) S and s; without s, (H, e, B N, d).
+    first : torch.Tensor
+        (H, k, e + 1) or (H, k, e).
+    second : torch.Tensor
+        (H, k, e + 1) or (H, k, e).
+
+    Returns
+    -------
+    torch.Tensor
+        (H, e + 1, B N, d) R and r; without r, (H, e, B N, d).
+    """
+
+    @staticmethod
+    def forward(ctx, sums, first, second):
+        ctx.save_for_backward(sums, first, second)
+        columns = sums.flatten(2)
+        mixture = sums.new_empty(len(sums), second.shape[2], columns.shape[2])
+        for block in _blocks(columns, first):
+            hidden = gelu_(torch.bmm(first, columns[..., block]))
+            mixture[..., block] = torch.bmm(second.mT, hidden)
+        return mixture.unflatten(2, sums.shape[2:])
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx, grad_mixture):
+        sums, first, second = ctx.saved_tensors
+        columns, grad_mixture = sums.flatten(2), grad_mixture.flatten(2)
+        grad_sums = torch.empty_like(columns)
+        grad_first, grad_second = torch.zeros_like(first), torch.zeros_like(second)
+        for block in _blocks(columns, first):
+            before = torch.bmm(first, columns[..., block])
+            grad_out = grad_mixture[..., block]
+            grad_second.baddbmm_(gelu(before), grad_out.mT)
+            grad = torch.bmm(second, grad_out)
+            grad = gelu_backward(grad, before, grad_input=grad)
+            grad_first.baddbmm_(grad, columns[..., block].mT)
+            grad_sums[..., block] = torch.bmm(first.mT, grad)
+        return grad_sums.view(sums.shape), grad_first, grad_second
+
+
+def _blocks(columns, first):
+    """Slices of the columns (H, e, n) whose hidden layers (H, k, n) fit the cache."""
+    heads, hidden, _ = first.shape
+    size = columns.shape[2]
+    if torch_path._is_cpu(columns.device):
+        size = max(1, BLOCK_SIZE // (heads * hidden))
+    return [slice(i, i + size) for i in range(0, columns.shape[2], size)]
+
+
+def _reduce(x, weights, biases, has_sum, size, codes, mask):
+    """S and s of each chunk, (H, e + 1, B N, d); without s, (H, e, B N, d)."""
+    v, z = _values_and_information(x, weights, size, codes, mask)
+    sums = _activation(z, weights, biases).mT @ v
+    if has_sum:
+        sums = torch.cat([sums, v.sum(2, keepdim=True)], dim=2)
+    return sums.transpose(1, 2)
+
+
+def _expand(x, weights, biases, mixture, size, codes, mask):
+    """A2 R + r for each chunk, (B, T, D), 0 in padding."""
+    _, z = _values_and_information(x, weights, size, codes, mask)
+    out = _affine(_activation(z, weights, biases), mixture.permute(0, 2, 3, 1))
+    # (H, B N, C, d) to (B, N C, D).
+    out = out.permute(1, 2, 0, 3).reshape(len(x), -1, x.shape[2])[:, : x.shape[1]]
+    return out if mask is None else out.masked_fill(mask.unsqueeze(-1), 0.0)
+
+
+def _values_and_information(x, weights, size, codes, mask):
+    """The frames and what the hypernetwork reads of them, (H, B N, C, d) by chunk."""
     if mask is not None:
         x = x.masked_fill(mask.unsqueeze(-1), 0.0)
-    x = x.to(f1.dtype)
-    v, z = _by_chunk(x, size, len(f1)), _by_chunk(_add(x, codes), size, len(f1))
-    counts = _real_frames(x, mask, size)
-    sums = _chunk_sums(v, _activation(z, f1, b1), c1 is not None)
-    sums = sums.unflatten(2, counts.shape)
-    if normalize:
-        count = counts.to(sums)[None, None, ..., None].expand_as(sums[:, :1])
-        sums = torch.cat([sums, count], dim=1)
-    factor = None if decay is None or chunk is None else decay**chunk.chunk_frames
-    sums, past = _visible_sums(sums, counts, chunk, factor, past)
-    if normalize:
-        sums = sums[:, :-1] / sums[:, -1:].clamp(min=1)
-    first, second = _with_biases(g1, c1), _with_biases(g2, c2)
-    mixture = generate(sums.flatten(2, 3), first, second)
-    out = _affine(_activation(z, f2, b2), mixture.permute(0, 2, 3, 1))
-    out = out.permute(1, 2, 0, 3).flatten(2).unflatten(0, counts.shape)
-    out = out.flatten(1, 2)[:, :frames]
-    if mask is not None:
-        out = out.masked_fill(mask.unsqueeze(-1), 0.0)
-    return out, past
+    x = x.to(weights.dtype)
+    return _by_chunk(x, size, len(weights)), _by_chunk(
+        _add(x, codes), size, len(weights)
+    )
 
 
 def _add(x, codes):
@@ -202,14 +288,6 @@ def _activation(z, weights, biases):
     if biases is not None:
         a = a + biases.unsqueeze(1)
     return gelu(a).unflatten(1, z.shape[1:3])
-
-
-def _chunk_sums(v, a, has_sum):
-    """S and s of each chunk, (H, e + 1, B N, d); without s, (H, e, B N, d)."""
-    sums = a.mT @ v
-    if has_sum:
-        sums = torch.cat([sums, v.sum(2, keepdim=True)], dim=2)
-    return sums.transpose(1, 2)
 
 
 def _visible_sums(sums, counts, chunk, factor, past):
