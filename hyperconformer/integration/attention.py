@@ -2,29 +2,39 @@
 
 The computation is SpeechBrain's; here it gets the mixers' interface, honours
 causality and chunk rules, and never reads a padded frame.
+
+SpeechBrain's modules take no cached keys and values, so that a stream would project
+its left context again with every chunk. Streams are computed here instead, with the
+modules' parameters.
 """
 
 from functools import lru_cache
 
 import torch
+import torch.nn.functional as F
 from speechbrain.nnet import attention
 
-from hyperconformer.masks import chunk_mask, future_mask
-from hyperconformer.mixers.base import TokenMixer
+from hyperconformer.masks import chunk_mask, future_mask, last_frames
+from hyperconformer.mixers.base import TokenMixer, frames_of_step
+from hyperconformer.mixers.linear_attention import rotary_codes, rotate_pairs
 
 
 class _Attention(TokenMixer):
     """What the three attentions share; ``_attend`` calls SpeechBrain's forward.
 
     Each subclass inherits from SpeechBrain's module too, so that its parameters
-    keep their names.
+    keep their names. For streams it says how frames become queries, keys and values
+    (``_project``), and how queries read a window of them (``_read``).
     """
 
     chunkable = True
+    streamable = True
     cost = "O(T^2)"
 
     def forward(self, x, *, padding_mask=None, chunk=None, state=None):
         self.check_inputs(x, padding_mask, chunk, state)
+        if state is not None:
+            return self._step(x, padding_mask, chunk, state)
         frames = x.shape[1]
         hidden = None
         if self.causal:
@@ -38,8 +48,92 @@ class _Attention(TokenMixer):
                 padding_mask = _hide_only_in_reach(padding_mask, chunk)
         return self._attend(x, hidden, padding_mask), None
 
+    def init_state(self, batch_size, *, chunk=None, device=None, dtype=None):
+        """No keys and values yet; see :meth:`TokenMixer.init_state`.
+
+        Returns
+        -------
+        dict of str to torch.Tensor
+            ``frames_seen`` (B,) int64; ``keys`` and ``values`` (B, P, H, d) of the
+            last P = ``left_chunks * chunk_frames`` frames.
+
+        Raises
+        ------
+        ValueError
+            If ``chunk`` does not bound the left context: what there is to remember
+            would grow for ever.
+        """
+        weight = next(self.parameters())
+        device = weight.device if device is None else device
+        dtype = weight.dtype if dtype is None else dtype
+        past = self._past_frames(chunk)
+        shape = (batch_size, past, self.num_heads, self.d_model // self.num_heads)
+        return {
+            "frames_seen": torch.zeros(batch_size, dtype=torch.int64, device=device),
+            "keys": torch.zeros(shape, device=device, dtype=dtype),
+            "values": torch.zeros(shape, device=device, dtype=dtype),
+        }
+
+    def _past_frames(self, chunk):
+        if chunk is None or chunk.left_chunks is None:
+            raise ValueError(
+                f"{type(self).__name__} streams only under a chunk rule with "
+                f"left_chunks, which bounds what it remembers, got {chunk}"
+            )
+        return chunk.left_chunks * chunk.chunk_frames
+
+    def _step(self, x, padding_mask, chunk, state):
+        past, frames = self._past_frames(chunk), x.shape[1]
+        if state["keys"].shape[1] != past:
+            raise ValueError(
+                f"a state of {past} past frames is needed for {chunk}, got one of "
+                f"{state['keys'].shape[1]}: make it with init_state(chunk=...)"
+            )
+        seen = state["frames_seen"]
+        new = frames_of_step(x, padding_mask, seen, chunk)
+        if padding_mask is not None:
+            x = x.masked_fill(padding_mask.unsqueeze(-1), 0.0)
+        q, k, v = self._project(x)
+        keys = torch.cat([state["keys"].to(k.dtype), k], dim=1)
+        values = torch.cat([state["values"].to(v.dtype), v], dim=1)
+
+        # Every stream's new frames begin a chunk, and stand at slot `past`.
+        hidden = chunk_mask(past + frames, chunk, x.device)[past:]
+        if self.causal:
+            hidden = hidden | future_mask(past + frames, x.device)[past:]
+        slot = torch.arange(past + frames, device=x.device) - past
+        nothing = (slot < -seen[:, None]) | (slot >= new[:, None])
+        hidden = hidden | nothing.unsqueeze(1)
+        # A padded frame that sees nothing sees all: a softmax over nothing is NaN.
+        hidden = hidden & ~hidden.all(dim=2, keepdim=True)
+
+        by_head = (tensor.transpose(1, 2) for tensor in (q, keys, values))
+        y = self._read(*by_head, hidden.unsqueeze(1)).transpose(1, 2).flatten(2)
+        return self._output(y), {
+            "frames_seen": seen + new,
+            "keys": last_frames(keys, new, past).to(state["keys"].dtype),
+            "values": last_frames(values, new, past).to(state["values"].dtype),
+        }
+
     def _attend(self, x, hidden, padding_mask):
+        """SpeechBrain's attention, (B, T, D) to (B, T, D)."""
         raise NotImplementedError
+
+    def _project(self, x):
+        """Queries, keys and values of frames (B, T, D), each (B, T, H, d)."""
+        x = F.linear(x, self.in_proj_weight)
+        return x.unflatten(-1, (self.num_heads, -1)).chunk(3, dim=-1)
+
+    def _read(self, q, k, v, hidden):
+        """What queries read: (B, H, T, d), (B, H, P + T, d) twice, (B, 1, T, P + T).
+
+        The first query stands at the slot P of the keys.
+        """
+        raise NotImplementedError
+
+    def _output(self, y):
+        """The last projection, (B, T, D) to (B, T, D)."""
+        return self.out_proj(y)
 
 
 def _hide_only_in_reach(padding_mask, chunk):
@@ -77,7 +171,7 @@ class RegularMHA(_Attention, attention.MultiheadAttention):
         attention.MultiheadAttention.__init__(
             self, nhead=num_heads, d_model=d_model, dropout=dropout
         )
-        self.d_model, self.causal = d_model, causal
+        self.d_model, self.num_heads, self.causal = d_model, num_heads, causal
 
     def _attend(self, x, hidden, padding_mask):
         return attention.MultiheadAttention.forward(
@@ -89,6 +183,17 @@ class RegularMHA(_Attention, attention.MultiheadAttention):
             key_padding_mask=padding_mask,
             return_attn_weights=False,
         )
+
+    def _project(self, x):
+        x = F.linear(x, self.att.in_proj_weight, self.att.in_proj_bias)
+        return x.unflatten(-1, (3, self.num_heads, -1)).unbind(2)
+
+    def _read(self, q, k, v, hidden):
+        dropout = self.att.dropout if self.training else 0.0
+        return F.scaled_dot_product_attention(q, k, v, ~hidden, dropout)
+
+    def _output(self, y):
+        return self.att.out_proj(y)
 
 
 class RelPosMHAXL(_Attention, attention.RelPosMHAXL):
@@ -133,6 +238,26 @@ class RelPosMHAXL(_Attention, attention.RelPosMHAXL):
             return_attn_weights=False,
         )
 
+    def _read(self, q, k, v, hidden):
+        frames, slots = hidden.shape[2:]
+        codes = _relative_positions(slots, self.d_model, q.dtype, q.device)
+        # Row r holds the distance slots - 1 - r of a query from a key before it.
+        codes = self.linear_pos(codes[:, : slots + frames - 1])
+        codes = codes.unflatten(-1, (self.num_heads, -1)).transpose(1, 2)
+        u, w = (
+            bias.view(self.num_heads, 1, -1)
+            for bias in (self.pos_bias_u, self.pos_bias_v)
+        )
+        by_content = (q + u) * self.scale @ k.mT
+        by_position = (q + w) * self.scale @ codes.mT
+        frame = torch.arange(frames, device=q.device)
+        slot = torch.arange(slots, device=q.device)
+        row = frames - 1 - frame[:, None] + slot
+        by_position = by_position.gather(3, row.expand(by_content.shape))
+        scores = (by_content + by_position).masked_fill(hidden, -float("inf"))
+        weights = F.softmax(scores, dim=-1, dtype=torch.float32).to(v.dtype)
+        return self.dropout_att(weights) @ v
+
 
 @lru_cache(maxsize=2)  # Every layer of an encoder asks for the same codes.
 def _relative_positions(frames, d_model, dtype, device):
@@ -172,4 +297,14 @@ class RoPEMHA(_Attention, attention.RoPEMHA):
             attn_mask=hidden,
             key_padding_mask=padding_mask,
             return_attn_weights=False,
+        )
+
+    def _read(self, q, k, v, hidden):
+        # Keys are kept unrotated and turned by their slot: only distances count, and
+        # the angles of a long stream would lose their precision.
+        codes = rotary_codes(k.shape[2], k.shape[3], device=k.device, dtype=k.dtype)
+        q, k = rotate_pairs(q, codes[:, -q.shape[2] :]), rotate_pairs(k, codes)
+        dropout = self.dropout if self.training else 0.0
+        return F.scaled_dot_product_attention(
+            q, k, v, ~hidden, dropout, scale=self.scale
         )

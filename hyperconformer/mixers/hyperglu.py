@@ -14,7 +14,12 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from hyperconformer.mixers.base import TokenMixer
+from hyperconformer.masks import last_frames
+from hyperconformer.mixers.base import (
+    TokenMixer,
+    check_right_padding,
+    frames_of_step,
+)
 from hyperconformer.ops.hyperglu import LowRankMix, hyperglu
 
 _CHOICES = {
@@ -314,7 +319,7 @@ class HyperGLU(nn.Module):
         -------
         dict of str to torch.Tensor
             keys (B, L - 1, qk_rank), values (B, L - 1, vo_rank) of the last
-            frames, frames (B,) int64 seen so far, and with a convolution
+            frames, frames_seen (B,) int64, and with a convolution
             inputs (B, K - 1, D), the last frames themselves.
         """
         cfg = self.cfg
@@ -325,7 +330,7 @@ class HyperGLU(nn.Module):
         state = {
             "keys": torch.zeros(batch_size, past, cfg.qk_rank, **like),
             "values": torch.zeros(batch_size, past, cfg.vo_rank, **like),
-            "frames": torch.zeros(batch_size, dtype=torch.int64, device=device),
+            "frames_seen": torch.zeros(batch_size, dtype=torch.int64, device=device),
         }
         if cfg.use_kv_conv:
             taps = cfg.conv_kernel_size - 1
@@ -353,7 +358,7 @@ class HyperGLU(nn.Module):
             The state after the real frames.
         """
         cfg = self.cfg
-        before = state["frames"]
+        before = state["frames_seen"]
         if num_frames is None:
             num_frames = torch.full_like(before, x.shape[1])
         inputs = x
@@ -375,12 +380,12 @@ class HyperGLU(nn.Module):
         if cfg.use_kv_conv:
             history["inputs"] = inputs
         after = {
-            name: _window(tensor, num_frames, state[name].shape[1]).to(
+            name: last_frames(tensor, num_frames, state[name].shape[1]).to(
                 state[name].dtype
             )
             for name, tensor in history.items()
         }
-        return y, {**after, "frames": before + num_frames}
+        return y, {**after, "frames_seen": before + num_frames}
 
     def _keys_values(self, x, inputs, position):
         """k (B, T, qk_rank), rotated, and v (B, T, vo_rank).
@@ -466,27 +471,6 @@ class HyperGLU(nn.Module):
 def _at_least_float32(tensor):
     """Half precision is widened; float32 and float64 stay as they are."""
     return tensor.float() if tensor.dtype.itemsize < 4 else tensor
-
-
-def _window(tensor, end, length):
-    """The ``length`` frames before ``end`` further ones, per stream.
-
-    Arguments
-    ---------
-    tensor : torch.Tensor
-        (B, length + T, C): what was kept, then what is new.
-    end : torch.Tensor
-        (B,) int64 from 0 to T, how many of the new ones count.
-    length : int
-        Frames to keep.
-
-    Returns
-    -------
-    torch.Tensor
-        (B, length, C).
-    """
-    index = end[:, None] + torch.arange(length, device=tensor.device)
-    return tensor.gather(1, index[..., None].expand(-1, -1, tensor.shape[-1]))
 
 
 class _CausalConv(nn.Module):
@@ -612,7 +596,7 @@ class HyperGLUMixer(TokenMixer):
     >>> mixer = HyperGLUMixer(36, 2, block_size=8)
     >>> state = mixer.init_state(1)
     >>> y, state = mixer(torch.randn(1, 3, 36), state=state)
-    >>> y.shape, state["frames"].tolist()
+    >>> y.shape, state["frames_seen"].tolist()
     (torch.Size([1, 3, 36]), [3])
     """
 
@@ -717,11 +701,13 @@ class HyperGLUMixer(TokenMixer):
             self._check_chunk(chunk)
         lengths = None
         if padding_mask is not None:
-            _check_right_padding(padding_mask)
+            # A frame before the first real one would not be neutral to the mixings.
+            check_right_padding(padding_mask)
             lengths = (~padding_mask).sum(1)
             x = x.masked_fill(padding_mask[..., None], 0.0)
         if state is not None:
-            return self.layer.step(x, state, lengths)
+            new = frames_of_step(x, padding_mask, state["frames_seen"])
+            return self.layer.step(x, state, new)
         if self.reverse_layer is not None:
             return self._both_directions(x, lengths), None
         if lengths is not None and not self.causal:
@@ -787,14 +773,3 @@ class HyperMLPMixer(HyperGLUMixer):
 def _nearest_multiple(value, unit):
     """The positive multiple of ``unit`` nearest to ``value`` (half rounds up)."""
     return max(1, int(value / unit + 0.5)) * unit
-
-
-def _check_right_padding(padding_mask):
-    """Refuse real frames after padding (not looked at while compiling)."""
-    if torch.compiler.is_compiling():
-        return
-    if (padding_mask[:, :-1] & ~padding_mask[:, 1:]).any():
-        raise ValueError(
-            "padding must be at the end of each utterance: frames before the first "
-            "real one are not neutral to HyperGLU"
-        )

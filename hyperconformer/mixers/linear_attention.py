@@ -9,7 +9,7 @@ of the PyPI package linear-attention-transformer.
 import torch
 from torch import nn
 
-from hyperconformer.mixers.base import TokenMixer, check_padding_mask
+from hyperconformer.mixers.base import TokenMixer, check_padding_mask, frames_of_step
 from hyperconformer.ops import linear_attention as linear_ops
 from hyperconformer.ops import local_attention as local_ops
 
@@ -220,10 +220,10 @@ class LinearAttention(TokenMixer):
         return state
 
     def _step(self, x, padding_mask, state):
-        local, distant = self._project(x, x, None)
         frames_seen = state["frames_seen"]
-        real = x.shape[1] if padding_mask is None else (~padding_mask).sum(-1)
-        new_state = {"frames_seen": frames_seen + real}
+        new = frames_of_step(x, padding_mask, frames_seen)
+        local, distant = self._project(x, x, None)
+        new_state = {"frames_seen": frames_seen + new}
         heads = []
         if self.num_local:
             y, past = local_ops.local_attention_step(

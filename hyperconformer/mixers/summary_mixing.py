@@ -9,8 +9,12 @@ import math
 import torch
 from torch import nn
 
-from hyperconformer.mixers.base import TokenMixer
-from hyperconformer.ops.summary_mixing import spread_over_frames, summary_mean
+from hyperconformer.mixers.base import TokenMixer, frames_of_step
+from hyperconformer.ops.summary_mixing import (
+    init_past_sums,
+    spread_over_frames,
+    summary_mean,
+)
 
 
 class HeadwiseLinear(nn.Module):
@@ -129,19 +133,18 @@ class SummaryMixing(TokenMixer):
     def forward(self, x, *, padding_mask=None, chunk=None, state=None):
         """Mix; see :class:`~hyperconformer.mixers.base.TokenMixer`.
 
-        With a state, every call but the last brings whole chunks; a causal mixer
-        without a chunk rule takes any number of frames.
+        A causal mixer takes any number of frames a step, unless a rule bounds its left
+        context: that bound moves chunk by chunk.
 
         Raises
         ------
         ValueError
-            With a state, if the mixer is neither causal nor given a chunk rule.
+            With a state, if the mixer is neither causal nor given a chunk rule, or the
+            state was made for another rule.
         """
         self.check_inputs(x, padding_mask, chunk, state)
-        if state is not None and chunk is None and not self.causal:
-            raise ValueError(
-                "streaming SummaryMixing needs causal=True or a chunk rule, got neither"
-            )
+        if state is not None:
+            new = self._frames_of_step(x, padding_mask, chunk, state)
         if padding_mask is not None:
             x = x.masked_fill(padding_mask.unsqueeze(-1), 0.0)
         means, sums = summary_mean(
@@ -160,7 +163,29 @@ class SummaryMixing(TokenMixer):
         if self.local is not None:
             combined = combined + self.combine_local(self.activation(self.local(x)))
         y = self.activation(combined).expand(-1, x.shape[1], -1)
-        return y, None if state is None else {"sums": sums}
+        if state is None:
+            return y, None
+        return y, {
+            "frames_seen": state["frames_seen"] + new,
+            "sums": sums.to(state["sums"].dtype),
+        }
+
+    def _frames_of_step(self, x, padding_mask, chunk, state):
+        if chunk is None and not self.causal:
+            raise ValueError(
+                "streaming SummaryMixing needs causal=True or a chunk rule, got neither"
+            )
+        bounded = chunk is not None and chunk.left_chunks is not None
+        expected = chunk.left_chunks if bounded else 1
+        if state["sums"].shape[1] != expected:
+            raise ValueError(
+                f"a state with sums of {expected} chunks is needed for {chunk}, got "
+                f"one with {state['sums'].shape[1]}: make it with init_state(chunk=...)"
+            )
+        whole_chunks = bounded or not self.causal
+        return frames_of_step(
+            x, padding_mask, state["frames_seen"], chunk if whole_chunks else None
+        )
 
     def init_state(self, batch_size, *, chunk=None, device=None, dtype=None):
         """Sums over no frame yet; see :class:`~hyperconformer.mixers.base.TokenMixer`.
@@ -168,14 +193,16 @@ class SummaryMixing(TokenMixer):
         Returns
         -------
         dict of str to torch.Tensor
-            ``sums``: (B, 1, summary_size + 1), float32 at least: the sums of the
-            chunks before and their counts of frames. With a bounded left context
-            there are as many rows as chunks to the left after the first step.
+            ``frames_seen`` (B,) int64 and ``sums`` (B, P, summary_size + 1), float32
+            at least: P = 1 running sum and its count of frames, or with a bounded
+            left context P = ``left_chunks``, those of each chunk.
         """
-        dtype = torch.get_default_dtype() if dtype is None else dtype
+        weight = self.summary.weight
+        device = weight.device if device is None else device
+        dtype = weight.dtype if dtype is None else dtype
         dtype = torch.promote_types(dtype, torch.float32)
+        sums = init_past_sums(batch_size, self.summary_size, chunk)
         return {
-            "sums": torch.zeros(
-                batch_size, 1, self.summary_size + 1, device=device, dtype=dtype
-            )
+            "frames_seen": torch.zeros(batch_size, dtype=torch.int64, device=device),
+            "sums": sums.to(device, dtype),
         }

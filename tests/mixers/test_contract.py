@@ -135,34 +135,6 @@ def test_chunk_rule_is_honoured_or_refused(name, causal, rule):
 
 
 @every
-def test_steps_equal_the_whole_or_state_is_refused(name, causal):
-    mixer = build(name, causal)
-    x = frames(name, 2, 19, D)
-    try:
-        state = mixer.init_state(2, dtype=x.dtype)
-    except ValueError as refusal:
-        assert "stream" in str(refusal)
-        return
-    rule = None
-    if not mixer.causal:
-        # What sees ahead inside a chunk streams chunk by chunk, and only so.
-        rule = ChunkRule(4)
-        with pytest.raises(ValueError, match="chunk"):
-            mixer(x, state=state)
-    whole, _ = mixer(x, chunk=rule)
-    kept = {key: value.clone() for key, value in state.items()}
-    outputs = []
-    for start, end in ((0, 4), (4, 12), (12, 16), (16, 19)):
-        before = state
-        y, state = mixer(x[:, start:end], chunk=rule, state=state)
-        outputs.append(y)
-        assert all(len(value) == 2 for value in state.values())
-        if start == 0:
-            assert all(torch.equal(before[key], kept[key]) for key in kept)
-    assert close(torch.cat(outputs, dim=1), whole)
-
-
-@every
 def test_deterministic_and_restored_from_its_state_dict(name, causal):
     one, other = build(name, causal), build(name, causal)
     for parameter in other.parameters():

@@ -329,7 +329,7 @@ def test_causal_attribute_tells_the_truth():
 def test_padding_before_real_frames_is_refused(bad):
     padding_mask = torch.tensor([bad, [0, 0, 1]]).bool()
     x = torch.randn(2, 3, 12, dtype=torch.float64)
-    with pytest.raises(ValueError, match="at the end"):
+    with pytest.raises(ValueError, match="must follow the real frames"):
         make_mixer()(x, padding_mask=padding_mask)
 
 
@@ -370,7 +370,7 @@ def test_steps_equal_the_whole(options, steps, seed):
             assert all(torch.equal(state[name], before[name]) for name in state)
             outputs.append(y)
             state = after
-        assert state["frames"].tolist() == [sum(steps)] * 2
+        assert state["frames_seen"].tolist() == [sum(steps)] * 2
         whole, _ = mixer(x)
         assert relative_error(torch.cat(outputs, dim=1), whole) < 1e-10
 

@@ -5,8 +5,9 @@ SummaryMixing, https://arxiv.org/abs/2307.07421: each frame is combined with
 """
 
 from hyperconformer.ops.summary_mixing.torch_path import (
+    init_past_sums,
     spread_over_frames,
     summary_mean,
 )
 
-__all__ = ["spread_over_frames", "summary_mean"]
+__all__ = ["init_past_sums", "spread_over_frames", "summary_mean"]

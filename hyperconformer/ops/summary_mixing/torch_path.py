@@ -3,6 +3,8 @@
 import torch
 import torch.nn.functional as F
 
+from hyperconformer.masks import last_frames
+
 
 def summary_mean(
     summaries, *, padding_mask=None, chunk=None, causal=False, past_sums=None
@@ -25,8 +27,8 @@ def summary_mean(
         Whether frames see nothing after themselves.
     past_sums : torch.Tensor, optional
         (B, P, S + 1) sums of the chunks before, oldest first, and in the last column
-        the frames that they count, as returned by an earlier call. The first frame
-        here must then begin a chunk.
+        the frames that they count, from :func:`init_past_sums` or an earlier call. The
+        first frame here must then begin a chunk, and padding follows the real frames.
 
     Returns
     -------
@@ -57,7 +59,7 @@ def summary_mean(
 
     chunk_sums = summed.sum(2)
     if past_sums is None:
-        past_sums = chunk_sums.new_zeros(batch, 0, chunk_sums.shape[-1])
+        past_sums = init_past_sums(batch, summaries.shape[-1], chunk).to(chunk_sums)
     before, past_sums = _sums_before(chunk_sums, past_sums.to(summed.dtype), left)
     inside = summed.cumsum(2) if causal else chunk_sums.unsqueeze(2)
     total = (before.unsqueeze(2) + inside).flatten(1, 2)
@@ -85,16 +87,37 @@ def _sums_before(chunk_sums, past_sums, left_chunks):
     past_sums : torch.Tensor
         (B, left_chunks or 1, S).
     """
-    num_chunks = chunk_sums.shape[1]
     sums = torch.cat([past_sums, chunk_sums], dim=1)
     if left_chunks is None:
-        running = F.pad(sums.cumsum(1), (0, 0, 1, 0))
-        return running[:, -num_chunks - 1 : -1], running[:, -1:]
+        running = sums.cumsum(1)
+        return running[:, :-1], running[:, -1:]
     if left_chunks == 0:
-        return torch.zeros_like(chunk_sums), sums[:, :0]
-    sums = F.pad(sums, (0, 0, left_chunks, 0))
+        return torch.zeros_like(chunk_sums), past_sums
     windows = sums.unfold(1, left_chunks, 1).sum(-1)
-    return windows[:, -num_chunks - 1 : -1], sums[:, -left_chunks:]
+    new_chunks = (chunk_sums[..., -1] > 0).sum(1)
+    return windows[:, :-1], last_frames(sums, new_chunks, left_chunks)
+
+
+def init_past_sums(batch_size, summary_size, chunk=None):
+    """What :func:`summary_mean` remembers before the first frame.
+
+    Arguments
+    ---------
+    batch_size : int
+        Streams B.
+    summary_size : int
+        Width S of the summaries.
+    chunk : hyperconformer.masks.ChunkRule, optional
+        How far each frame may see; None = without a bound to the left.
+
+    Returns
+    -------
+    torch.Tensor
+        (B, P, S + 1) float32 zeros: P = ``left_chunks``, or 1 if that is unbounded.
+    """
+    unbounded = chunk is None or chunk.left_chunks is None
+    rows = 1 if unbounded else chunk.left_chunks
+    return torch.zeros(batch_size, rows, summary_size + 1)
 
 
 def spread_over_frames(x, num_frames, *, chunk=None, causal=False):
