@@ -20,7 +20,24 @@ setup(
     long_description_content_type="text/markdown",
     license="Apache-2.0",
     python_requires=">=3.9",
-    packages=find_packages(include=["hyperconformer", "hyperconformer.*"]),
+    # The trained models stand at the top of the repository, and travel in the wheel
+    # as data of the package: hyperconformer/model_folder.py looks for both.
+    packages=[
+        *find_packages(include=["hyperconformer", "hyperconformer.*"]),
+        "hyperconformer.pretrained",
+    ],
+    package_dir={"hyperconformer.pretrained": "pretrained"},
+    package_data={
+        "hyperconformer.pretrained": [
+            f"*/{name}"
+            for name in (
+                "hyperparams.yaml",
+                "model.safetensors",
+                "tokenizer.model",
+                "README.md",
+            )
+        ]
+    },
     install_requires=[
         "torch>=2.4",
         "torchaudio>=2.4",

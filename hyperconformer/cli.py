@@ -1,6 +1,7 @@
 """The command ``hyperconformer``."""
 
 import argparse
+import pathlib
 import sys
 
 
@@ -21,16 +22,10 @@ def main(arguments=None):
         prog="hyperconformer", description="Speech recognition with HyperConformer."
     )
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
-    transcribe = commands.add_parser("transcribe", help="print the text of audio files")
-    transcribe.add_argument("files", nargs="+", metavar="FILE")
-    transcribe.add_argument(
-        "--model",
-        required=True,
-        metavar="DIR",
-        help="model folder, or the output folder of a training run",
-    )
-    transcribe.add_argument("--device", default="cpu", help="for instance cpu or cuda")
-    transcribe.set_defaults(run=_transcribe)
+    _add_transcribe(commands)
+    _add_evaluate(commands)
+    info = commands.add_parser("info", help="print versions and what can be used")
+    info.set_defaults(run=_info)
     convert = commands.add_parser(
         "convert", help="SpeechBrain checkpoint to model folder, or back"
     )
@@ -51,20 +46,133 @@ def main(arguments=None):
     mixers = commands.add_parser("mixers", help="print a table of the token mixers")
     mixers.set_defaults(run=_mixers)
     options = parser.parse_args(arguments)
-    return options.run(options)
+    try:
+        return options.run(options)
+    except (FileNotFoundError, ValueError) as error:
+        print(f"hyperconformer: {error}", file=sys.stderr)
+        return 1
+
+
+def _add_transcribe(commands):
+    transcribe = commands.add_parser("transcribe", help="print the text of audio files")
+    transcribe.add_argument("files", nargs="+", metavar="FILE")
+    _add_model(transcribe)
+    transcribe.add_argument(
+        "--format",
+        choices=("txt", "json", "srt", "vtt", "ctm"),
+        default="txt",
+        help="json has all: words with times and confidences, and the n best readings",
+    )
+    transcribe.set_defaults(run=_transcribe)
+
+
+def _add_evaluate(commands):
+    evaluate = commands.add_parser(
+        "evaluate", help="print the error rates on a manifest"
+    )
+    evaluate.add_argument("manifest", help="CSV with the columns ID, wav and wrd")
+    _add_model(evaluate)
+    evaluate.add_argument(
+        "--alignments", metavar="FILE", help="where to write what was wrong where"
+    )
+    evaluate.set_defaults(run=_evaluate)
+
+
+def _add_model(command):
+    """Options of every command that recognises."""
+    command.add_argument(
+        "--model",
+        metavar="DIR",
+        help="model folder, output folder of a training run, or owner/name on the "
+        "Hugging Face hub; without it the model that comes with the package",
+    )
+    command.add_argument("--device", default="cpu", help="for instance cpu or cuda")
+    command.add_argument(
+        "--trusted",
+        action="store_true",
+        help="let the model folder run code: only for your own",
+    )
+    command.add_argument(
+        "--nbest", type=int, default=1, metavar="N", help="readings to return"
+    )
+    command.add_argument(
+        "--beam", type=int, metavar="N", help="readings to keep in the search (50)"
+    )
+    command.add_argument(
+        "--hotwords", metavar="FILE", help="words or phrases to favour, one a line"
+    )
+    command.add_argument(
+        "--lm",
+        metavar="PATH",
+        help="language model: an ARPA file, or the output folder of hparams/lm.yaml",
+    )
+    command.add_argument(
+        "--lm-weight", type=float, default=0.5, metavar="W", help="its weight (0.5)"
+    )
+
+
+def _load_asr(options):
+    from hyperconformer.inference import ASR
+
+    asr = ASR.from_hparams(
+        source=options.model, device=options.device, trusted=options.trusted
+    )
+    wants = (options.nbest != 1, options.beam, options.hotwords, options.lm)
+    if any(wants):
+        asr.use_search(_search(options))
+    return asr
+
+
+def _search(options):
+    from hyperconformer.decoding import CTCSearcher
+
+    hotwords = []
+    if options.hotwords:
+        lines = pathlib.Path(options.hotwords).read_text(encoding="utf-8").splitlines()
+        hotwords = [line for line in lines if line.strip()]
+    folder = options.lm is not None and pathlib.Path(options.lm).is_dir()
+    return CTCSearcher(
+        beam_size=options.beam or max(50, options.nbest),
+        nbest=options.nbest,
+        hotwords=hotwords,
+        arpa=None if folder else options.lm,
+        lm_weight=options.lm_weight,
+        lm_folder=options.lm if folder else None,
+        rescore_weight=options.lm_weight,
+    )
+
+
+def _evaluate(options):
+    from hyperconformer.evaluation import evaluate, interval
+
+    stats = evaluate(_load_asr(options), options.manifest)
+    for name, stat in stats.items():
+        low, high = interval(stat)
+        summary = stat.summarize()
+        print(
+            f"{name} {summary['WER']:.2f} % ({summary['num_edits']} of "
+            f"{summary['num_scored_tokens']}), 95 % interval {low:.2f} to {high:.2f}"
+        )
+    if options.alignments:
+        with open(options.alignments, "w", encoding="utf-8") as file:
+            stats["WER"].write_stats(file)
+    return 0
+
+
+def _info(options):
+    from hyperconformer.info import describe
+
+    print(describe(), end="")
+    return 0
 
 
 def _convert(options):
     from hyperconformer.convert import export_speechbrain, import_speechbrain
 
-    try:
-        if options.to_speechbrain:
-            folder = export_speechbrain(options.source, options.output)
-        else:
-            folder = import_speechbrain(options.source, options.output, options.recipe)
-    except (FileNotFoundError, ValueError) as error:
-        print(f"hyperconformer: {error}", file=sys.stderr)
-        return 1
+    if options.to_speechbrain:
+        folder = export_speechbrain(options.source, options.output)
+    else:
+        folder = import_speechbrain(options.source, options.output, options.recipe)
     print(folder)
     return 0
 
@@ -77,22 +185,25 @@ def _mixers(options):
 
 
 def _transcribe(options):
-    from hyperconformer.inference import ASR
+    from tqdm import tqdm
 
-    try:
-        asr = ASR.from_hparams(source=options.model, device=options.device)
-    except (FileNotFoundError, ValueError) as error:
-        print(f"hyperconformer: {error}", file=sys.stderr)
-        return 1
+    from hyperconformer.transcription import FORMATS
+
+    asr = _load_asr(options)
+    write = FORMATS[options.format]
+    several = len(options.files) > 1
     failed = []
-    for path in options.files:
+    bar = tqdm(options.files, unit="file", disable=not several, dynamic_ncols=True)
+    for path in bar:
         try:
-            text = asr.transcribe_file(path)
+            text = write(path, asr.transcribe_file(path))
         except ValueError as error:
             failed.append(path)
-            print(f"hyperconformer: {error}", file=sys.stderr)
+            bar.write(f"hyperconformer: {error}", file=sys.stderr)
             continue
-        print(text if len(options.files) == 1 else f"{path}\t{text}")
+        if several and options.format == "txt":
+            text = f"{path}\t{text}"
+        bar.write(text, file=sys.stdout, end="")
     if failed:
         print(
             f"hyperconformer: {len(failed)} of {len(options.files)} files failed: "

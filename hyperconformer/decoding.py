@@ -1,10 +1,12 @@
-"""Beam searches with a language model, beside the greedy default.
+"""Searches: from log-probabilities to hypotheses, greedy or with language models.
 
-Each stands after ``test_search:`` in a YAML file and has two methods:
-``prepare(tokenizer, sentences, folder)`` before the first batch, with the training
-transcripts, and ``texts(recognition, tokenizer)`` for each batch.
+Each has two methods, ``prepare(tokenizer, sentences, folder)`` before the first batch,
+with the training transcripts, and ``hypotheses(recognition, tokenizer)`` for each
+batch. Those with a method ``texts`` may also stand after ``test_search:`` in a YAML
+file.
 """
 
+import dataclasses
 import importlib.util
 import pathlib
 
@@ -15,18 +17,241 @@ from speechbrain.decoders import (
     ScorerBuilder,
     TransformerLMScorer,
 )
-from speechbrain.decoders.ctc import CTCBeamSearcher
+from speechbrain.decoders.ctc import CTCBeamSearcher, filter_ctc_output
+from torch.nn.utils.rnn import pad_sequence
 
-from hyperconformer.masks import relative_to_frames
+from hyperconformer.masks import lengths_to_padding_mask, relative_to_frames
 from hyperconformer.model_folder import load_model
 from hyperconformer.ngram import train_arpa
+from hyperconformer.transcription import Hypothesis
 
 # The tokens that every tokenizer here begins with; 0 is also "unknown" and padding.
 BLANK_INDEX, BOS_INDEX, EOS_INDEX = 0, 1, 2
+# Tokens of the decoder that no text holds.
+NO_TEXT = (BOS_INDEX, EOS_INDEX)
 
 
-class NGramSearcher:
-    """SpeechBrain's CTC beam search with a word n-gram model of the training set.
+class GreedySearcher:
+    """The best token of each frame, collapsed: fast, one hypothesis."""
+
+    def prepare(self, tokenizer, sentences=(), folder=None):
+        """Nothing to prepare."""
+
+    def hypotheses(self, recognition, tokenizer):
+        """Decode a batch.
+
+        Arguments
+        ---------
+        recognition : hyperconformer.integration.recognizer.Recognition
+            Of the batch.
+        tokenizer : sentencepiece.SentencePieceProcessor
+            The recogniser's.
+
+        Returns
+        -------
+        list of list of Hypothesis
+            One for each utterance; its score is the path's log-probability.
+        """
+        found = []
+        for log_probs, length in zip(recognition.ctc, recognition.lengths.tolist()):
+            scores, path = log_probs[:length].max(dim=-1)
+            tokens = filter_ctc_output(path.tolist(), blank_id=BLANK_INDEX)
+            tokens = tuple(token for token in tokens if token not in NO_TEXT)
+            text = tokenizer.decode_ids(list(tokens))
+            found.append([Hypothesis(text, scores.sum().item(), tokens)])
+        return found
+
+
+class CTCSearcher:
+    """SpeechBrain's CTC beam search: several readings, hot words, language models.
+
+    A hypothesis is scored by its CTC log-probability, plus ``lm_weight`` times that
+    of a word n-gram model and ``word_bonus`` for each word, plus ``hotword_weight``
+    for each word of a hot phrase that it holds (and a share of that for the beginning
+    of one, so that it survives the beam). A neural language model then rescores the
+    finished hypotheses.
+
+    Arguments
+    ---------
+    beam_size : int
+        Hypotheses that are kept, at least 1.
+    nbest : int
+        Hypotheses that are returned, from 1 to ``beam_size``.
+    arpa : str or pathlib.Path, optional
+        Word n-gram model; needs KenLM's Python package
+        (``pip install "hyperconformer[lm]"``).
+    lm_weight : float
+        Weight of the n-gram model, at least 0.
+    word_bonus : float
+        Added for each word, where there is an n-gram model.
+    hotwords : iterable of str
+        Words or phrases to favour.
+    hotword_weight : float
+        How much, in natural logarithms.
+    lm_folder : str or pathlib.Path, optional
+        Model folder of a language model (``hparams/lm.yaml``) with the recogniser's
+        tokens.
+    rescore_weight : float
+        Weight of that model, at least 0.
+
+    Raises
+    ------
+    FileNotFoundError
+        If a language model is missing.
+    ValueError
+        If a setting is out of range or a package is not installed.
+    """
+
+    def __init__(
+        self,
+        beam_size=50,
+        nbest=1,
+        arpa=None,
+        lm_weight=0.5,
+        word_bonus=1.0,
+        hotwords=(),
+        hotword_weight=8.0,
+        lm_folder=None,
+        rescore_weight=0.5,
+    ):
+        if not 1 <= nbest <= beam_size:
+            raise ValueError(
+                f"nbest must be from 1 to beam_size = {beam_size}, got {nbest}"
+            )
+        for name, weight in (
+            ("lm_weight", lm_weight),
+            ("hotword_weight", hotword_weight),
+            ("rescore_weight", rescore_weight),
+        ):
+            if not weight >= 0:
+                raise ValueError(f"{name} must be >= 0, got {weight}")
+        self.beam_size, self.nbest = beam_size, nbest
+        self.lm_weight, self.word_bonus = lm_weight, word_bonus
+        self.hotwords, self.hotword_weight = tuple(hotwords), hotword_weight
+        self.rescore_weight = rescore_weight
+        self.arpa = self.search = self.lm = None
+        if arpa is not None:
+            if not pathlib.Path(arpa).is_file():
+                raise FileNotFoundError(f"no such n-gram model: {arpa}")
+            _require_kenlm()
+            self.arpa = arpa
+        self.lm_folder = lm_folder
+        if lm_folder is not None:
+            config, self.lm_tokenizer = load_model(lm_folder, ["language_model"])
+            self.lm = config["language_model"]
+
+    def prepare(self, tokenizer, sentences=(), folder=None):
+        """Build the search for a recogniser.
+
+        Arguments
+        ---------
+        tokenizer : sentencepiece.SentencePieceProcessor
+            The recogniser's.
+        sentences : list of str
+            Training transcripts; not needed here.
+        folder : str or pathlib.Path
+            The run's folder; not needed here.
+
+        Raises
+        ------
+        ValueError
+            If a hot word has a character that the recogniser cannot write, or the
+            language model has other tokens.
+        """
+        if self.lm is not None:
+            _require_same_tokens(tokenizer, self.lm_tokenizer, self.lm_folder)
+        options = {}
+        if self.arpa is not None:
+            options.update(
+                kenlm_model_path=str(self.arpa),
+                alpha=self.lm_weight,
+                beta=self.word_bonus,
+            )
+        self.search = _BiasedSearcher(
+            phrases=[_as_written(phrase, tokenizer) for phrase in self.hotwords],
+            bias=self.hotword_weight,
+            blank_index=BLANK_INDEX,
+            vocab_list=_pieces(tokenizer),
+            beam_size=self.beam_size,
+            # All that rescoring may choose from; merged histories would be missing.
+            topk=self.nbest if self.lm is None else self.beam_size,
+            prune_history=self.nbest == 1 and self.lm is None,
+            **options,
+        )
+
+    def texts(self, recognition, tokenizer):
+        """Decode a batch.
+
+        Arguments
+        ---------
+        recognition : hyperconformer.integration.recognizer.Recognition
+            Of the batch.
+        tokenizer : sentencepiece.SentencePieceProcessor
+            The recogniser's.
+
+        Returns
+        -------
+        list of str
+        """
+        return [best[0].text for best in self.hypotheses(recognition, tokenizer)]
+
+    def hypotheses(self, recognition, tokenizer):
+        """Decode a batch.
+
+        Arguments
+        ---------
+        recognition : hyperconformer.integration.recognizer.Recognition
+            Of the batch.
+        tokenizer : sentencepiece.SentencePieceProcessor
+            The recogniser's.
+
+        Returns
+        -------
+        list of list of Hypothesis
+            For each utterance at most ``nbest``, the best first.
+        """
+        log_probs = recognition.ctc.clone()
+        log_probs[..., list(NO_TEXT)] = -torch.inf
+        found = []
+        # One by one: SpeechBrain rounds relative lengths down, so that an utterance
+        # could lose its last frame, depending on the others of its batch.
+        for frames, length in zip(log_probs, recognition.lengths.tolist()):
+            best = [
+                Hypothesis(
+                    hypothesis.text.strip(),
+                    float(hypothesis.lm_score),
+                    tuple(tokenizer.encode(hypothesis.text.strip())),
+                )
+                for hypothesis in self.search(frames[None, :length])[0]
+            ]
+            if self.lm is not None:
+                best = self._rescore(best)
+            found.append(best[: self.nbest])
+        return found
+
+    @torch.no_grad()
+    def _rescore(self, hypotheses):
+        """Add the neural language model's log-probabilities, and sort."""
+        targets = [
+            torch.tensor([*hypothesis.tokens, EOS_INDEX]) for hypothesis in hypotheses
+        ]
+        lengths = torch.tensor([len(target) for target in targets])
+        targets = pad_sequence(targets, batch_first=True)
+        begin = torch.full((len(targets), 1), BOS_INDEX)
+        real = ~lengths_to_padding_mask(lengths, targets.shape[1])
+        inputs = torch.cat([begin, targets[:, :-1]], dim=1)
+        log_probs = self.lm(inputs, real).log_softmax(-1)
+        scores = log_probs.gather(-1, targets.unsqueeze(-1)).squeeze(-1)
+        scores = self.rescore_weight * scores.masked_fill(~real, 0.0).sum(1)
+        rescored = [
+            dataclasses.replace(hypothesis, score=hypothesis.score + score)
+            for hypothesis, score in zip(hypotheses, scores.tolist())
+        ]
+        return sorted(rescored, key=lambda hypothesis: -hypothesis.score)
+
+
+class NGramSearcher(CTCSearcher):
+    """CTC beam search with a word n-gram model of the training set.
 
     Words that the training transcripts do not have are still possible, at a price.
     Needs KenLM's Python package (``pip install "hyperconformer[lm]"``).
@@ -49,24 +274,13 @@ class NGramSearcher:
     """
 
     def __init__(self, order=3, lm_weight=0.5, word_bonus=1.0, beam_size=50):
-        if order < 1 or lm_weight < 0 or beam_size < 1:
-            raise ValueError(
-                "order must be >= 1, lm_weight >= 0 and beam_size >= 1, "
-                f"got {order}, {lm_weight} and {beam_size}"
-            )
-        for package in ("kenlm", "pygtrie"):
-            if importlib.util.find_spec(package) is None:
-                raise ValueError(
-                    f"decoding with an n-gram model needs the package {package}: "
-                    'pip install "hyperconformer[lm]"'
-                )
+        if order < 1:
+            raise ValueError(f"order must be >= 1, got {order}")
+        _require_kenlm()
+        super().__init__(beam_size, lm_weight=lm_weight, word_bonus=word_bonus)
         self.order = order
-        self.lm_weight = lm_weight
-        self.word_bonus = word_bonus
-        self.beam_size = beam_size
-        self.search = None
 
-    def prepare(self, tokenizer, sentences, folder):
+    def prepare(self, tokenizer, sentences=(), folder=None):
         """Train the n-gram model and build the search.
 
         Arguments
@@ -78,34 +292,8 @@ class NGramSearcher:
         folder : str or pathlib.Path
             Where the model goes, as ``lm.arpa``.
         """
-        arpa = train_arpa(sentences, pathlib.Path(folder) / "lm.arpa", self.order)
-        self.search = CTCBeamSearcher(
-            blank_index=BLANK_INDEX,
-            vocab_list=[
-                tokenizer.id_to_piece(token) for token in range(tokenizer.vocab_size())
-            ],
-            kenlm_model_path=str(arpa),
-            alpha=self.lm_weight,
-            beta=self.word_bonus,
-            beam_size=self.beam_size,
-        )
-
-    def texts(self, recognition, tokenizer):
-        """Decode a batch.
-
-        Arguments
-        ---------
-        recognition : hyperconformer.integration.recognizer.Recognition
-            Of the batch.
-        tokenizer : sentencepiece.SentencePieceProcessor
-            The recogniser's.
-
-        Returns
-        -------
-        list of str
-        """
-        best = self.search(recognition.ctc, recognition.relative_lengths)
-        return [hypotheses[0].text.strip() for hypotheses in best]
+        self.arpa = train_arpa(sentences, pathlib.Path(folder) / "lm.arpa", self.order)
+        super().prepare(tokenizer, sentences, folder)
 
 
 class JointSearcher(S2STransformerBeamSearcher):
@@ -212,7 +400,7 @@ class JointSearcher(S2STransformerBeamSearcher):
         self.lm_folder = lm_folder
         self.lm_tokenizer = tokenizer
 
-    def prepare(self, tokenizer, sentences, folder):
+    def prepare(self, tokenizer, sentences=(), folder=None):
         """Refuse a language model whose tokens mean something else.
 
         Arguments
@@ -229,17 +417,8 @@ class JointSearcher(S2STransformerBeamSearcher):
         ValueError
             If the language model was trained with other tokens.
         """
-        if self.lm_tokenizer is None:
-            return
-        own, other = (
-            [model.id_to_piece(token) for token in range(model.vocab_size())]
-            for model in (tokenizer, self.lm_tokenizer)
-        )
-        if own != other:
-            raise ValueError(
-                f"the language model of {self.lm_folder} has other tokens than the "
-                "recogniser: train it with the recogniser's tokenizer_file"
-            )
+        if self.lm_tokenizer is not None:
+            _require_same_tokens(tokenizer, self.lm_tokenizer, self.lm_folder)
 
     def texts(self, recognition, tokenizer):
         """Decode a batch.
@@ -255,8 +434,28 @@ class JointSearcher(S2STransformerBeamSearcher):
         -------
         list of str
         """
-        ids, *_ = self(recognition.encoded, recognition.relative_lengths)
-        return [tokenizer.decode_ids(sequence) for sequence in ids]
+        return [best[0].text for best in self.hypotheses(recognition, tokenizer)]
+
+    def hypotheses(self, recognition, tokenizer):
+        """Decode a batch.
+
+        Arguments
+        ---------
+        recognition : hyperconformer.integration.recognizer.Recognition
+            Of the batch.
+        tokenizer : sentencepiece.SentencePieceProcessor
+            The recogniser's.
+
+        Returns
+        -------
+        list of list of Hypothesis
+            The best one of each utterance.
+        """
+        ids, _, scores, _ = self(recognition.encoded, recognition.relative_lengths)
+        return [
+            [Hypothesis(tokenizer.decode_ids(tokens), score, tuple(tokens))]
+            for tokens, score in zip(ids, scores.tolist())
+        ]
 
     @torch.no_grad()
     def forward(self, encoded, relative_lengths):
@@ -306,3 +505,94 @@ class JointSearcher(S2STransformerBeamSearcher):
         is_end = torch.arange(self.n_out, device=log_probs.device) == EOS_INDEX
         log_probs = log_probs.masked_fill(is_last & ~is_end, self.minus_inf)
         return super()._set_eos_minus_inf_step(log_probs, step, min_decode_steps)
+
+
+class _BiasedSearcher(CTCBeamSearcher):
+    """SpeechBrain's search, with a bonus for hypotheses that hold certain phrases."""
+
+    def __init__(self, phrases, bias, **options):
+        super().__init__(**options)
+        self.phrases = [tuple(phrase.split()) for phrase in phrases]
+        self.bias = bias
+        self.ended = False
+
+    def get_lm_beams(self, *arguments, **options):
+        """SpeechBrain's scores, plus the bonus."""
+        beams = super().get_lm_beams(*arguments, **options)
+        for beam in beams if self.phrases else ():
+            partial = None if self.ended else beam.partial_word
+            beam.lm_score += self.bias * self._words_matched(beam.text, partial)
+        return beams
+
+    def finalize_decoding(self, *arguments, **options):
+        """At the end, the beginning of a phrase counts no more."""
+        self.ended = True
+        try:
+            return super().finalize_decoding(*arguments, **options)
+        finally:
+            self.ended = False
+
+    def _words_matched(self, text, partial):
+        """Words of complete phrases, and those of a phrase that may be on its way."""
+        words = tuple(text.split())
+        # `free` is where the words begin that no complete phrase has taken.
+        matched = free = position = 0
+        while position < len(words):
+            whole = max(
+                (
+                    len(phrase)
+                    for phrase in self.phrases
+                    if words[position : position + len(phrase)] == phrase
+                ),
+                default=0,
+            )
+            position += whole or 1
+            if whole:
+                matched, free = matched + whole, position
+        if partial is None:
+            return matched
+        return matched + max(
+            _share_begun(phrase, words[free:], partial) for phrase in self.phrases
+        )
+
+
+def _share_begun(phrase, words, partial):
+    """How many words of a phrase a text ends with, the last one perhaps unfinished."""
+    for whole in range(min(len(phrase) - 1, len(words)), -1, -1):
+        begun = phrase[whole]
+        if words[len(words) - whole :] == phrase[:whole] and begun.startswith(partial):
+            return whole + len(partial) / len(begun)
+    return 0.0
+
+
+def _as_written(phrase, tokenizer):
+    """A hot phrase in the letters that the recogniser writes."""
+    for form in (phrase, phrase.upper(), phrase.lower()):
+        words = " ".join(form.split())
+        if words and tokenizer.unk_id() not in tokenizer.encode(words):
+            return words
+    raise ValueError(
+        f"the hot word {phrase!r} is empty or has characters that the recogniser "
+        "cannot write"
+    )
+
+
+def _pieces(tokenizer):
+    return [tokenizer.id_to_piece(token) for token in range(tokenizer.vocab_size())]
+
+
+def _require_same_tokens(tokenizer, other, lm_folder):
+    if _pieces(tokenizer) != _pieces(other):
+        raise ValueError(
+            f"the language model of {lm_folder} has other tokens than the "
+            "recogniser: train it with the recogniser's tokenizer_file"
+        )
+
+
+def _require_kenlm():
+    for package in ("kenlm", "pygtrie"):
+        if importlib.util.find_spec(package) is None:
+            raise ValueError(
+                f"decoding with an n-gram model needs the package {package}: "
+                'pip install "hyperconformer[lm]"'
+            )

@@ -2,22 +2,49 @@
 
 >>> from hyperconformer.inference import ASR               # doctest: +SKIP
 >>> asr = ASR.from_hparams(source="results/spoken/model")  # doctest: +SKIP
->>> asr.transcribe_file("speech.wav")                      # doctest: +SKIP
-'TURN ON THE LIGHT'
+>>> result = asr.transcribe_file("speech.wav")             # doctest: +SKIP
+>>> print(result)                                          # doctest: +SKIP
+TURN ON THE LIGHT
+>>> result.words[0]                                        # doctest: +SKIP
+Word(text='TURN', start_s=0.24, end_s=0.44, confidence=0.98)
 """
 
 import torch
-from speechbrain.decoders.ctc import ctc_greedy_decode
 from torch.nn.utils.rnn import pad_sequence
 
-from hyperconformer.audio import prepare_samples, read_audio
-from hyperconformer.model_folder import load_model
+from hyperconformer.alignment import WORD_START, align_words
+from hyperconformer.audio import (
+    MAX_RATE_HZ,
+    AudioError,
+    prepare_samples,
+    read_blocks,
+)
+from hyperconformer.decoding import BLANK_INDEX, GreedySearcher
+from hyperconformer.integration.recognizer import Recognition
+from hyperconformer.longform import (
+    QUIET_S,
+    merge_frame,
+    merge_nbest,
+    split_audio,
+)
+from hyperconformer.masks import relative_to_frames
+from hyperconformer.model_folder import DEFAULT_MODEL, load_model
+from hyperconformer.transcription import Hypothesis, Transcription
 
 MIN_DURATION_S = 0.1
+# What is recognised at once, and how far it reaches into its neighbours.
+CHUNK_S, OVERLAP_S = 20.0, 2.0
+# Below one step of 16-bit audio there is nothing to recognise.
+SILENCE = 2**-15
+# The log-probability of all but the blank in such silence.
+IMPOSSIBLE = -1e4
 
 
 class ASR:
-    """A speech recogniser: samples in, text out.
+    """A speech recogniser: samples in, text, times and confidences out.
+
+    Long audio is recognised in chunks that are cut where it is quiet
+    (:mod:`hyperconformer.longform`), in memory that does not grow with its length.
 
     Arguments
     ---------
@@ -29,24 +56,84 @@ class ASR:
         Tokens to text.
     sample_rate_hz : int
         Rate of the samples that the extractor takes.
+    search : object, optional
+        A search of :mod:`hyperconformer.decoding`; None = greedy.
+    chunk_s : float
+        Longest stretch that is recognised at once, without its context.
+
+    Raises
+    ------
+    ValueError
+        If the parts do not fit each other, or ``chunk_s`` is below 1.
     """
 
-    def __init__(self, extractor, recognizer, tokenizer, sample_rate_hz):
+    def __init__(
+        self,
+        extractor,
+        recognizer,
+        tokenizer,
+        sample_rate_hz,
+        search=None,
+        chunk_s=CHUNK_S,
+    ):
+        if not chunk_s >= 1:
+            raise ValueError(f"chunk_s must be >= 1, got {chunk_s}")
         self.extractor = extractor.eval()
         self.recognizer = recognizer.eval()
         self.tokenizer = tokenizer
         self.sample_rate_hz = sample_rate_hz
+        self.chunk_s = chunk_s
+        self._check_parts()
+        self.use_search(search or GreedySearcher())
+        self.frame_samples = (
+            extractor.features.compute_STFT.hop_length * recognizer.frontend.stride
+        )
+        self.starts_word = torch.tensor(
+            [
+                tokenizer.id_to_piece(token).startswith(WORD_START)
+                for token in range(tokenizer.vocab_size())
+            ]
+        )
 
-    @classmethod
-    def from_hparams(cls, source, device="cpu"):
-        """Load a model folder.
+    def use_search(self, search):
+        """Decode with another search from now on.
 
         Arguments
         ---------
-        source : str or pathlib.Path
-            The folder, or the output folder of a training run that holds it.
+        search : object
+            A search of :mod:`hyperconformer.decoding`.
+
+        Raises
+        ------
+        ValueError
+            If it does not fit the recogniser.
+        """
+        search.prepare(self.tokenizer)
+        self.search = search
+
+    @classmethod
+    def from_hparams(
+        cls, source=None, device="cpu", trusted=False, search=None, chunk_s=CHUNK_S
+    ):
+        """Load a model folder.
+
+        Nothing in the folder is run, see :mod:`hyperconformer.model_folder`.
+
+        Arguments
+        ---------
+        source : str or pathlib.Path, optional
+            The folder, the output folder of a training run that holds it, the name
+            of a shipped model, or ``owner/name`` on the Hugging Face hub. None = the
+            shipped default model.
         device : str or torch.device
             Where to compute.
+        trusted : bool
+            True lets the folder's settings run any code, as SpeechBrain does: only
+            for folders of your own that name classes of your own.
+        search : object, optional
+            A search of :mod:`hyperconformer.decoding`; None = greedy.
+        chunk_s : float
+            Longest stretch that is recognised at once.
 
         Returns
         -------
@@ -57,18 +144,26 @@ class ASR:
         FileNotFoundError
             If the folder or one of its files is missing.
         ValueError
-            If it holds another kind of model.
+            If it holds another kind of model, is damaged, or asks for what a model
+            does not need.
         """
-        config, tokenizer = load_model(source, ("extractor", "recognizer"), device)
-        return cls(
-            config["extractor"],
-            config["recognizer"],
-            tokenizer,
-            config["sample_rate"],
+        config, tokenizer = load_model(
+            source, ("extractor", "recognizer"), device, trusted
         )
+        try:
+            return cls(
+                config["extractor"],
+                config["recognizer"],
+                tokenizer,
+                config.get("sample_rate"),
+                search,
+                chunk_s,
+            )
+        except ValueError as error:
+            raise ValueError(f"the model {source or DEFAULT_MODEL}: {error}") from error
 
     def transcribe_file(self, path):
-        """Text of an audio file.
+        """Recognise an audio file of any length.
 
         Arguments
         ---------
@@ -77,21 +172,22 @@ class ASR:
 
         Returns
         -------
-        str
+        hyperconformer.transcription.Transcription
 
         Raises
         ------
         hyperconformer.audio.AudioError
             If the file cannot be used; the message names it.
-        ValueError
-            If it is too short.
         """
-        samples = read_audio(path, self.sample_rate_hz)
-        self._check_duration(samples, path)
-        return self._recognize([samples])[0]
+        try:
+            return self._transcribe(read_blocks(path, self.sample_rate_hz))
+        except AudioError:
+            raise
+        except ValueError as error:
+            raise AudioError(f"{path}: {error}") from error
 
     def transcribe(self, samples, sample_rate_hz):
-        """Text of samples.
+        """Recognise samples.
 
         Arguments
         ---------
@@ -102,40 +198,186 @@ class ASR:
 
         Returns
         -------
-        str
+        hyperconformer.transcription.Transcription
 
         Raises
         ------
         ValueError
             If there are too few, or one is not finite.
         """
-        samples = prepare_samples(samples, sample_rate_hz, self.sample_rate_hz)
-        self._check_duration(samples, "the audio")
-        return self._recognize([samples])[0]
+        return self._transcribe(
+            [prepare_samples(samples, sample_rate_hz, self.sample_rate_hz)]
+        )
 
     def transcribe_batch(self, wavs, wav_lens):
-        """Texts of a padded batch, each as if alone.
+        """Recognise a padded batch, each utterance as if alone.
 
         Arguments
         ---------
         wavs : torch.Tensor
-            (B, N) samples at the model's rate, zero past each end.
+            (B, N) floating samples at the model's rate, each at most ``chunk_s``
+            long; padding may hold anything.
         wav_lens : torch.Tensor
             (B,) relative lengths in (0, 1].
 
         Returns
         -------
-        list of str
-        """
-        counts = (wav_lens * wavs.shape[1]).round().long()
-        return self._recognize([wav[:count] for wav, count in zip(wavs, counts)])
+        list of hyperconformer.transcription.Transcription
 
-    def _check_duration(self, samples, what):
-        seconds = len(samples) / self.sample_rate_hz
+        Raises
+        ------
+        ValueError
+            If a shape is wrong, an utterance too short or too long, or a sample not
+            finite.
+        """
+        if wavs.dim() != 2 or wav_lens.shape != wavs.shape[:1]:
+            raise ValueError(
+                "wavs must be (B, N) and wav_lens (B,), got "
+                f"{tuple(wavs.shape)} and {tuple(wav_lens.shape)}"
+            )
+        counts = relative_to_frames(wav_lens, wavs.shape[1]).tolist()
+        utterances = [
+            prepare_samples(wav[:count], self.sample_rate_hz, self.sample_rate_hz)
+            for wav, count in zip(wavs, counts)
+        ]
+        for samples in utterances:
+            self._check_duration(len(samples))
+            if len(samples) > self.chunk_s * self.sample_rate_hz:
+                raise ValueError(
+                    f"an utterance lasts {len(samples) / self.sample_rate_hz:.1f} s; "
+                    f"longer ones than chunk_s = {self.chunk_s} go to transcribe"
+                )
+        recognition = self._recognize(utterances)
+        results = []
+        for index, samples in enumerate(utterances):
+            log_probs = recognition.ctc[index, : recognition.lengths[index]]
+            encoded = recognition.encoded[index, : recognition.lengths[index]]
+            if samples.abs().max() < SILENCE:
+                log_probs, encoded = self._recognize_silence(len(samples))
+            part = self._decode(log_probs, encoded, 0)
+            results.append(self._join([part], len(samples)))
+        return results
+
+    def _transcribe(self, blocks):
+        """Recognise audio that comes in blocks of samples."""
+        counted = _Counted(blocks)
+        rate = self.sample_rate_hz
+        chunks = split_audio(
+            counted,
+            int(self.chunk_s * rate),
+            int(min(OVERLAP_S, self.chunk_s / 4) * rate),
+            self.frame_samples,
+            int(QUIET_S * rate),
+        )
+        parts = [self._decode(*segment) for segment in self._segments(chunks)]
+        return self._join(parts, counted.samples)
+
+    def _segments(self, chunks):
+        """Each chunk's own log-probabilities and frames, and where they begin."""
+        waiting = None  # what the chunk before still has to give
+        for chunk in chunks:
+            first = chunk.offset // self.frame_samples
+            log_probs, encoded = self._recognize_chunk(chunk)
+            if waiting is not None:
+                before, before_encoded, start = waiting
+                # The last chunk may end before its predecessor's context does.
+                shared = before[first - start :][: len(log_probs)]
+                middle = (chunk.begin - chunk.offset) // self.frame_samples
+                taken = merge_frame(
+                    shared, log_probs[: len(shared)], middle, self.starts_word
+                )
+                kept = first - start + taken
+                yield before[:kept], before_encoded[:kept], start
+                first, log_probs = first + taken, log_probs[taken:]
+                encoded = encoded[taken:]
+            waiting = log_probs, encoded, first
+        yield waiting
+
+    def _recognize_chunk(self, chunk):
+        if chunk.offset == 0:
+            self._check_duration(len(chunk.samples))
+        if chunk.samples.abs().max() < SILENCE:
+            return self._recognize_silence(len(chunk.samples))
+        recognition = self._recognize([chunk.samples])
+        return recognition.ctc[0], recognition.encoded[0]
+
+    def _recognize_silence(self, samples):
+        """What a recogniser should say of silence: blanks, for sure."""
+        frames = samples // self.frame_samples + 1
+        head = self.recognizer.ctc_head
+        log_probs = torch.full((frames, head.out_features), IMPOSSIBLE)
+        log_probs[:, BLANK_INDEX] = 0.0
+        return log_probs, torch.zeros(frames, head.in_features)
+
+    def _decode(self, log_probs, encoded, first_frame):
+        """Hypotheses of a segment, the words of the best one, and what glues it on."""
+        if (log_probs[:, BLANK_INDEX] == 0).all():  # a decoder might invent something
+            return [Hypothesis("", 0.0)], (), " "
+        lengths = torch.tensor([len(log_probs)], device=encoded.device)
+        recognition = Recognition(log_probs[None], lengths, encoded[None], None)
+        hypotheses = self.search.hypotheses(recognition, self.tokenizer)[0]
+        frame_s = self.frame_samples / self.sample_rate_hz
+        try:
+            words = align_words(
+                log_probs,
+                hypotheses[0].tokens,
+                self.tokenizer,
+                frame_s,
+                first_frame * frame_s,
+            )
+        except ValueError:  # a decoder may say more than CTC has frames for
+            words = ()
+        spoken = log_probs.argmax(-1)
+        spoken = spoken[spoken != BLANK_INDEX]
+        continues = len(spoken) > 0 and not self.starts_word[spoken[0]]
+        return hypotheses, words, "" if continues else " "
+
+    def _join(self, parts, samples):
+        """One result of the segments of an utterance."""
+        readings = [
+            [(glue + hypothesis.text, hypothesis.score) for hypothesis in hypotheses]
+            for hypotheses, _, glue in parts
+        ]
+        nbest = merge_nbest(readings, max(map(len, readings)))
+        words = []
+        for _, more, glue in parts:
+            if words and more and not glue:
+                words[-1], more = words[-1].continued(more[0]), more[1:]
+            words.extend(more)
+        return Transcription(
+            text=nbest[0][0],
+            words=tuple(words),
+            nbest=tuple(Hypothesis(text, score) for text, score in nbest),
+            duration_s=samples / self.sample_rate_hz,
+        )
+
+    def _check_duration(self, samples):
+        seconds = samples / self.sample_rate_hz
         if seconds < MIN_DURATION_S:
             raise ValueError(
-                f"{what} lasts {seconds:.4f} s; at least {MIN_DURATION_S} s is needed"
+                f"the audio lasts {seconds:.4f} s; at least {MIN_DURATION_S} s "
+                "is needed"
             )
+
+    def _check_parts(self):
+        rate = self.sample_rate_hz
+        if not isinstance(rate, int) or not 1000 <= rate <= MAX_RATE_HZ:
+            raise ValueError(
+                f"sample_rate must be from 1000 to {MAX_RATE_HZ} Hz, got {rate!r}"
+            )
+        tokens = self.tokenizer.vocab_size()
+        outputs = self.recognizer.ctc_head.out_features
+        if tokens != outputs:
+            raise ValueError(
+                f"its tokenizer has {tokens} tokens, its recogniser {outputs}"
+            )
+        try:
+            self._recognize([torch.zeros(rate // 2)])
+        # Settings that fit the weights but not each other fail in many ways.
+        except Exception as error:
+            raise ValueError(
+                f"it does not run: {type(error).__name__}: {error}"
+            ) from error
 
     @torch.no_grad()
     def _recognize(self, utterances):
@@ -143,6 +385,18 @@ class ASR:
         counts = torch.tensor([len(samples) for samples in utterances], device=device)
         wavs = pad_sequence(utterances, batch_first=True).to(device)
         features, lengths = self.extractor(wavs, counts / wavs.shape[1])
-        output = self.recognizer(features, lengths)
-        ids = ctc_greedy_decode(output.ctc, output.relative_lengths, blank_id=0)
-        return [self.tokenizer.decode_ids(sequence) for sequence in ids]
+        recognition = self.recognizer(features, lengths)
+        # Searches and alignment run on the CPU; a decoder's runs where the model is.
+        return recognition._replace(ctc=recognition.ctc.cpu())
+
+
+class _Counted:
+    """Blocks of samples, counted as they pass."""
+
+    def __init__(self, blocks):
+        self.blocks, self.samples = blocks, 0
+
+    def __iter__(self):
+        for block in self.blocks:
+            self.samples += len(block)
+            yield block

@@ -1,15 +1,64 @@
-"""A trained model as a folder: settings, weights and tokenizer, nothing else."""
+"""A trained model as a folder: settings, weights and tokenizer, nothing else.
 
+Loading one runs no code of the folder: settings are read by
+:mod:`hyperconformer.safe_yaml`, weights are safetensors whose names and shapes must be
+the model's, and no file outside the folder is opened.
+"""
+
+import contextlib
 import pathlib
+import re
 import shutil
 
 from hyperpyyaml import load_hyperpyyaml
-from safetensors.torch import load_file, save_file
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
 from sentencepiece import SentencePieceProcessor
+
+from hyperconformer.safe_yaml import load_safely
 
 CONFIG_FILE = "hyperparams.yaml"
 WEIGHTS_FILE = "model.safetensors"
 TOKENIZER_FILE = "tokenizer.model"
+FILES = (CONFIG_FILE, WEIGHTS_FILE, TOKENIZER_FILE)
+# Far above any settings, and any SentencePiece model.
+MAX_BYTES = {CONFIG_FILE: 2**16, WEIGHTS_FILE: 2**35, TOKENIZER_FILE: 2**26}
+# What building a model may take: a few times its weights, and something to begin with.
+BUILD_FACTOR, BUILD_BYTES, BUILD_TENSORS = 8, 2**26, 1000
+
+# The model that comes with the package: in the repository, and in the wheel as data
+# of the package.
+DEFAULT_MODEL = "hyperconformer-an4"
+_PACKAGE = pathlib.Path(__file__).resolve().parent
+SHIPPED_FOLDERS = (_PACKAGE / "pretrained", _PACKAGE.parent / "pretrained")
+
+# For SpeechBrain's own interfaces, which read the same folder.
+_SPEECHBRAIN = """
+# For SpeechBrain's {interface}.from_hparams
+encoder: !new:hyperconformer.integration.pretrained.{encoder}
+  extractor: !ref <extractor>
+  recognizer: !ref <recognizer>
+{decoding}
+tokenizer: !new:sentencepiece.SentencePieceProcessor
+audio_normalizer: !new:speechbrain.dataio.preprocess.AudioNormalizer
+  sample_rate: !ref <sample_rate>
+pretrainer: !new:hyperconformer.integration.pretrained.FolderPretrainer
+  loadables:
+    model: !ref <encoder>
+    tokenizer: !ref <tokenizer>
+  files:
+    model: model.safetensors
+    tokenizer: tokenizer.model
+"""
+_CTC = """modules:
+  encoder: !ref <encoder>
+decoding_function: !name:speechbrain.decoders.ctc_greedy_decode
+  blank_id: 0"""
+_JOINT = """decoder: !new:hyperconformer.decoding.JointSearcher
+  recognizer: !ref <recognizer>
+modules:
+  encoder: !ref <encoder>
+  decoder: !ref <decoder>"""
 
 
 def save_model(folder, config_text, modules, tokenizer_file):
@@ -22,7 +71,8 @@ def save_model(folder, config_text, modules, tokenizer_file):
     config_text : str
         HyperPyYAML text that builds the modules, each under its name.
     modules : dict of str to torch.nn.Module
-        The trained modules.
+        The trained modules. A recogniser's folder also gets what SpeechBrain's
+        ``EncoderASR`` or, where there is a decoder, ``EncoderDecoderASR`` needs.
     tokenizer_file : str or pathlib.Path
         The SentencePiece model.
 
@@ -33,6 +83,8 @@ def save_model(folder, config_text, modules, tokenizer_file):
     """
     folder = pathlib.Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
+    if "recognizer" in modules:
+        config_text += _for_speechbrain(modules["recognizer"])
     (folder / CONFIG_FILE).write_text(config_text, encoding="utf-8")
     weights = {
         f"{name}.{key}": value.detach().cpu().contiguous()
@@ -44,23 +96,37 @@ def save_model(folder, config_text, modules, tokenizer_file):
     return folder
 
 
-def load_model(source, names, device="cpu"):
+def _for_speechbrain(recognizer):
+    if recognizer.decoder_head is None:
+        return _SPEECHBRAIN.format(
+            interface="EncoderASR", encoder="CTCEncoder", decoding=_CTC
+        )
+    return _SPEECHBRAIN.format(
+        interface="EncoderDecoderASR", encoder="Encoder", decoding=_JOINT
+    )
+
+
+def load_model(source, names, device="cpu", trusted=False):
     """Read a model folder.
 
     Arguments
     ---------
     source : str or pathlib.Path
-        The folder, or the output folder of a training run that holds it.
+        As for :func:`find_model`.
     names : collection of str
         The modules that it should hold.
     device : str or torch.device
         Where to compute.
+    trusted : bool
+        True lets the settings build and call anything, as SpeechBrain does: for
+        folders of your own that name classes of your own. Weights are safetensors
+        all the same.
 
     Returns
     -------
     config : dict
-        The keys of its YAML file; the modules among them with their weights, in
-        evaluation mode.
+        The modules with their weights, in evaluation mode, and the plain values
+        among the settings.
     tokenizer : sentencepiece.SentencePieceProcessor
 
     Raises
@@ -68,36 +134,41 @@ def load_model(source, names, device="cpu"):
     FileNotFoundError
         If the folder or one of its files is missing.
     ValueError
-        If it is the folder of another kind of model.
+        If it is the folder of another kind of model, its files are damaged or do
+        not belong together, or it asks for what a model does not need.
     """
     folder = find_model(source)
-    text = (folder / CONFIG_FILE).read_text(encoding="utf-8")
-    config = load_hyperpyyaml(text)
+    files = {name: _check_file(folder, name) for name in FILES}
+    with _named_errors(folder / CONFIG_FILE, UnicodeDecodeError):
+        text = files[CONFIG_FILE].read_text(encoding="utf-8")
+    if trusted:
+        config = load_hyperpyyaml(text)
+    else:
+        with _named_errors(folder / WEIGHTS_FILE, SafetensorError):
+            max_bytes, max_tensors = _budget(files[WEIGHTS_FILE])
+        config = load_safely(text, folder / CONFIG_FILE, names, max_bytes, max_tensors)
     if not set(names) <= set(config):
         raise ValueError(
             f"{folder} should hold {', '.join(names)}, but holds: {', '.join(config)}"
         )
-    weights = load_file(folder / WEIGHTS_FILE, device=str(device))
+    with _named_errors(folder / WEIGHTS_FILE, SafetensorError):
+        _load_weights(files[WEIGHTS_FILE], {name: config[name] for name in names})
     for name in names:
-        prefix = f"{name}."
-        own = {
-            key[len(prefix) :]: value
-            for key, value in weights.items()
-            if key.startswith(prefix)
-        }
-        config[name].to(device).load_state_dict(own, strict=True)
-        config[name].eval()
-    tokenizer = SentencePieceProcessor(model_file=str(folder / TOKENIZER_FILE))
+        config[name].to(device).eval()
+    with _named_errors(folder / TOKENIZER_FILE, RuntimeError):
+        tokenizer = SentencePieceProcessor(model_file=str(files[TOKENIZER_FILE]))
     return config, tokenizer
 
 
-def find_model(source):
-    """The model folder behind a folder that a user names.
+def find_model(source=None):
+    """The model folder behind what a user names.
 
     Arguments
     ---------
-    source : str or pathlib.Path
-        A model folder, or the output folder of a training run.
+    source : str or pathlib.Path, optional
+        A model folder, the output folder of a training run that holds one, the name
+        of a shipped model, or ``owner/name`` of a model on the Hugging Face hub, of
+        which only the three files are fetched. None = the shipped default model.
 
     Returns
     -------
@@ -108,14 +179,131 @@ def find_model(source):
     FileNotFoundError
         Naming what is missing.
     """
-    source = pathlib.Path(source)
-    if not source.is_dir():
-        raise FileNotFoundError(f"no such model folder: {source}")
-    folder = source if (source / WEIGHTS_FILE).is_file() else source / "model"
-    for name in (CONFIG_FILE, WEIGHTS_FILE, TOKENIZER_FILE):
+    if source is None or str(source) in list_shipped_models():
+        return _find_shipped(source or DEFAULT_MODEL)
+    folder = pathlib.Path(source)
+    if not folder.is_dir():
+        if not re.fullmatch(r"[\w-][\w.-]*/[\w-][\w.-]*", str(source)):
+            raise FileNotFoundError(f"no such model folder: {source}")
+        folder = _fetch(str(source))
+    if not (folder / WEIGHTS_FILE).is_file():
+        folder = folder / "model"
+    for name in FILES:
         if not (folder / name).is_file():
             raise FileNotFoundError(
                 f"{source} is no model folder: it lacks {name}, also in its folder "
                 "`model`, where a finished training run leaves it"
             )
     return folder
+
+
+def list_shipped_models():
+    """The names of the models that came with the package, sorted.
+
+    Returns
+    -------
+    list of str
+    """
+    return sorted(
+        {
+            file.parent.name
+            for place in SHIPPED_FOLDERS
+            for file in place.glob(f"*/{WEIGHTS_FILE}")
+        }
+    )
+
+
+def _find_shipped(name):
+    for place in SHIPPED_FOLDERS:
+        if (place / name / WEIGHTS_FILE).is_file():
+            return place / name
+    raise FileNotFoundError(
+        f"the shipped model {name} is not installed: it is neither in "
+        f"{SHIPPED_FOLDERS[0]} nor in {SHIPPED_FOLDERS[1]}; name a model folder"
+    )
+
+
+def _fetch(name):
+    """Copy a hub model's three files into the hub's cache."""
+    from huggingface_hub import snapshot_download
+
+    try:
+        return pathlib.Path(snapshot_download(name, allow_patterns=list(FILES)))
+    # The hub's errors share no base class, and "not there" is one of many.
+    except Exception as error:
+        first = str(error).strip().split("\n")[0]
+        raise FileNotFoundError(
+            f"no such model folder: {name}, and it cannot be had from the hub: {first}"
+        ) from error
+
+
+def _check_file(folder, name):
+    """The real path of a file of the folder: a plain one, inside, of sensible size."""
+    path = (folder / name).resolve()
+    # The hub's cache links a snapshot's files to blobs two folders up.
+    hub = folder.resolve().parent
+    inside = hub.parent if hub.name == "snapshots" else folder.resolve()
+    if inside not in path.parents:
+        raise ValueError(f"{folder / name} leads out of its folder, to {path}")
+    size = path.stat().st_size
+    if not 0 < size <= MAX_BYTES[name]:
+        raise ValueError(
+            f"{folder / name} has {size} bytes; 1 to {MAX_BYTES[name]} are expected"
+        )
+    return path
+
+
+def _budget(path):
+    with safe_open(path, framework="pt") as file:
+        tensors = len(file.keys())
+    size = path.stat().st_size
+    return BUILD_FACTOR * size + BUILD_BYTES, BUILD_FACTOR * tensors + BUILD_TENSORS
+
+
+def _load_weights(path, modules):
+    """Fill the modules from a file that holds exactly their tensors."""
+    wanted = {
+        f"{name}.{key}": value
+        for name, module in modules.items()
+        for key, value in module.state_dict().items()
+    }
+    with safe_open(path, framework="pt") as file:
+        found = set(file.keys())
+        if found != set(wanted):
+            raise ValueError(
+                f"{path} has other tensors than its settings ask for: "
+                f"{_some(set(wanted) - found)} missing, "
+                f"{_some(found - set(wanted))} not asked for"
+            )
+        # All are checked before the first is read.
+        for key, value in wanted.items():
+            shape = file.get_slice(key).get_shape()
+            if list(shape) != list(value.shape):
+                raise ValueError(
+                    f"{path}: {key} has shape {list(shape)}, its settings ask for "
+                    f"{list(value.shape)}"
+                )
+        for key, value in wanted.items():
+            tensor = file.get_tensor(key)
+            if tensor.is_floating_point() != value.is_floating_point():
+                raise ValueError(
+                    f"{path}: {key} is {tensor.dtype}, expected {value.dtype}"
+                )
+            if not tensor.isfinite().all():
+                raise ValueError(f"{path}: {key} holds NaN or infinite values")
+            value.copy_(tensor)
+
+
+def _some(names):
+    shown = ", ".join(sorted(names)[:3]) or "none"
+    return shown if len(names) <= 3 else f"{shown} and {len(names) - 3} more"
+
+
+@contextlib.contextmanager
+def _named_errors(path, *kinds):
+    """Turn a library's errors into one that names the file."""
+    try:
+        yield
+    except kinds as error:
+        first = str(error).strip().split("\n")[0]
+        raise ValueError(f"{path} is damaged: {first}") from error

@@ -31,3 +31,70 @@ def shared_folder():
 def goldens_folder(shared_folder):
     """Where the numeric goldens lie."""
     return shared_folder / "goldens"
+
+
+@pytest.fixture(scope="session")
+def build_model_folder(tmp_path_factory):
+    """Makes model folders of tiny random recognisers that know the letters A to E."""
+    # Imported here: most tests need none of it.
+    from hyperconformer.model_folder import save_model
+    from hyperconformer.safe_yaml import load_safely
+    from hyperconformer.training.data import train_tokenizer
+
+    def build(decoder_layers=0):
+        folder = tmp_path_factory.mktemp("model")
+        manifest = folder / "train.csv"
+        manifest.write_text("ID,duration,wav,spk_id,wrd\n1,1.0,a.wav,s,CAB DAD BE\n")
+        tokenizer = train_tokenizer(manifest, folder / "tokenizer", "char", 0)
+        text = TINY_MODEL.format(tokenizer.vocab_size(), decoder_layers)
+        torch.manual_seed(1)
+        modules = load_safely(text, "tiny", ["extractor", "recognizer"])
+        del modules["sample_rate"]
+        # Loud enough that different audio gives different text.
+        modules["recognizer"].ctc_head.weight.data.mul_(20)
+        file = next((folder / "tokenizer").glob("*.model"))
+        return save_model(folder / "out" / "model", text, modules, file)
+
+    return build
+
+
+@pytest.fixture(scope="session")
+def tiny_model(build_model_folder):
+    """One such folder; tests copy it before they change it."""
+    return build_model_folder()
+
+
+TINY_MODEL = """
+sample_rate: 16000
+extractor: !new:hyperconformer.integration.frontend.FeatureExtractor
+  features: !new:speechbrain.lobes.features.Fbank
+    sample_rate: 16000
+    n_fft: 400
+    n_mels: 16
+  num_features: 16
+  normalization: utterance
+recognizer: !new:hyperconformer.integration.recognizer.Recognizer
+  frontend: !new:hyperconformer.integration.frontend.ConvolutionFrontEnd
+    input_shape: [8, 10, 16]
+    num_blocks: 2
+    num_layers_per_block: 1
+    out_channels: (4, 4)
+    kernel_sizes: (3, 3)
+    strides: (2, 2)
+    residuals: (False, False)
+  transformer: !new:hyperconformer.integration.asr.HyperConformerASR
+    input_size: 16
+    tgt_vocab: {0}
+    d_model: 16
+    nhead: 2
+    num_encoder_layers: 1
+    num_decoder_layers: {1}
+    d_ffn: 32
+    kernel_size: 7
+    activation: !name:torch.nn.GELU
+    attention_type: hypermixing
+    normalize_before: true
+    causal: false
+  d_model: 16
+  vocab_size: {0}
+"""

@@ -5,7 +5,7 @@ import pytest
 import soundfile
 import torch
 
-from hyperconformer.audio import AudioError, prepare_samples, read_audio
+from hyperconformer.audio import AudioError, prepare_samples, read_audio, read_blocks
 
 
 def tone(rate_hz, seconds=0.5):
@@ -54,7 +54,46 @@ def test_bad_files_are_named(tmp_path):
 
 
 def test_bad_samples_are_refused():
-    with pytest.raises(ValueError, match="positive"):
+    with pytest.raises(ValueError, match="sample rate.*got 0"):
         prepare_samples(np.zeros(10), 0, 16000)
     with pytest.raises(ValueError, match=r"\(channels, N\)"):
         prepare_samples(np.zeros((2, 2, 2)), 16000, 16000)
+
+
+@pytest.mark.parametrize("rate_hz", [1000, 8000, 11025, 22050, 44101, 48000, 384000])
+def test_a_file_read_in_blocks_is_the_file_read_whole(tmp_path, monkeypatch, rate_hz):
+    path = tmp_path / "a.wav"
+    noise = np.random.default_rng(0).uniform(-1, 1, (int(3.3 * rate_hz), 2))
+    soundfile.write(path, noise, rate_hz, subtype="FLOAT")
+    whole = read_audio(path)
+    monkeypatch.setattr("hyperconformer.audio.BLOCK_SAMPLES", rate_hz // 3)
+    blocks = list(read_blocks(path))
+    assert len(blocks) >= 2
+    # The same products are summed in the same order: only float32 rounds.
+    assert torch.allclose(torch.cat(blocks), whole, atol=1e-6)
+    assert len(whole) == -(-len(noise) * 16000 // rate_hz)
+    direct = prepare_samples(noise.T.astype(np.float32), rate_hz, 16000)
+    assert torch.allclose(whole, direct, atol=1e-6)
+
+
+@pytest.mark.parametrize("rate_hz", [1, 999, 384001, 2**31 - 1])
+def test_rates_that_no_recorder_has_are_refused(tmp_path, rate_hz):
+    path = tmp_path / "a.wav"
+    soundfile.write(path, np.zeros(100), rate_hz)
+    with pytest.raises(AudioError, match=f"a.wav: the sample rate.*got {rate_hz}"):
+        read_audio(path)
+
+
+def test_many_channels_are_averaged(tmp_path):
+    path = tmp_path / "a.wav"
+    soundfile.write(path, np.tile(np.arange(64) / 64, (1600, 1)), 16000, "FLOAT")
+    assert torch.allclose(read_audio(path), torch.full((1600,), 31.5 / 64))
+
+
+def test_numbers_that_are_no_samples_are_refused():
+    with pytest.raises(ValueError, match="NaN or infinite"):
+        prepare_samples(np.full(10, 1e39), 16000, 16000)
+    with pytest.raises(ValueError, match="real numbers"):
+        prepare_samples(np.zeros(10, complex), 16000, 16000)
+    with pytest.raises(ValueError, match="no samples"):
+        prepare_samples(np.zeros((2, 0)), 16000, 16000)

@@ -1,12 +1,131 @@
 """The command line."""
 
+import json
 import pathlib
 
+import pytest
+import soundfile
+import torch
+
 from hyperconformer.cli import main
+from hyperconformer.model_folder import DEFAULT_MODEL, find_model, list_shipped_models
 
 ROOT = pathlib.Path(__file__).resolve().parents[1]
+
+
+@pytest.fixture(scope="module")
+def files(tmp_path_factory):
+    """Two audio files."""
+    folder = tmp_path_factory.mktemp("audio")
+    paths = [folder / "one.wav", folder / "two.flac"]
+    for path in paths:
+        soundfile.write(path, 0.1 * torch.randn(16000).numpy(), 16000)
+    return [str(path) for path in paths]
+
+
+def run(capsys, *arguments):
+    code = main([str(argument) for argument in arguments])
+    output = capsys.readouterr()
+    return code, output.out, output.err
 
 
 def test_the_documented_table_is_the_printed_one(capsys):
     assert main(["mixers"]) == 0
     assert capsys.readouterr().out in (ROOT / "docs/mixers.md").read_text()
+
+
+def test_files_are_transcribed_in_every_format(capsys, files, tiny_model):
+    code, text, _ = run(capsys, "transcribe", files[0], "--model", tiny_model)
+    assert code == 0 and text.count("\n") == 1
+    arguments = ("transcribe", *files, "--model", tiny_model)
+    code, out, err = run(capsys, *arguments)
+    assert code == 0 and out.splitlines()[0] == f"{files[0]}\t{text.strip()}"
+    assert "2/2" in err  # the progress bar
+    code, out, _ = run(capsys, *arguments, "--format", "json", "--nbest", 3)
+    first, second = map(json.loads, out.splitlines())
+    assert first["file"] == files[0] and len(second["nbest"]) == 3
+    code, out, _ = run(capsys, *arguments, "--format", "ctm")
+    assert {line.split()[0] for line in out.splitlines()} == {"one", "two"}
+    for name in ("srt", "vtt"):
+        code, out, _ = run(capsys, *arguments, "--format", name)
+        assert code == 0 and " --> " in out
+
+
+def test_one_bad_file_does_not_stop_the_rest(capsys, files, tiny_model, tmp_path):
+    bad = tmp_path / "bad.wav"
+    bad.write_bytes(b"no audio")
+    code, out, err = run(
+        capsys, "transcribe", files[0], bad, files[1], "--model", tiny_model
+    )
+    assert code == 1 and out.count("\n") == 2 and files[1] in out
+    assert "cannot be read as audio" in err
+    assert err.strip().splitlines()[-1].endswith(f"1 of 3 files failed: {bad}")
+
+
+def test_hot_words_come_through(capsys, files, tiny_model, tmp_path):
+    hotwords = tmp_path / "hotwords.txt"
+    hotwords.write_text("dad\n\nCAB BE\n")
+    arguments = ("transcribe", files[0], "--model", tiny_model, "--hotwords", hotwords)
+    assert run(capsys, *arguments)[0] == 0
+    hotwords.write_text("DAD\nZOO\n")
+    code, _, err = run(capsys, *arguments)
+    assert code == 1 and "the hot word 'ZOO'" in err
+
+
+@pytest.mark.parametrize(
+    "arguments,message",
+    [
+        (("--model", "/no/such/folder"), "no such model folder"),
+        (("--nbest", "0"), "nbest must be from 1"),
+        (("--hotwords", "/no/such/file"), "/no/such/file"),
+        (("--lm", "/no/such/lm.arpa"), "no such n-gram model"),
+    ],
+)
+def test_mistakes_are_messages(capsys, files, tiny_model, arguments, message):
+    code, out, err = run(
+        capsys, "transcribe", files[0], "--model", tiny_model, *arguments
+    )
+    assert code == 1 and out == ""
+    assert err.startswith("hyperconformer: ") and message in err
+
+
+def test_a_manifest_is_evaluated(capsys, files, tiny_model, tmp_path):
+    spoken = run(capsys, "transcribe", files[0], "--model", tiny_model)[1].strip()
+    manifest = tmp_path / "test.csv"
+    rows = [f"1,1.0,{files[0]},s,{spoken}", f"2,1.0,{files[1]},s,DAD"]
+    manifest.write_text("\n".join(["ID,duration,wav,spk_id,wrd", *rows, ""]))
+    alignments = tmp_path / "wer.txt"
+    code, out, _ = run(
+        capsys,
+        *("evaluate", manifest, "--model", tiny_model, "--alignments", alignments),
+    )
+    assert code == 0
+    words = len(spoken.split()) + 1
+    assert out.splitlines()[0].startswith("WER ") and f"of {words})" in out
+    assert "95 % interval 0.00 to" in out  # both drawn may be the first utterance
+    assert out.splitlines()[1].startswith("CER ")
+    assert "%WER" in alignments.read_text()
+    code, _, err = run(capsys, "evaluate", tmp_path / "no.csv", "--model", tiny_model)
+    assert code == 1 and "no such manifest" in err
+    manifest.write_text("a,b\n1,2\n")
+    code, _, err = run(capsys, "evaluate", manifest, "--model", tiny_model)
+    assert code == 1 and "columns ID, wav and wrd" in err
+
+
+def test_info_says_what_can_be_used(capsys):
+    code, out, _ = run(capsys, "info")
+    assert code == 0
+    for name in ("hyperconformer", "torch", "speechbrain", "devices", "kenlm"):
+        assert f"\n{name}: " in f"\n{out}"
+    assert "WAV" in out and "hypermixing" in out and DEFAULT_MODEL in out
+
+
+def test_the_shipped_model_is_found_by_name(monkeypatch, tmp_path, tiny_model):
+    places = (tmp_path / "wheel", tmp_path / "clone")
+    monkeypatch.setattr("hyperconformer.model_folder.SHIPPED_FOLDERS", places)
+    with pytest.raises(FileNotFoundError, match="not installed.*name a model folder"):
+        find_model()
+    (tmp_path / "clone").mkdir()
+    (tmp_path / "clone" / DEFAULT_MODEL).symlink_to(tiny_model)
+    assert list_shipped_models() == [DEFAULT_MODEL]
+    assert find_model() == find_model(DEFAULT_MODEL) == places[1] / DEFAULT_MODEL

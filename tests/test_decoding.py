@@ -8,6 +8,8 @@ import pytest
 import torch
 
 from hyperconformer.decoding import (
+    CTCSearcher,
+    GreedySearcher,
     JointSearcher,
     NGramSearcher,
 )
@@ -289,10 +291,114 @@ class TestNGramSearcher:
         assert search.texts(recognition, tokenizer) == ["STOP"]
 
     def test_impossible_settings_are_refused(self):
-        with pytest.raises(ValueError, match="lm_weight >= 0"):
+        with pytest.raises(ValueError, match="lm_weight must be >= 0"):
             NGramSearcher(lm_weight=-1.0)
 
     def test_missing_kenlm_is_named(self, monkeypatch):
         monkeypatch.setitem(sys.modules, "kenlm", None)
         with pytest.raises(ValueError, match="pip install"):
             NGramSearcher()
+
+
+class TestCTCSearcher:
+    """N-best, hot words and rescoring."""
+
+    @staticmethod
+    def recognition(tokenizer, *frames):
+        """For each frame, pieces and their probabilities."""
+        probs = torch.full((1, len(frames), tokenizer.vocab_size()), 1e-4)
+        for frame, pieces in enumerate(frames):
+            for piece, prob in pieces.items():
+                probs[0, frame, tokenizer.piece_to_id(piece)] = prob
+        log_probs = (probs / probs.sum(-1, keepdim=True)).log()
+        return Recognition(log_probs, torch.tensor([len(frames)]), None, None)
+
+    SPACE = {"▁": 1.0}
+    # BAD is likelier than DAD, and both begin with a letter in doubt.
+    DOUBT = (SPACE, {"B": 0.6, "D": 0.4}, {"A": 1.0}, {"D": 1.0})
+
+    def test_readings_are_sorted_and_scored(self, lm_folder):
+        tokenizer = lm_folder[2]
+        search = CTCSearcher(nbest=2)
+        search.prepare(tokenizer)
+        recognition = self.recognition(tokenizer, *self.DOUBT)
+        first, second = search.hypotheses(recognition, tokenizer)[0]
+        assert (first.text, second.text) == ("BAD", "DAD")
+        # Only the letter in doubt tells them apart.
+        ratio = torch.tensor(0.6 / 0.4).log().item()
+        assert first.score - second.score == pytest.approx(ratio, abs=1e-3)
+        assert tokenizer.decode_ids(list(second.tokens)) == "DAD"
+        assert GreedySearcher().hypotheses(recognition, tokenizer)[0][0].text == "BAD"
+
+    def test_hot_words_win_where_the_model_doubts(self, lm_folder):
+        tokenizer = lm_folder[2]
+        recognition = self.recognition(tokenizer, *self.DOUBT)
+        for hotwords, text in (((), "BAD"), (["dad"], "DAD"), (["ACE"], "BAD")):
+            search = CTCSearcher(hotwords=hotwords)
+            search.prepare(tokenizer)
+            assert search.texts(recognition, tokenizer) == [text]
+
+    def test_hot_phrases_count_whole_or_not_at_all(self, lm_folder):
+        tokenizer = lm_folder[2]
+        search = CTCSearcher(hotwords=["DAD ACE"], hotword_weight=2.0)
+        search.prepare(tokenizer)
+        matched = search.search._words_matched
+        assert matched("DAD ACE BAD DAD ACE", None) == 4
+        assert matched("BAD DAD", None) == 0
+        assert matched("BAD DAD", "") == 1
+        assert matched("BAD DAD", "A") == pytest.approx(1 + 1 / 3)
+        assert matched("BAD", "DA") == pytest.approx(2 / 3)
+        assert matched("DAD ACE", "D") == pytest.approx(2 + 1 / 3)
+        recognition = self.recognition(tokenizer, *self.DOUBT)
+        # DAD alone is only the beginning of the phrase: it wins nothing.
+        assert search.texts(recognition, tokenizer) == ["BAD"]
+
+    def test_a_language_model_rescores(self, lm_folder):
+        folder, lm, tokenizer = lm_folder
+        recognition = self.recognition(tokenizer, *self.DOUBT)
+        plain = CTCSearcher(nbest=2)
+        weighted = CTCSearcher(nbest=2, lm_folder=folder, rescore_weight=0.7)
+        for search in (plain, weighted):
+            search.prepare(tokenizer)
+        before = plain.hypotheses(recognition, tokenizer)[0]
+        after = weighted.hypotheses(recognition, tokenizer)[0]
+        assert after[0].score >= after[1].score
+        scores = {hypothesis.text: hypothesis.score for hypothesis in after}
+        for hypothesis in before:
+            tokens = torch.tensor([[1, *hypothesis.tokens, 2]])
+            log_probs = lm(tokens[:, :-1]).log_softmax(-1)[0]
+            total = log_probs[range(len(log_probs)), tokens[0, 1:]].sum().item()
+            expected = hypothesis.score + 0.7 * total
+            assert scores[hypothesis.text] == pytest.approx(expected, abs=1e-4)
+
+    def test_batch_order_changes_nothing(self, lm_folder):
+        tokenizer = lm_folder[2]
+        search = CTCSearcher(beam_size=5, nbest=2)
+        search.prepare(tokenizer)
+        ctc = torch.randn(3, 37, tokenizer.vocab_size()).log_softmax(-1)
+        lengths = torch.tensor([37, 29, 11])
+        together = search.hypotheses(Recognition(ctc, lengths, None, None), tokenizer)
+        for i, length in enumerate(lengths):
+            one = Recognition(ctc[i : i + 1, :length], lengths[i : i + 1], None, None)
+            assert search.hypotheses(one, tokenizer)[0] == together[i]
+
+    @pytest.mark.parametrize(
+        "options,message",
+        [
+            ({"nbest": 0}, "nbest must be from 1"),
+            ({"nbest": 9, "beam_size": 8}, "beam_size = 8"),
+            ({"lm_weight": float("nan")}, "lm_weight must be >= 0"),
+            ({"hotword_weight": -1}, "hotword_weight must be >= 0"),
+            ({"rescore_weight": -1}, "rescore_weight must be >= 0"),
+            ({"arpa": "no.arpa"}, "no such n-gram model"),
+            ({"lm_folder": "/no/folder"}, "no such model folder"),
+        ],
+    )
+    def test_impossible_settings_are_refused(self, options, message):
+        with pytest.raises((ValueError, FileNotFoundError), match=message):
+            CTCSearcher(**options)
+
+    def test_hot_words_that_cannot_be_written_are_named(self, lm_folder):
+        for hotword in ("ZOO", "  "):
+            with pytest.raises(ValueError, match=f"hot word '{hotword}'"):
+                CTCSearcher(hotwords=[hotword]).prepare(lm_folder[2])

@@ -9,14 +9,15 @@ PACKAGE = pathlib.Path(__file__).resolve().parents[1] / "hyperconformer"
 
 # Lower floors know nothing of higher ones.
 FLOORS = [
-    ("ops", "masks", "audio", "dropout"),
+    ("ops", "masks", "audio", "dropout", "longform", "transcription"),
     ("mixers",),
     ("registry",),
-    ("encoder", "lm", "config", "corpora", "ngram", "plots"),
+    ("encoder", "lm", "config", "corpora", "ngram", "plots", "safe_yaml"),
     ("branchformer", "conformer", "transformer"),
     ("integration",),
     ("model_folder",),
-    ("convert", "decoding", "inference"),
+    ("alignment", "convert", "decoding"),
+    ("evaluation", "info", "inference"),
     ("training",),
     ("cli",),
 ]

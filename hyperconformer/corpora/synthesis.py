@@ -15,12 +15,12 @@ import _ctypes
 import contextlib
 import ctypes
 import functools
-import math
 import pathlib
 import threading
 
 import numpy as np
-import scipy.signal
+
+from hyperconformer.audio import resample
 
 # From speak_lib.h
 AUDIO_OUTPUT_SYNCHRONOUS = 2
@@ -95,7 +95,8 @@ def speak(
         samples = _synthesize(library, text, name, parameters)
     if not samples.any():
         raise ValueError(f"eSpeak NG says nothing for the text {text!r}.")
-    return _resample(samples / np.float32(32768), native_rate_hz, sample_rate_hz)
+    samples = resample(samples / np.float32(32768), native_rate_hz, sample_rate_hz)
+    return np.clip(samples, -1, 1)
 
 
 @functools.cache
@@ -223,20 +224,3 @@ def _call(function, *arguments):
     code = function(*arguments)
     if code != 0:
         raise RuntimeError(f"eSpeak NG: {function.__name__} failed with code {code}.")
-
-
-def _resample(samples, from_hz, to_hz):
-    if from_hz == to_hz:
-        return samples
-    common = math.gcd(from_hz, to_hz)
-    up, down = to_hz // common, from_hz // common
-    resampled = scipy.signal.resample_poly(
-        samples, up, down, window=_design_filter(max(up, down))
-    )
-    return np.clip(resampled, -1, 1).astype(np.float32)
-
-
-@functools.cache
-def _design_filter(factor):
-    """Designs the filter that resample_poly would design anew for every call."""
-    return scipy.signal.firwin(20 * factor + 1, 1 / factor, window=("kaiser", 5.0))

@@ -98,9 +98,10 @@ def test_batch_order_and_company_do_not_change_the_text(trained):
     utterances = [torch.randn(n) for n in (16000, 9000, 4000)]
     wavs = torch.nn.utils.rnn.pad_sequence(utterances, batch_first=True)
     lengths = torch.tensor([1.0, 9000 / 16000, 4000 / 16000])
-    together = asr.transcribe_batch(wavs, lengths)
-    assert together == [asr.transcribe(u, 16000) for u in utterances]
-    assert together[::-1] == asr.transcribe_batch(wavs.flip(0), lengths.flip(0))
+    together = [str(text) for text in asr.transcribe_batch(wavs, lengths)]
+    assert together == [str(asr.transcribe(u, 16000)) for u in utterances]
+    backwards = asr.transcribe_batch(wavs.flip(0), lengths.flip(0))
+    assert together[::-1] == [str(text) for text in backwards]
 
 
 def test_bad_files_are_named_and_do_not_stop_the_rest(trained, capsys, tmp_path):

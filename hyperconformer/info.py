@@ -1,0 +1,72 @@
+"""What is installed here, and what of it can be used."""
+
+import importlib.util
+import platform
+from importlib import metadata
+
+import soundfile
+import torch
+
+import hyperconformer
+from hyperconformer.model_folder import DEFAULT_MODEL, list_shipped_models
+from hyperconformer.registry import list_mixers
+
+PACKAGES = ("torch", "torchaudio", "speechbrain", "triton", "safetensors", "soundfile")
+# Package to what it is for.
+OPTIONAL = {"kenlm": "n-gram language models", "pygtrie": "n-gram language models"}
+
+
+def describe():
+    """Versions, devices and optional parts, for people and for bug reports.
+
+    Returns
+    -------
+    str
+        Lines ``name: value``.
+
+    Example
+    -------
+    >>> "torch:" in describe()
+    True
+    """
+    models = list_shipped_models()
+    lines = [
+        f"hyperconformer: {hyperconformer.__version__}",
+        f"python: {platform.python_version()} on {platform.system()}",
+        *(f"{name}: {_version(name)}" for name in PACKAGES),
+        f"devices: {', '.join(_devices())}",
+        f"cpu threads: {torch.get_num_threads()}",
+        f"triton kernels: {_triton()}",
+        *(f"{name}: {_version(name)} ({use})" for name, use in OPTIONAL.items()),
+        f"audio formats: {', '.join(sorted(soundfile.available_formats()))}",
+        f"mixers: {', '.join(list_mixers())}",
+        f"shipped models: {', '.join(models) or 'none'}",
+        f"default model: {DEFAULT_MODEL}"
+        + ("" if DEFAULT_MODEL in models else " (not installed)"),
+    ]
+    return "\n".join(lines) + "\n"
+
+
+def _version(package):
+    try:
+        return metadata.version(package)
+    except metadata.PackageNotFoundError:
+        return "not installed"
+
+
+def _devices():
+    names = ["cpu"]
+    if torch.cuda.is_available():
+        names += [
+            f"cuda:{index} ({torch.cuda.get_device_name(index)})"
+            for index in range(torch.cuda.device_count())
+        ]
+    if torch.backends.mps.is_available():
+        names.append("mps")
+    return names
+
+
+def _triton():
+    if importlib.util.find_spec("triton") is None:
+        return "no (triton is not installed)"
+    return "yes" if torch.cuda.is_available() else "no (they need a GPU)"

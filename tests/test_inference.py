@@ -1,0 +1,208 @@
+"""The recogniser: words, batches, long audio, formats."""
+
+import itertools
+import json
+
+import numpy as np
+import pytest
+import soundfile
+import torch
+
+from hyperconformer.audio import AudioError
+from hyperconformer.decoding import CTCSearcher
+from hyperconformer.inference import ASR
+from hyperconformer.transcription import (
+    FORMATS,
+    Hypothesis,
+    Transcription,
+    Word,
+    cues,
+)
+
+RATE = 16000
+
+
+@pytest.fixture(scope="module")
+def asr(tiny_model):
+    return ASR.from_hparams(tiny_model)
+
+
+def noise(seconds, seed=0):
+    generator = torch.Generator().manual_seed(seed)
+    return 0.1 * torch.randn(int(seconds * RATE), generator=generator)
+
+
+def test_words_spell_the_text_and_follow_each_other(asr):
+    result = asr.transcribe(noise(3), RATE)
+    assert result.duration_s == 3 and str(result) == result.text
+    assert " ".join(word.text for word in result.words) == result.text != ""
+    for word in result.words:
+        assert 0 <= word.start_s < word.end_s <= 3.04
+        assert 0 < word.confidence <= 1
+    assert all(a.end_s <= b.start_s for a, b in itertools.pairwise(result.words))
+    assert result.nbest[0].text == result.text
+
+
+def test_batch_order_and_company_change_nothing(asr):
+    utterances = [noise(seconds, seed) for seed, seconds in enumerate((1.2, 0.7, 2))]
+    wavs = torch.nn.utils.rnn.pad_sequence(utterances, True, float("nan"))
+    lengths = torch.tensor([len(wav) for wav in utterances]) / wavs.shape[1]
+    alone = [asr.transcribe(wav, RATE) for wav in utterances]
+    together = asr.transcribe_batch(wavs, lengths)
+    backwards = asr.transcribe_batch(wavs.flip(0), lengths.flip(0))[::-1]
+    for one, other, another in zip(alone, together, backwards):
+        assert one.text == other.text == another.text
+        times = [[(w.start_s, w.end_s) for w in r.words] for r in (one, other, another)]
+        assert times[0] == times[1] == times[2]
+
+
+def test_batches_that_are_none_are_refused(asr):
+    wavs, lengths = torch.zeros(2, RATE), torch.ones(2)
+    with pytest.raises(ValueError, match=r"\(B, N\)"):
+        asr.transcribe_batch(wavs[0], lengths)
+    with pytest.raises(ValueError, match=r"\(B,\)"):
+        asr.transcribe_batch(wavs, lengths[:1])
+    with pytest.raises(ValueError, match="relative lengths"):
+        asr.transcribe_batch(wavs, 2 * lengths)
+    with pytest.raises(ValueError, match="at least 0.1 s"):
+        asr.transcribe_batch(wavs[:, :100], lengths)
+    with pytest.raises(ValueError, match="NaN"):
+        asr.transcribe_batch(wavs / 0, lengths)
+    with pytest.raises(ValueError, match="longer ones than chunk_s"):
+        asr.transcribe_batch(torch.zeros(1, 21 * RATE), lengths[:1])
+
+
+def test_silence_is_not_made_into_words(asr):
+    result = asr.transcribe(torch.zeros(30 * RATE), RATE)
+    assert result.text == "" and result.words == () and result.duration_s == 30
+    assert asr.transcribe_batch(torch.zeros(1, RATE), torch.ones(1))[0].text == ""
+
+
+def test_any_rate_and_channel_count(asr, tmp_path):
+    samples = noise(2).numpy()
+    expected = asr.transcribe(samples, RATE).text
+    for extension, subtype in (("wav", "PCM_24"), ("flac", "PCM_24"), ("au", "FLOAT")):
+        path = tmp_path / f"a.{extension}"
+        soundfile.write(path, np.stack([samples] * 2, 1), RATE, subtype)
+        assert asr.transcribe_file(path).text == expected
+    soundfile.write(tmp_path / "a.ogg", samples, 48000)
+    assert asr.transcribe_file(tmp_path / "a.ogg").duration_s == pytest.approx(
+        2 / 3, 0.01
+    )
+
+
+def test_bad_files_are_named(asr, tmp_path):
+    path = tmp_path / "short.wav"
+    soundfile.write(path, np.zeros(100), RATE)
+    with pytest.raises(AudioError, match="short.wav: the audio lasts 0.0063 s"):
+        asr.transcribe_file(path)
+
+
+def test_long_audio_is_what_its_overlapping_chunks_say(tiny_model, tmp_path):
+    """Its words spell its text in order of time, and a file is what its samples are."""
+    asr = ASR.from_hparams(tiny_model, chunk_s=4.0)
+    bursts = [noise(0.6, seed) for seed in range(20)]
+    quiet = torch.zeros(int(0.6 * RATE))
+    samples = torch.cat([part for burst in bursts for part in (quiet, burst)])
+    path = tmp_path / "long.wav"
+    soundfile.write(path, samples.numpy(), RATE, "FLOAT")
+    result = asr.transcribe_file(path)
+    assert result.duration_s == 24
+    assert " ".join(word.text for word in result.words) == result.text
+    starts = [word.start_s for word in result.words]
+    assert starts == sorted(starts) and result.words[-1].end_s <= 24.04
+    assert result == asr.transcribe(samples, RATE)
+
+
+def test_the_chunks_of_a_long_recording_agree_with_the_whole(tiny_model):
+    """A model that hears each frame by itself must not notice the chunks at all."""
+    asr = ASR.from_hparams(tiny_model)
+    deaf = asr.recognizer.transformer.encoder
+    # Without the encoder's layers only the front end looks around, some frames far.
+    deaf.forward = lambda src, *_: (src, [])
+    asr.extractor.normalization = "global"
+    asr.extractor.features.compute_fbanks.top_db = float("inf")
+    samples = noise(30)
+    asr.chunk_s = 60.0
+    whole = asr.transcribe(samples, RATE)
+    asr.chunk_s = 8.0
+    parts = asr.transcribe(samples, RATE)
+    assert len(whole.text) > 100 and parts.text == whole.text
+    assert [(w.start_s, w.end_s) for w in parts.words] == [
+        (w.start_s, w.end_s) for w in whole.words
+    ]
+
+
+def test_nbest_are_different_and_sorted(tiny_model):
+    asr = ASR.from_hparams(tiny_model, search=CTCSearcher(beam_size=8, nbest=4))
+    result = asr.transcribe(noise(1), RATE)
+    scores = [hypothesis.score for hypothesis in result.nbest]
+    assert len(scores) == 4 and scores == sorted(scores, reverse=True)
+    assert len({hypothesis.text for hypothesis in result.nbest}) == 4
+    assert result.text == result.nbest[0].text
+
+
+RESULT = Transcription(
+    "GO ON",
+    (Word("GO", 0.4, 0.8, 0.98765), Word("ON", 3661.5, 3662.0, 0.5)),
+    (Hypothesis("GO ON", -1.23456, (3, 4)), Hypothesis("GO", -2.0)),
+    3662.5,
+)
+
+
+def test_formats():
+    assert FORMATS["txt"]("a/b c.wav", RESULT) == "GO ON\n"
+    assert json.loads(FORMATS["json"]("a/b c.wav", RESULT)) == {
+        "file": "a/b c.wav",
+        "duration_s": 3662.5,
+        "text": "GO ON",
+        "words": [
+            {"text": "GO", "start_s": 0.4, "end_s": 0.8, "confidence": 0.9877},
+            {"text": "ON", "start_s": 3661.5, "end_s": 3662.0, "confidence": 0.5},
+        ],
+        "nbest": [
+            {"text": "GO ON", "score": -1.2346},
+            {"text": "GO", "score": -2.0},
+        ],
+    }
+    assert FORMATS["srt"]("a/b c.wav", RESULT) == (
+        "1\n00:00:00,400 --> 00:00:00,800\nGO\n\n"
+        "2\n01:01:01,500 --> 01:01:02,000\nON\n\n"
+    )
+    assert FORMATS["vtt"]("a/b c.wav", RESULT) == (
+        "WEBVTT\n\n00:00:00.400 --> 00:00:00.800\nGO\n\n"
+        "01:01:01.500 --> 01:01:02.000\nON\n\n"
+    )
+    assert FORMATS["ctm"]("a/b c.wav", RESULT) == (
+        "b_c 1 0.400 0.400 GO 0.9877\nb_c 1 3661.500 0.500 ON 0.5000\n"
+    )
+
+
+def test_subtitles_stay_readable():
+    words = [Word("WORD", 0.5 * i, 0.5 * i + 0.4, 1.0) for i in range(40)]
+    groups = cues(words)
+    assert [word for group in groups for word in group] == words
+    for group in groups:
+        assert len(" ".join(word.text for word in group)) <= 42
+        assert group[-1].end_s - group[0].start_s <= 6
+
+
+@pytest.mark.slow
+def test_an_hour_in_the_memory_of_a_minute(tiny_model, tmp_path):
+    """Resident memory does not grow with the length, and the end is still heard."""
+    resource = pytest.importorskip("resource")
+    asr = ASR.from_hparams(tiny_model)
+    path = tmp_path / "hour.wav"
+    minute = noise(60).numpy()
+    peaks = []
+    for minutes in (2, 60):
+        with soundfile.SoundFile(path, "w", RATE, 1) as file:
+            for _ in range(minutes):
+                file.write(minute)
+        result = asr.transcribe_file(path)
+        assert result.duration_s == 60 * minutes
+        assert result.words[-1].end_s > 60 * minutes - 5
+        peaks.append(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024)
+    print(f"peak resident memory: {peaks[0]:.0f} MB, then {peaks[1]:.0f} MB")
+    # The words themselves may take a little; an hour of samples alone is 230 MB.
+    assert peaks[1] - peaks[0] < 100

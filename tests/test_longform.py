@@ -1,0 +1,112 @@
+"""Cutting long audio, and putting together what was recognised."""
+
+import itertools
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from hyperconformer.longform import merge_frame, merge_nbest, split_audio
+
+CHUNK, OVERLAP, GRID, QUIET = 400, 50, 8, 20
+
+
+def split(samples, cuts):
+    """Chunks of samples that arrive in blocks cut at the given places."""
+    edges = [0, *sorted(cuts), len(samples)]
+    blocks = [samples[a:b] for a, b in itertools.pairwise(edges)]
+    return list(split_audio(blocks, CHUNK, OVERLAP, GRID, QUIET))
+
+
+@settings(max_examples=40, deadline=None)
+@given(
+    st.integers(0, 5000),
+    st.lists(st.integers(0, 5000), max_size=5),
+    st.integers(0, 2**31),
+)
+def test_chunks_cover_everything_once_and_know_their_surroundings(count, cuts, seed):
+    generator = torch.Generator().manual_seed(seed)
+    samples = torch.randn(count, generator=generator)
+    chunks = split(samples, [min(cut, count) for cut in cuts])
+    assert chunks[0].begin == 0 and chunks[-1].end == count
+    assert all(a.end == b.begin for a, b in itertools.pairwise(chunks))
+    for chunk in chunks:
+        end = chunk.offset + len(chunk.samples)
+        assert torch.equal(chunk.samples, samples[chunk.offset : end])
+        assert chunk.offset <= chunk.begin <= chunk.end <= end
+        # Bounded, whatever the length of the audio and of its blocks.
+        assert len(chunk.samples) <= CHUNK + 2 * OVERLAP
+        assert chunk.offset % GRID == chunk.begin % GRID == 0
+    for chunk in chunks[1:]:
+        assert chunk.begin - chunk.offset == OVERLAP - OVERLAP % GRID
+    for chunk in chunks[:-1]:
+        assert chunk.end - chunk.begin >= CHUNK // 2 - GRID
+    whole = split(samples, [])
+    assert [chunk.begin for chunk in chunks] == [chunk.begin for chunk in whole]
+
+
+def test_cuts_are_made_where_it_is_quiet():
+    samples = torch.ones(1000)
+    samples[310:350] = 0.01
+    first = split(samples, [])[0]
+    assert 310 + QUIET // 2 <= first.end <= 350 - QUIET // 2
+
+
+# Tokens: 0 blank, 1 the space before a word, 2 and 3 letters.
+STARTS = torch.tensor([False, True, False, False])
+
+
+def frames(*tokens):
+    """Log-probabilities of which each frame's token is by far the best."""
+    return torch.eye(4)[list(tokens)].clamp(min=1e-4).log()
+
+
+def test_chunks_take_over_between_words():
+    left = frames(2, 0, 3, 0, 0, 1, 2, 0)
+    right = frames(2, 0, 3, 0, 0, 1, 2, 0)
+    # Frames 3 and 4 are blank and before a word, frame 7 before nothing more.
+    assert merge_frame(left, right, 1, STARTS) == 3
+    assert merge_frame(left, right, 4, STARTS) == 4
+    assert merge_frame(left, right, 7, STARTS) == 7
+
+
+def test_a_word_heard_at_other_frames_is_neither_lost_nor_doubled():
+    left = frames(2, 3, 0, 0, 0, 1, 2, 0, 0)
+    right = frames(0, 2, 3, 0, 0, 0, 1, 2, 0)
+    for middle in range(9):
+        taken = merge_frame(left, right, middle, STARTS)
+        path = torch.cat([left[:taken], right[taken:]]).argmax(-1).tolist()
+        assert [token for token, _ in itertools.groupby(path) if token] == [2, 3, 1, 2]
+
+
+def test_without_a_gap_a_blank_or_another_token_is_looked_for():
+    # A blank within a word; then none, so that the token changes; then not even that.
+    left = right = frames(2, 3, 3, 0, 2, 3)
+    assert merge_frame(left, right, 1, STARTS) == 3
+    left = right = frames(3, 3, 3, 2, 2, 2)
+    assert merge_frame(left, right, 1, STARTS) == 3
+    left = right = frames(3, 3, 3)
+    assert merge_frame(left, right, 1, STARTS) == 1
+    assert merge_frame(left[:0], right[:0], 0, STARTS) == 0
+
+
+@settings(max_examples=40, deadline=None)
+@given(
+    st.lists(
+        st.lists(st.integers(-5, 0), min_size=1, max_size=3), min_size=1, max_size=4
+    ),
+    st.integers(1, 6),
+)
+def test_the_best_joint_readings_are_found(scores, count):
+    lists = [
+        [(f" w{i}{j}", float(score)) for j, score in enumerate(sorted(segment)[::-1])]
+        for i, segment in enumerate(scores)
+    ]
+    best = merge_nbest(lists, count)
+    every = sorted(
+        (sum(score for _, score in pairs) for pairs in itertools.product(*lists)),
+        reverse=True,
+    )
+    assert [score for _, score in best] == pytest.approx(every[:count])
+    assert len({text for text, _ in best}) == len(best)
