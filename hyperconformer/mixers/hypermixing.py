@@ -16,9 +16,9 @@ from hyperconformer.mixers.base import (
     check_padding_mask,
     frames_of_step,
 )
+from hyperconformer.ops.backend import check_backend
 from hyperconformer.ops.hypermixing import (
     Hypernet,
-    check_backend,
     chunked,
     hypermixing,
     hypermixing_in_chunks,
@@ -254,6 +254,9 @@ class MultiHeadHyperMixing(TokenMixer):
         )
         self.layer_norm = nn.LayerNorm(d_model)
         self.positional_encoding = PositionCodes(d_model, max_length, sinusoidal_codes)
+        # As integers, so that a cast of the module to half precision leaves them exact.
+        bits = sinusoidal_frequencies(d_model).view(torch.int32)
+        self.register_buffer("frequency_bits", bits, persistent=False)
         self.normalize_by_frames = normalize_by_frames
         self.decay = None
         if learned_decay:
@@ -286,6 +289,7 @@ class MultiHeadHyperMixing(TokenMixer):
                 self.hyper.w1_gen.weights(),
                 self.hyper.w2_gen.weights(),
                 codes=codes,
+                frequencies=self.frequency_bits.view(torch.float32),
                 key_padding_mask=padding_mask,
                 query_padding_mask=padding_mask,
                 backend=self.backend,
@@ -535,12 +539,29 @@ def sinusoids(positions, width):
     >>> torch.equal(sinusoids(torch.tensor([7, 2]), 6), sinusoidal_codes(8, 6)[[7, 2]])
     True
     """
-    # Frequencies from the CPU whatever the device: late positions magnify a last bit.
-    steps = torch.arange(0, width, 2, dtype=torch.float32, device="cpu")
-    frequencies = torch.exp(steps * -(math.log(10000.0) / width))
-    angles = positions.unsqueeze(-1).float() * frequencies.to(positions.device)
+    frequencies = sinusoidal_frequencies(width)[::2].to(positions.device)
+    angles = positions.unsqueeze(-1).float() * frequencies
     codes = torch.stack([angles.sin(), angles.cos()], dim=-1)
     return codes.flatten(-2)[..., :width].contiguous()
+
+
+def sinusoidal_frequencies(width):
+    """The frequency of each channel of :func:`sinusoids`.
+
+    Arguments
+    ---------
+    width : int
+        Width D; it may be odd.
+
+    Returns
+    -------
+    torch.Tensor
+        (width,) float32, from the CPU whatever the device: late positions magnify a
+        last bit.
+    """
+    steps = torch.arange(0, width, 2, dtype=torch.float32, device="cpu")
+    frequencies = torch.exp(steps * -(math.log(10000.0) / width))
+    return frequencies.repeat_interleave(2)[:width]
 
 
 @functools.lru_cache(maxsize=8)

@@ -3,57 +3,16 @@
 HyperMixer, https://arxiv.org/abs/2203.03691; several heads: HyperConformer,
 https://arxiv.org/abs/2305.18281.
 
-Two paths compute the same: ``reference``, the papers' formula, and ``torch``, the
-re-associated form that never makes the (T, k) matrices. The argument ``backend``,
-or else the environment variable ``HYPERCONFORMER_BACKEND``, forces one.
+Three paths compute the same: ``reference``, the papers' formula; ``torch``, the
+re-associated form that never makes the (T, k) matrices; ``triton``, that form in
+kernels for a GPU. :mod:`hyperconformer.ops.backend` chooses.
 """
 
-import os
-
+from hyperconformer.ops.backend import choose_backend
 from hyperconformer.ops.hypermixing import chunked, reference, torch_path
 from hyperconformer.ops.hypermixing.weights import Hypernet
 
-__all__ = [
-    "BACKENDS",
-    "CHUNKED_BACKENDS",
-    "Hypernet",
-    "check_backend",
-    "hypermixing",
-    "hypermixing_in_chunks",
-]
-
-BACKENDS = {
-    "reference": reference.hypermixing,
-    "torch": torch_path.hypermixing,
-}
-CHUNKED_BACKENDS = {
-    "reference": reference.hypermixing_in_chunks,
-    "torch": chunked.hypermixing_in_chunks,
-}
-
-
-def check_backend(backend):
-    """Refuse a backend that does not exist.
-
-    Arguments
-    ---------
-    backend : str or None
-        A key of ``BACKENDS``, or None for the environment's or the automatic choice.
-
-    Returns
-    -------
-    str or None
-        The same.
-
-    Raises
-    ------
-    ValueError
-        If the name is unknown; the message lists the known ones.
-    """
-    if backend is not None and backend not in BACKENDS:
-        known = ", ".join(sorted(BACKENDS))
-        raise ValueError(f"unknown HyperMixing backend {backend!r}; known: {known}")
-    return backend
+__all__ = ["Hypernet", "hypermixing", "hypermixing_in_chunks"]
 
 
 def hypermixing(
@@ -64,6 +23,7 @@ def hypermixing(
     query_hypernet,
     *,
     codes=None,
+    frequencies=None,
     scale=1.0,
     key_padding_mask=None,
     query_padding_mask=None,
@@ -94,6 +54,10 @@ def hypermixing(
         The weights F2, b2, G2, c2.
     codes : torch.Tensor, optional
         (>= max(N, M), D) position codes; they get no gradient.
+    frequencies : torch.Tensor, optional
+        (D,) float32, where the codes are sinusoids: row t holds sin(t f_c) in even
+        channels c and cos(t f_c) in odd ones, t f_c rounded to float32. A path may
+        compute them, from t < 2^16, instead of reading the codes.
     scale : float
         Factor on keys and queries.
     key_padding_mask : torch.Tensor, optional
@@ -101,20 +65,23 @@ def hypermixing(
     query_padding_mask : torch.Tensor, optional
         (B, M) bool, True = padding.
     backend : str, optional
-        A key of ``BACKENDS`` to force that path. None: ``HYPERCONFORMER_BACKEND``
-        where it is set, else the fastest path that fits.
+        "reference", "torch" or "triton", to force that path. None:
+        ``HYPERCONFORMER_BACKEND`` where it is set, else "triton" where its kernels
+        can run, and "torch" elsewhere. The kernels need a CUDA device and one tensor
+        as values and keys.
 
     Returns
     -------
     torch.Tensor
         (B, M, D), 0 where queries are padding. Its dtype is that of ``values``, but
-        float32 for half precision on the torch path: sums over many tokens
-        leave the range of float16 before the LayerNorm brings them back.
+        float32 for half precision on the torch path and for float16 on the Triton
+        path: sums over many tokens leave the range of float16 before the LayerNorm
+        brings them back.
 
     Raises
     ------
     ValueError
-        If a shape does not fit or the forced backend is unknown.
+        If a shape does not fit, or the forced backend is unknown or cannot run.
 
     Example
     -------
@@ -125,18 +92,20 @@ def hypermixing(
     torch.Size([3, 5, 8])
     """
     _check_shapes(values, keys, queries, key_hypernet, query_hypernet, codes)
-    path = BACKENDS[_forced(backend) or "torch"]
-    return path(
-        values,
-        keys,
-        queries,
-        key_hypernet,
-        query_hypernet,
-        codes=codes,
-        scale=scale,
-        key_padding_mask=key_padding_mask,
-        query_padding_mask=query_padding_mask,
+    tensors = values, keys, queries, key_hypernet, query_hypernet
+    options = {
+        "codes": codes,
+        "scale": scale,
+        "key_padding_mask": key_padding_mask,
+        "query_padding_mask": query_padding_mask,
+    }
+    path = choose_backend(
+        "HyperMixing", backend, values, lambda: _kernels().why_not(*tensors)
     )
+    if path == "triton":
+        return _kernels().hypermixing(*tensors, frequencies=frequencies, **options)
+    function = torch_path if path == "torch" else reference
+    return function.hypermixing(*tensors, **options)
 
 
 def hypermixing_in_chunks(
@@ -186,8 +155,8 @@ def hypermixing_in_chunks(
         (B, P, H, R, d) from :func:`.chunked.init_past` or the call before: ``x``
         continues streams, whose frames so far were whole chunks.
     backend : str, optional
-        A key of ``CHUNKED_BACKENDS``, as in :func:`hypermixing`; the reference takes
-        no ``past``.
+        As in :func:`hypermixing`; the reference takes no ``past``, and there are no
+        kernels yet.
 
     Returns
     -------
@@ -217,14 +186,9 @@ def hypermixing_in_chunks(
     True
     """
     _check_shapes(x, x, x, key_hypernet, query_hypernet, codes)
-    backend = _forced(backend) or "torch"
-    if backend not in CHUNKED_BACKENDS:
-        known = ", ".join(sorted(CHUNKED_BACKENDS))
-        raise ValueError(
-            f"HyperMixing backend {backend!r} has no form for chunks; these have: "
-            f"{known}"
-        )
-    return CHUNKED_BACKENDS[backend](
+    path = choose_backend("HyperMixing", backend, x, lambda: "has no form for chunks")
+    function = chunked if path == "torch" else reference
+    return function.hypermixing_in_chunks(
         x,
         key_hypernet,
         query_hypernet,
@@ -237,11 +201,11 @@ def hypermixing_in_chunks(
     )
 
 
-def _forced(backend):
-    """The backend that the caller or else the environment forces, or None."""
-    if backend is None:
-        backend = os.environ.get("HYPERCONFORMER_BACKEND") or None
-    return check_backend(backend)
+def _kernels():
+    """The path of kernels, imported when it is first needed."""
+    from hyperconformer.ops.hypermixing import triton_path
+
+    return triton_path
 
 
 def _check_shapes(values, keys, queries, key_hypernet, query_hypernet, codes):

@@ -1,0 +1,118 @@
+"""Which of an operator's paths runs: ``reference``, ``torch`` or ``triton``.
+
+The argument ``backend`` of an operator, or else the environment variable
+``HYPERCONFORMER_BACKEND``, forces a path; a forced path that cannot run raises. Left
+to itself, an operator takes its kernels where they can run, and torch elsewhere.
+"""
+
+import importlib.util
+import os
+
+import torch
+
+BACKENDS = ("reference", "torch", "triton")
+
+_TRITON_IS_INSTALLED = importlib.util.find_spec("triton") is not None
+
+
+def check_backend(backend):
+    """Refuse a backend that does not exist.
+
+    Arguments
+    ---------
+    backend : str or None
+        One of ``BACKENDS``, or None for the environment's or the automatic choice.
+
+    Returns
+    -------
+    str or None
+        The same.
+
+    Raises
+    ------
+    ValueError
+        If the name is unknown; the message lists the known ones.
+    """
+    if backend is not None and backend not in BACKENDS:
+        known = ", ".join(BACKENDS)
+        raise ValueError(f"unknown backend {backend!r}; known: {known}")
+    return backend
+
+
+def choose_backend(operator, backend, tokens, why_not_triton):
+    """The path that an operator takes for these arguments.
+
+    Arguments
+    ---------
+    operator : str
+        Its name, for errors.
+    backend : str or None
+        What the caller forces.
+    tokens : torch.Tensor
+        One of the arguments, whose device decides.
+    why_not_triton : callable
+        Without arguments: a str, why the kernels cannot take the arguments, or None
+        if they can. It is asked only where Triton itself could run.
+
+    Returns
+    -------
+    str
+        One of ``BACKENDS``.
+
+    Raises
+    ------
+    ValueError
+        If the forced backend is unknown or cannot run; the message says why.
+
+    Example
+    -------
+    >>> choose_backend("sum", "torch", torch.zeros(1), lambda: "has no kernel")
+    'torch'
+    """
+    if backend is None:
+        backend = os.environ.get("HYPERCONFORMER_BACKEND") or None
+    check_backend(backend)
+    if backend is None and tokens.device.type != "cuda":
+        return "torch"
+    if backend in (None, "triton"):
+        reason = why_no_kernel_runs(tokens.device) or why_not_triton()
+        if backend is None:
+            return "torch" if reason else "triton"
+        if reason:
+            raise ValueError(f"the Triton backend of {operator} {reason}")
+    return backend
+
+
+def why_no_kernel_runs(device):
+    """Why no Triton kernel can run on a device, whatever it computes.
+
+    Arguments
+    ---------
+    device : torch.device
+        Where the tensors are.
+
+    Returns
+    -------
+    str or None
+        The reason, or None if kernels can run.
+    """
+    if not _TRITON_IS_INSTALLED:
+        return "needs the package triton, which is not installed"
+    if is_interpreted():
+        return None
+    if device.type != "cuda" or torch.version.cuda is None:
+        return f"needs a CUDA device, got tensors on {device}"
+    capability = torch.cuda.get_device_capability(device)
+    if capability < (8, 0):
+        return f"needs compute capability 8.0, got {capability[0]}.{capability[1]}"
+    return None
+
+
+def is_interpreted():
+    """Whether Triton's interpreter runs the kernels, as TRITON_INTERPRET=1 asks.
+
+    Returns
+    -------
+    bool
+    """
+    return os.environ.get("TRITON_INTERPRET", "0").lower() in ("1", "true", "on", "yes")

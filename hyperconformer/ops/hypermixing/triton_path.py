@@ -1,0 +1,655 @@
+"""HyperMixing on a GPU, by the kernels of ``triton_kernels``.
+
+The re-associated form of ``torch_path``, in three operators that ``torch.compile``
+sees: ``hyperconformer::hypermixing_reduce``, ``_generate`` and ``_expand``. Forward
+keeps the tokens and the sums over them; backward computes everything else again.
+
+float32 is multiplied as it is, and so is bfloat16; float16 as TF32, which has its
+precision and the range of float32, because sums over tokens leave that of float16.
+"""
+
+from typing import NamedTuple, Optional, Tuple
+
+import torch
+import triton
+import triton.language as tl
+from torch import Tensor
+from torch.nn.functional import gelu
+
+from hyperconformer.ops.backend import is_interpreted
+from hyperconformer.ops.hypermixing import triton_kernels as kernels
+
+MAX_WIDTH = 128
+"""Widest head, and widest hidden layer of one: their matrices stay in registers."""
+
+BYTES_PER_ROW = 32
+"""Bytes of a channel that a program reads, over the rows e of what it adds up.
+
+It keeps the (e, d) sums that programs write, and that are read again, few beside the
+(T, d) tokens; ``benchmarks/kernel_resources.py`` counts both.
+"""
+
+
+class Multiplication(NamedTuple):
+    """How matrices are multiplied.
+
+    Arguments
+    ---------
+    operand : triton.language.dtype
+        What they are rounded to before.
+    precision : str
+        What the matrix unit does with float32, as ``triton.language.dot`` names it.
+    """
+
+    operand: tl.dtype
+    precision: str
+
+
+MULTIPLICATIONS = {
+    torch.float32: Multiplication(tl.float32, "ieee"),
+    torch.bfloat16: Multiplication(tl.bfloat16, "tf32"),
+    torch.float16: Multiplication(tl.float32, "tf32"),
+}
+
+EXACT = {
+    torch.float32: torch.float64,
+    torch.bfloat16: torch.float32,
+    torch.float16: torch.float32,
+}
+"""Arithmetic of *generate*, where sums over all tokens cancel; it is tiny."""
+
+
+def hypermixing(
+    values,
+    keys,
+    queries,
+    key_hypernet,
+    query_hypernet,
+    *,
+    codes=None,
+    frequencies=None,
+    scale=1.0,
+    key_padding_mask=None,
+    query_padding_mask=None,
+):
+    """Mix tokens; see :func:`hyperconformer.ops.hypermixing.hypermixing`.
+
+    Arguments are those of
+    :func:`hyperconformer.ops.hypermixing.hypermixing`, where :func:`why_not` has no
+    objection to them.
+
+    Returns
+    -------
+    torch.Tensor
+        (B, M, D) in the dtype of ``values``, but float32 for float16.
+    """
+    f1, b1, g1, c1 = key_hypernet.to(torch.float32)
+    f2, b2, g2, c2 = query_hypernet.to(torch.float32)
+    key_layer, query_layer = _with_biases(f1, b1), _with_biases(f2, b2)
+    first, second = _with_biases(g1, c1), _with_biases(g2, c2)
+    codes = codes if frequencies is None else frequencies
+    key_places = _places(values, key_layer, codes, scale, key_padding_mask)
+    query_places = _places(queries, query_layer, codes, scale, query_padding_mask)
+    sums = _reduce(values.flatten(0, 1), key_layer, c1 is not None, *key_places)
+    exact = EXACT[values.dtype]
+    mixture = _generate(sums, first, second, c1 is not None, c2 is not None, exact)
+    out = _expand(queries.flatten(0, 1), query_layer, mixture[None], *query_places)
+    return out.view(queries.shape)
+
+
+def why_not(values, keys, queries, key_hypernet, query_hypernet):
+    """Why the kernels cannot take these arguments.
+
+    Arguments
+    ---------
+    values : torch.Tensor
+        (B, N, D).
+    keys : torch.Tensor
+        (B, N, D).
+    queries : torch.Tensor
+        (B, M, D).
+    key_hypernet : Hypernet
+        The weights F1, b1, G1, c1.
+    query_hypernet : Hypernet
+        The weights F2, b2, G2, c2.
+
+    Returns
+    -------
+    str or None
+        The reason, or None if they can.
+    """
+    if keys is not values:
+        return "needs one tensor as values and keys, got two"
+    if values.dtype not in MULTIPLICATIONS or queries.dtype != values.dtype:
+        return (
+            "takes float32, bfloat16 or float16 tokens of one dtype, "
+            f"got {values.dtype} and {queries.dtype}"
+        )
+    for hypernet in (key_hypernet, query_hypernet):
+        widest = max(hypernet.fc1_weights.shape[1:])
+        if widest > MAX_WIDTH:
+            return (
+                f"takes heads whose width and hidden width are at most {MAX_WIDTH}, "
+                f"got {widest}"
+            )
+    return None
+
+
+class _Places(NamedTuple):
+    """Where tokens stand: the last arguments of the operators over tokens.
+
+    Arguments
+    ---------
+    codes : torch.Tensor, optional
+        (>= T, D) position codes, or (D,) float32 frequencies of sinusoids; contiguous.
+    scale : float
+        Factor on the tokens.
+    padding : torch.Tensor, optional
+        (rows,) uint8, 1 = padding.
+    starts : torch.Tensor, optional
+        (B + 1,) int64 first rows of packed utterances, and the end.
+    batch : int
+        Utterances B.
+    length : int
+        Tokens of each utterance, or of the longest if packed.
+    span : int
+        Tokens of an utterance that one program takes.
+    """
+
+    codes: Optional[Tensor]
+    scale: float
+    padding: Optional[Tensor]
+    starts: Optional[Tensor]
+    batch: int
+    length: int
+    span: int
+
+    @property
+    def spans(self):
+        """How many spans an utterance has."""
+        return (self.length + self.span - 1) // self.span
+
+
+def _places(tokens, layer, codes, scale, mask):
+    """:class:`_Places` of (B, T, D) tokens."""
+    return _Places(
+        None if codes is None else codes.contiguous(),
+        float(scale),
+        None if mask is None else mask.flatten().view(torch.uint8),
+        None,
+        *tokens.shape[:2],
+        span_of(tokens.dtype, layer.shape[1]),
+    )
+
+
+@torch.library.custom_op("hyperconformer::hypermixing_reduce", mutates_args=())
+def _reduce(
+    tokens: Tensor,
+    layer: Tensor,
+    has_sum: bool,
+    codes: Optional[Tensor],
+    scale: float,
+    padding: Optional[Tensor],
+    starts: Optional[Tensor],
+    batch: int,
+    length: int,
+    span: int,
+) -> Tensor:
+    """S and s of each span, (spans, H, e + has_sum, B, d) float32.
+
+    ``tokens`` is (rows, D), ``layer`` (H, e, d + 1) float32 or (H, e, d) without b;
+    the rest is :class:`_Places`.
+    """
+    places = _Places(codes, scale, padding, starts, batch, length, span)
+    sums = layer.new_empty(_sums_shape(tokens, layer, has_sum, places))
+    _launch(
+        kernels.reduce_kernel,
+        tokens.contiguous(),
+        layer,
+        places,
+        sums=sums,
+        span_stride=sums[0].numel(),
+        LAST_ROW=has_sum,
+    )
+    return sums
+
+
+@_reduce.register_fake
+def _(tokens, layer, has_sum, codes, scale, padding, starts, batch, length, span):
+    places = _Places(codes, scale, padding, starts, batch, length, span)
+    return layer.new_empty(_sums_shape(tokens, layer, has_sum, places))
+
+
+@torch.library.custom_op("hyperconformer::hypermixing_reduce_backward", mutates_args=())
+def _reduce_backward(
+    grad_sums: Tensor,
+    tokens: Tensor,
+    layer: Tensor,
+    codes: Optional[Tensor],
+    scale: float,
+    padding: Optional[Tensor],
+    starts: Optional[Tensor],
+    batch: int,
+    length: int,
+    span: int,
+) -> Tuple[Tensor, Tensor]:
+    """Gradients of the tokens and of their layer."""
+    places = _Places(codes, scale, padding, starts, batch, length, span)
+    grad_sums, span_stride = _by_span(grad_sums)
+    kernel = kernels.reduce_backward_kernel
+    parts, layer_parts = _gradient_parts(kernel, tokens, layer, places)
+    _launch(
+        kernel,
+        tokens.contiguous(),
+        layer,
+        places,
+        grad_sums=grad_sums,
+        grad_tokens=parts,
+        grad_layer=layer_parts,
+        rows=tokens.shape[0],
+        span_stride=span_stride,
+        LAST_ROW=grad_sums.shape[2] > layer.shape[1],
+    )
+    return _sum_parts(parts, tokens), layer_parts.sum(0)
+
+
+@_reduce_backward.register_fake
+def _(grad_sums, tokens, layer, codes, scale, padding, starts, batch, length, span):
+    return tokens.new_empty(tokens.shape), layer.new_empty(layer.shape)
+
+
+def _keep_for_reduce(ctx, inputs, output):
+    """Keep the inputs."""
+    tokens, layer, _, codes, scale, padding, starts, *ctx.sizes = inputs
+    ctx.save_for_backward(tokens, layer, codes, padding, starts)
+    ctx.scale = scale
+
+
+def _gradients_of_reduce(ctx, grad_sums):
+    tokens, layer, codes, padding, starts = ctx.saved_tensors
+    gradients = _reduce_backward(
+        grad_sums, tokens, layer, codes, ctx.scale, padding, starts, *ctx.sizes
+    )
+    return (*gradients, *[None] * 8)
+
+
+_reduce.register_autograd(_gradients_of_reduce, setup_context=_keep_for_reduce)
+
+
+@torch.library.custom_op("hyperconformer::hypermixing_generate", mutates_args=())
+def _generate(
+    sums: Tensor,
+    first: Tensor,
+    second: Tensor,
+    has_sum: bool,
+    has_bias: bool,
+    exact: torch.dtype,
+) -> Tensor:
+    """R and r (H, e + has_bias, B, d) from the sums (spans, H, e + has_sum, B, d).
+
+    Those of all spans are added up. ``first`` and ``second`` as
+    :func:`.torch_path.generate` takes them; ``exact`` is the dtype of the arithmetic.
+    """
+    spans, heads, _, batch, width = sums.shape
+    columns = batch * width
+    mixture = sums.new_empty(_mixture_shape(sums, second))
+    constants = generate_constants(first, second, has_sum, has_bias, exact)
+    grid = heads, triton.cdiv(columns, constants["BLOCK_C"])
+    tensors = sums.contiguous(), first, second, mixture
+    kernels.generate_kernel[grid](*tensors, spans, columns, **constants)
+    return mixture
+
+
+@_generate.register_fake
+def _(sums, first, second, has_sum, has_bias, exact):
+    return sums.new_empty(_mixture_shape(sums, second))
+
+
+def _keep_for_generate(ctx, inputs, output):
+    """Keep the inputs, which are small."""
+    *tensors, _, _, ctx.exact = inputs
+    ctx.save_for_backward(*tensors)
+
+
+def _gradients_of_generate(ctx, grad_mixture):
+    sums, first, second = ctx.saved_tensors
+    total = sums.sum(0, dtype=ctx.exact).flatten(2)
+    g1, g2 = first.to(ctx.exact), second.to(ctx.exact)
+    hidden = torch.bmm(g1, total)
+    grad_mixture = grad_mixture.flatten(2).to(ctx.exact)
+    grad_second = torch.bmm(gelu(hidden), grad_mixture.mT).to(second.dtype)
+    grad_hidden = torch.bmm(g2, grad_mixture)
+    grad_hidden = torch.ops.aten.gelu_backward(grad_hidden, hidden)
+    grad_first = torch.bmm(grad_hidden, total.mT).to(first.dtype)
+    grad_sums = torch.bmm(g1.mT, grad_hidden).to(sums.dtype).view(sums.shape[1:])
+    return grad_sums.expand_as(sums), grad_first, grad_second, None, None, None
+
+
+_generate.register_autograd(_gradients_of_generate, setup_context=_keep_for_generate)
+
+
+@torch.library.custom_op("hyperconformer::hypermixing_expand", mutates_args=())
+def _expand(
+    tokens: Tensor,
+    layer: Tensor,
+    mixture: Tensor,
+    codes: Optional[Tensor],
+    scale: float,
+    padding: Optional[Tensor],
+    starts: Optional[Tensor],
+    batch: int,
+    length: int,
+    span: int,
+) -> Tensor:
+    """A R + r, (rows, D), 0 in padding.
+
+    ``mixture`` is (spans, H, e + 1, B, d), or (1, ...) for all spans; the others are as
+    in :func:`_reduce`.
+    """
+    places = _Places(codes, scale, padding, starts, batch, length, span)
+    mixture, span_stride = _by_span(mixture)
+    out = torch.empty_like(tokens, dtype=_out_dtype(tokens))
+    _launch(
+        kernels.expand_kernel,
+        tokens.contiguous(),
+        layer,
+        places,
+        mixture=mixture,
+        out=out,
+        span_stride=span_stride,
+        LAST_ROW=mixture.shape[2] > layer.shape[1],
+    )
+    return out
+
+
+@_expand.register_fake
+def _(tokens, layer, mixture, codes, scale, padding, starts, batch, length, span):
+    return tokens.new_empty(tokens.shape, dtype=_out_dtype(tokens))
+
+
+@torch.library.custom_op("hyperconformer::hypermixing_expand_backward", mutates_args=())
+def _expand_backward(
+    grad_out: Tensor,
+    tokens: Tensor,
+    layer: Tensor,
+    mixture: Tensor,
+    codes: Optional[Tensor],
+    scale: float,
+    padding: Optional[Tensor],
+    starts: Optional[Tensor],
+    batch: int,
+    length: int,
+    span: int,
+) -> Tuple[Tensor, Tensor, Tensor]:
+    """Gradients of the tokens, of their layer and of the mixture."""
+    places = _Places(codes, scale, padding, starts, batch, length, span)
+    mixture, span_stride = _by_span(mixture)
+    kernel = kernels.expand_backward_kernel
+    parts, layer_parts = _gradient_parts(kernel, tokens, layer, places)
+    grad_mixture = mixture.new_empty(places.spans, *mixture.shape[1:])
+    _launch(
+        kernel,
+        tokens.contiguous(),
+        layer,
+        places,
+        mixture=mixture,
+        grad_out=grad_out.contiguous(),
+        grad_tokens=parts,
+        grad_layer=layer_parts,
+        grad_mixture=grad_mixture,
+        rows=tokens.shape[0],
+        span_stride=span_stride,
+        grad_stride=mixture[0].numel(),
+        LAST_ROW=mixture.shape[2] > layer.shape[1],
+    )
+    if len(mixture) == 1:
+        grad_mixture = grad_mixture.sum(0, keepdim=True)
+    return _sum_parts(parts, tokens), layer_parts.sum(0), grad_mixture
+
+
+@_expand_backward.register_fake
+def _(
+    grad_out,
+    tokens,
+    layer,
+    mixture,
+    codes,
+    scale,
+    padding,
+    starts,
+    batch,
+    length,
+    span,
+):
+    return tuple(t.new_empty(t.shape) for t in (tokens, layer, mixture))
+
+
+def _keep_for_expand(ctx, inputs, output):
+    """Keep the inputs."""
+    tokens, layer, mixture, codes, scale, padding, starts, *ctx.sizes = inputs
+    ctx.save_for_backward(tokens, layer, mixture, codes, padding, starts)
+    ctx.scale = scale
+
+
+def _gradients_of_expand(ctx, grad_out):
+    *tensors, codes, padding, starts = ctx.saved_tensors
+    gradients = _expand_backward(
+        grad_out, *tensors, codes, ctx.scale, padding, starts, *ctx.sizes
+    )
+    return (*gradients, *[None] * 7)
+
+
+_expand.register_autograd(_gradients_of_expand, setup_context=_keep_for_expand)
+
+
+def _launch(kernel, tokens, layer, places, **arguments):
+    """Run a kernel over heads, spans of tokens and utterances."""
+    heads, hidden = layer.shape[:2]
+    width = tokens.shape[1]
+    codes = "none"
+    if places.codes is not None:
+        codes = "table" if places.codes.dim() == 2 else "sinusoids"
+    constants = kernel_constants(
+        kernel,
+        tokens.dtype,
+        width // heads,
+        hidden,
+        places.span,
+        HAS_PADDING=places.padding is not None,
+        IS_PACKED=places.starts is not None,
+        CODES=codes,
+        HAS_BIAS=layer.shape[2] > width // heads,
+    )
+    blocks = triton.cdiv(hidden, constants["BLOCK_E"])
+    kernel[heads * blocks, places.spans, places.batch](
+        tokens=tokens,
+        padding=places.padding,
+        starts=places.starts,
+        codes=places.codes,
+        layer=layer,
+        scale=places.scale,
+        length=places.length,
+        width=width,
+        span=places.span,
+        **arguments,
+        **constants,
+    )
+
+
+def kernel_constants(kernel, dtype, head_width, hidden, span, **constants):
+    """What a kernel over tokens is compiled for, and how many warps and stages it gets.
+
+    Arguments
+    ---------
+    kernel : triton.JITFunction
+        One of ``triton_kernels``.
+    dtype : torch.dtype
+        Of the tokens.
+    head_width : int
+        d.
+    hidden : int
+        e.
+    span : int
+        Tokens that one program takes.
+    **constants : bool or str
+        The other constants that the kernel takes, save ``LAST_ROW``.
+
+    Returns
+    -------
+    dict of str to Any
+        Its compile-time arguments and options, by name.
+    """
+    operand, precision = MULTIPLICATIONS[dtype]
+    block_t, num_warps, num_stages = _tile_and_warps(kernel, dtype, _block(head_width))
+    return {
+        "HEAD_WIDTH": head_width,
+        "HIDDEN": hidden,
+        **constants,
+        "OPERAND": operand,
+        "MULTIPLY": tl.float32 if is_interpreted() else operand,
+        "PRECISION": precision,
+        "BLOCK_T": min(block_t, _block(span)),
+        "BLOCK_E": _hidden_block(kernel, head_width, hidden),
+        "BLOCK_D": _block(head_width),
+        "num_warps": num_warps,
+        "num_stages": num_stages,
+    }
+
+
+def generate_constants(first, second, has_sum, has_bias, exact):
+    """What *generate* is compiled for.
+
+    Arguments
+    ---------
+    first : torch.Tensor
+        (H, k, e + has_sum) G1 and c1.
+    second : torch.Tensor
+        (H, k, e + has_bias) G2 and c2.
+    has_sum : bool
+        Whether there is c1.
+    has_bias : bool
+        Whether there is c2.
+    exact : torch.dtype
+        Of the arithmetic.
+
+    Returns
+    -------
+    dict of str to Any
+        Its compile-time arguments and options, by name.
+    """
+    key_hidden, query_hidden = first.shape[2] - has_sum, second.shape[2] - has_bias
+    return {
+        "MIXING": first.shape[1],
+        "KEY_HIDDEN": key_hidden,
+        "QUERY_HIDDEN": query_hidden,
+        "HAS_SUM": has_sum,
+        "HAS_BIAS": has_bias,
+        "EXACT": tl.float64 if exact == torch.float64 else tl.float32,
+        "BLOCK_K": 16,
+        "BLOCK_E": _block(key_hidden),
+        "BLOCK_Q": _block(query_hidden),
+        "BLOCK_C": 16,
+        "num_warps": 4,
+        "num_stages": 1,
+    }
+
+
+def _tile_and_warps(kernel, dtype, block_d):
+    """Tokens of a tile, warps and pipeline stages, chosen so that no register spills.
+
+    ``benchmarks/kernel_resources.py`` shows that none does.
+    """
+    if block_d > 64:
+        return (16 if dtype == torch.float32 else 32), 8, 1
+    if block_d > 32:
+        return 32, 8, (1 if dtype == torch.float32 else 2)
+    if dtype == torch.float16:
+        return 32, 8, 2
+    forward = kernel in (kernels.reduce_kernel, kernels.expand_kernel)
+    block_t = 32 if forward else 16
+    return (2 * block_t if dtype == torch.bfloat16 else block_t), 4, 2
+
+
+def _hidden_block(kernel, head_width, hidden):
+    """Rows e of a program, all or else as many as its sums have registers for."""
+    rows = _block(hidden)
+    if kernel is kernels.expand_kernel:
+        return rows
+    return min(rows, 32 if _block(head_width) > 64 else 64)
+
+
+def span_of(dtype, hidden):
+    """How many tokens one program takes, a multiple of every tile.
+
+    Arguments
+    ---------
+    dtype : torch.dtype
+        Of the tokens.
+    hidden : int
+        e.
+
+    Returns
+    -------
+    int
+    """
+    return BYTES_PER_ROW // dtype.itemsize * _block(hidden)
+
+
+def _block(size):
+    """The next power of two that the matrix unit takes."""
+    return max(16, triton.next_power_of_2(size))
+
+
+def _sums_shape(tokens, layer, has_sum, places):
+    """(spans, H, e + has_sum, B, d)."""
+    heads, hidden = layer.shape[:2]
+    width = tokens.shape[1] // heads
+    return places.spans, heads, hidden + has_sum, places.batch, width
+
+
+def _mixture_shape(sums, second):
+    """(H, e + 1, B, d)."""
+    return sums.shape[1], second.shape[2], *sums.shape[3:]
+
+
+def _by_span(tensor):
+    """(spans, ...) contiguous, and its step from span to span.
+
+    Where all spans have one, that is (1, ...) and the step 0.
+    """
+    if tensor.shape[0] == 1 or tensor.stride(0) == 0:
+        return tensor[:1].contiguous(), 0
+    return tensor.contiguous(), tensor[0].numel()
+
+
+def _gradient_parts(kernel, tokens, layer, places):
+    """Room for the gradients of tokens and of their layer, in parts to be added up.
+
+    (blocks of e, rows, D), float32 if there are several, and (spans B, H, e, d + 1).
+    """
+    heads, hidden = layer.shape[:2]
+    width = tokens.shape[1] // heads
+    blocks = triton.cdiv(hidden, _hidden_block(kernel, width, hidden))
+    dtype = tokens.dtype if blocks == 1 else torch.float32
+    layer_parts = places.spans * places.batch
+    return (
+        tokens.new_empty(blocks, *tokens.shape, dtype=dtype),
+        layer.new_empty(layer_parts, *layer.shape),
+    )
+
+
+def _sum_parts(parts, tokens):
+    """The gradient of tokens, in their dtype."""
+    return parts[0] if len(parts) == 1 else parts.sum(0).to(tokens.dtype)
+
+
+def _with_biases(weights, biases):
+    """(H, ...) weights with their biases, if any, as one more column; contiguous."""
+    if biases is None:
+        return weights.contiguous()
+    return torch.cat([weights, biases.unsqueeze(-1)], dim=-1)
+
+
+def _out_dtype(tokens):
+    """That of the tokens; float16 cannot hold what comes out before the LayerNorm."""
+    return torch.float32 if tokens.dtype == torch.float16 else tokens.dtype

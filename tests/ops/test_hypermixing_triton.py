@@ -1,0 +1,350 @@
+"""The Triton kernels of HyperMixing, under Triton's interpreter and compiled.
+
+The interpreter must be asked for before Triton is imported, and once it is, nothing
+compiles. So the checks ``check_*`` run in a second process, that of
+``test_checks_under_the_interpreter``.
+"""
+
+import itertools
+import os
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+import torch
+
+pytest.importorskip("triton")
+
+import triton  # noqa: E402
+from triton import language as tl  # noqa: E402
+from triton.runtime import interpreter  # noqa: E402
+
+from benchmarks import kernel_resources  # noqa: E402
+from hyperconformer.mixers.hypermixing import (  # noqa: E402
+    sinusoidal_codes,
+    sinusoidal_frequencies,
+)
+from hyperconformer.ops.hypermixing import (  # noqa: E402
+    Hypernet,
+    hypermixing,
+    triton_kernels,
+)
+from tests.ops.test_hypermixing import random_hypernet, tail_mask  # noqa: E402
+
+F32, BF16, F16 = torch.float32, torch.bfloat16, torch.float16
+
+
+@pytest.fixture(autouse=True)
+def _round_to_nearest(monkeypatch):
+    """Triton's interpreter cuts float32 off to bfloat16, where a GPU rounds it."""
+    convert = interpreter._convert_float
+
+    def convert_float(data, source, target, rounding_mode):
+        if source != tl.float32 or target != tl.bfloat16:
+            return convert(data, source, target, rounding_mode)
+        data = torch.from_numpy(np.ascontiguousarray(data))
+        return data.to(BF16).view(torch.int16).numpy().view(np.uint16)
+
+    monkeypatch.setattr(interpreter, "_convert_float", convert_float)
+
+
+@pytest.mark.parametrize(
+    "marker", ["not slow", pytest.param("slow", marks=pytest.mark.slow)]
+)
+def test_checks_under_the_interpreter(marker):
+    done = subprocess.run(
+        [sys.executable, "-m", "pytest", "-q", "-o", "python_functions=check_*"]
+        + ["-p", "no:cacheprovider", "-m", marker, __file__],
+        env={**os.environ, "TRITON_INTERPRET": "1"},
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
+def random_case(batch, length, width, heads, dtype, bias=True):
+    """Tokens and weights that ``dtype`` holds exactly, and everything optional."""
+    d = width // heads
+    nets = [random_hypernet(heads, d, d, 2 * d, bias, F32) for _ in "12"]
+    x = torch.randn(batch, length, width).to(dtype)
+    mask = tail_mask(batch, length)
+    options = {
+        "codes": torch.randn(length + 3, width).to(dtype).float(),
+        "scale": 1.5,
+        "key_padding_mask": mask,
+        "query_padding_mask": mask,
+    }
+    return x, [rounded(net, dtype, F32) for net in nets], options
+
+
+def rounded(net, through, dtype):
+    """The weights rounded through one dtype, as leaves of another."""
+    return Hypernet(
+        *(
+            w if w is None else w.detach().to(through).to(dtype).requires_grad_()
+            for w in net
+        )
+    )
+
+
+def run(backend, dtype, x, nets, options, queries=None):
+    """Output and gradients of one path, everything being ``dtype``."""
+    x = x.detach().to(dtype).requires_grad_()
+    inputs = [x]
+    if queries is not None:
+        queries = queries.detach().to(dtype).requires_grad_()
+        inputs.append(queries)
+    codes = options.get("codes")
+    options = {**options, "codes": codes if codes is None else codes.to(dtype)}
+    out = hypermixing(
+        x, x, x if queries is None else queries, *nets, backend=backend, **options
+    )
+    inputs += [w for net in dict.fromkeys(nets) for w in net if w is not None]
+    weight = torch.linspace(-1, 1, out.numel(), dtype=torch.float64).view(out.shape)
+    gradients = torch.autograd.grad((out * weight.to(out.dtype)).sum(), inputs)
+    return [out, *gradients]
+
+
+def assert_as_exact_as_torch(x, nets, options, queries=None):
+    """At most twice as far from float64 as torch in the same precision."""
+    dtype = x.dtype
+    tied = nets[0] is nets[1]
+
+    def weights(dtype):
+        first = rounded(nets[0], x.dtype, dtype)
+        return [first, first if tied else rounded(nets[1], x.dtype, dtype)]
+
+    exact = run("reference", torch.float64, x, weights(torch.float64), options, queries)
+    peer = run("reference", dtype, x, weights(dtype), options, queries)
+    got = run("triton", dtype, x, weights(F32), options, queries)
+    assert len(got) == len(exact)
+    for ours, theirs, truth in zip(got, peer, exact):
+        assert ours.shape == truth.shape
+        error, allowed = (ours - truth).abs().max(), (theirs - truth).abs().max()
+        assert error <= 2 * allowed + 1e-5, (tuple(truth.shape), error, allowed)
+
+
+slow = pytest.mark.slow
+
+
+@pytest.mark.parametrize(
+    "batch, length, width, heads, dtype",
+    [
+        (1, 1, 64, 4, F32),
+        (1, 63, 144, 8, F32),
+        (1, 1000, 16, 1, BF16),
+        (2, 33, 72, 4, F16),
+        pytest.param(2, 63, 144, 8, F16, marks=slow),
+        pytest.param(1, 1000, 36, 1, F32, marks=slow),
+        pytest.param(2, 63, 256, 4, F32, marks=slow),
+        pytest.param(1, 33, 256, 2, F32, marks=slow),
+        pytest.param(2, 63, 64, 4, BF16, marks=slow),
+        pytest.param(1, 70, 128, 4, BF16, marks=slow),
+    ],
+)
+def check_against_float64(batch, length, width, heads, dtype):
+    assert_as_exact_as_torch(*random_case(batch, length, width, heads, dtype))
+
+
+@pytest.mark.parametrize("dtype", [F32, BF16])
+def check_sinusoids_equal_their_table(dtype):
+    """Even late in an hour, where an angle is rounded to 1e-3."""
+    width, length = 18, 6
+    frequencies = sinusoidal_frequencies(width)
+    x, nets, options = random_case(1, length, width, 1, dtype)
+    options["codes"] = sinusoidal_codes(length, width)
+    table = run("triton", dtype, x, nets, options)
+    options["frequencies"] = frequencies
+    computed = run("triton", dtype, x, nets, options)
+    for ours, theirs in zip(computed, table):
+        error = (ours - theirs).abs().max() / theirs.abs().max()
+        assert error <= (1e-5 if dtype == F32 else 1e-2)
+
+    angles = torch.cat([torch.zeros(1), 10 ** torch.linspace(-6, 4.8, 4095)])[:, None]
+    angles = angles.expand(-1, 2).contiguous()
+    got = torch.empty_like(angles)
+    sinusoid_kernel[(1,)](angles, got, BLOCK=len(angles))
+    expected = torch.stack(
+        [angles[:, 0].double().sin(), angles[:, 0].double().cos()], 1
+    )
+    assert (got - expected).abs().max() < 2e-7
+
+
+@triton.jit
+def sinusoid_kernel(angles, out, BLOCK: tl.constexpr):
+    channel = tl.arange(0, 2)
+    at = tl.arange(0, BLOCK)[:, None] * 2 + channel[None, :]
+    tl.store(out + at, triton_kernels._sinusoid(tl.load(angles + at), channel))
+
+
+@pytest.mark.parametrize("bias", [True, False], ids=["bias", "nobias"])
+def check_tied_weights_and_nothing_optional(bias):
+    x, nets, _ = random_case(2, 20, 24, 1, F32, bias)
+    assert_as_exact_as_torch(x, [nets[0], nets[0]], {})
+
+
+@pytest.mark.parametrize("num_keys, num_queries", [(5, 20), (20, 5)])
+def check_other_queries(num_keys, num_queries):
+    x, nets, options = random_case(2, num_keys, 32, 2, F32)
+    queries = torch.randn(2, num_queries, 32)
+    options["codes"] = torch.randn(20, 32)
+    options["query_padding_mask"] = tail_mask(2, num_queries)
+    assert_as_exact_as_torch(x, nets, options, queries)
+
+
+def check_hidden_layer_of_another_width():
+    nets = [random_hypernet(2, 6, hidden, 9, dtype=F32) for hidden in (130, 5)]
+    x = torch.randn(2, 20, 12)
+    with pytest.raises(ValueError, match="at most 128, got 130"):
+        hypermixing(x, x, x, *nets, backend="triton")
+    x = torch.randn(1, 33, 32)
+    nets = [random_hypernet(2, 16, hidden, 32, dtype=F32) for hidden in (100, 24)]
+    assert_as_exact_as_torch(x, nets, {})
+
+
+def check_what_stands_in_padding_is_never_read():
+    x, nets, options = random_case(3, 5, 24, 2, F32)
+    mask = options["key_padding_mask"]
+    clean = run("triton", F32, x, nets, options)
+    x = x.masked_fill(mask[..., None], float("nan"))
+    dirty = run("triton", F32, x, nets, options)
+    assert all(map(torch.equal, clean, dirty))
+    assert (clean[0][mask] == 0).all()
+    assert (clean[1][mask] == 0).all()
+
+
+def check_strided_tokens_and_masks():
+    x, nets, options = random_case(2, 5, 24, 2, F32)
+    expected = run("triton", F32, x, nets, options)
+    for key in ("key_padding_mask", "query_padding_mask"):
+        options[key] = options[key].T.contiguous().T
+    options["codes"] = options["codes"].T.contiguous().T
+    x = x.transpose(0, 1).contiguous().transpose(0, 1)
+    assert all(map(torch.equal, expected, run("triton", F32, x, nets, options)))
+
+
+def check_dtypes_of_output_and_gradients():
+    for dtype, out_dtype in ((F32, F32), (BF16, BF16), (F16, F32)):
+        x, nets, options = random_case(1, 3, 16, 1, dtype)
+        x.requires_grad_()
+        with torch.autocast("cpu", dtype=BF16):
+            out = hypermixing(x, x, x, *nets, backend="triton", **options)
+        gradients = torch.autograd.grad(out.sum(), [x, *nets[0]])
+        assert out.dtype == out_dtype
+        assert [g.dtype for g in gradients] == [dtype] + [F32] * 4
+
+
+def check_float16_does_not_overflow():
+    nets = [random_hypernet(1, 16, 16, 32, dtype=F32) for _ in "12"]
+    x = (300 + torch.randn(1, 400, 16)).to(F16).requires_grad_()
+    out = hypermixing(x, x, x, *nets, backend="triton")
+    expected = hypermixing(*[x.float()] * 3, *nets, backend="reference")
+    assert expected.abs().max() > torch.finfo(F16).max
+    assert (out - expected).abs().max() < 1e-3 * expected.abs().max()
+
+
+def check_operators_by_the_rules_of_torch():
+    x, nets, options = random_case(1, 3, 12, 2, F32)
+    x = x[0].requires_grad_()
+    layer, first = (
+        torch.cat([w.detach(), b.detach()[..., None]], -1).requires_grad_()
+        for w, b in (nets[0][:2], nets[0][2:])
+    )
+    places = options["codes"], 1.5, torch.zeros(3, dtype=torch.uint8), None, 1, 3, 16
+    operators, check = torch.ops.hyperconformer, torch.library.opcheck
+    sums = operators.hypermixing_reduce(x, layer, True, *places)
+    sums = sums.detach().requires_grad_()
+    check(operators.hypermixing_reduce, (x, layer, True, *places))
+    arguments = sums, first, first.detach().clone(), True, True, torch.float64
+    mixture = operators.hypermixing_generate(*arguments).detach()[None]
+    check(operators.hypermixing_generate, arguments)
+    check(operators.hypermixing_expand, (x, layer, mixture.requires_grad_(), *places))
+
+
+def check_compiled_whole():
+    _, nets, _ = random_case(1, 1, 12, 2, F32)
+
+    def mix(x, mask):
+        options = {"key_padding_mask": mask, "query_padding_mask": mask}
+        return hypermixing(x, x, x, *nets, backend="triton", **options)
+
+    compiled = torch.compile(mix, fullgraph=True, backend="aot_eager", dynamic=True)
+    for length in (7, 9):
+        x, mask = torch.randn(2, length, 12, requires_grad=True), tail_mask(2, length)
+        expected, got = mix(x, mask), compiled(x, mask)
+        assert torch.equal(got, expected)
+        (expected_gradient,) = torch.autograd.grad(expected.square().sum(), x)
+        (gradient,) = torch.autograd.grad(got.square().sum(), x)
+        assert torch.equal(gradient, expected_gradient)
+
+
+def check_what_the_kernels_cannot_take():
+    x, nets, _ = random_case(1, 5, 12, 2, F32)
+    with pytest.raises(ValueError, match="one tensor as values and keys"):
+        hypermixing(x, x.clone(), x, *nets, backend="triton")
+    with pytest.raises(ValueError, match="got torch.float64 and torch.float64"):
+        hypermixing(*[x.double()] * 3, *nets, backend="triton")
+    wide, wide_nets, _ = random_case(1, 2, 129, 1, F32)
+    with pytest.raises(ValueError, match="at most 128, got 129"):
+        hypermixing(*[wide] * 3, *wide_nets, backend="triton")
+
+
+def test_a_forced_path_that_cannot_run_says_why():
+    x, nets, _ = random_case(1, 5, 12, 2, F32)
+    with pytest.raises(ValueError, match="HyperMixing needs a CUDA device, got .* cpu"):
+        hypermixing(x, x, x, *nets, backend="triton")
+
+
+def test_without_triton():
+    code = (
+        "import sys; sys.modules['triton'] = None\n"
+        "import torch\n"
+        "from hyperconformer.ops.hypermixing import Hypernet, hypermixing\n"
+        "net = Hypernet(torch.randn(2, 4, 4), None, torch.randn(2, 6, 4), None)\n"
+        "x = torch.randn(1, 5, 8)\n"
+        "hypermixing(x, x, x, net, net)\n"
+        "try:\n"
+        "    hypermixing(x, x, x, net, net, backend='triton')\n"
+        "except ValueError as error:\n"
+        "    assert 'needs the package triton' in str(error), error\n"
+        "else:\n"
+        "    raise SystemExit('no error')\n"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True)
+
+
+EVERY_CASE = list(
+    itertools.product(
+        kernel_resources.CAPABILITIES,
+        kernel_resources.HEAD_WIDTHS,
+        kernel_resources.DTYPES,
+        kernel_resources.KERNELS,
+    )
+)
+# The commonest width and dtype, and in turn what needs most registers.
+IN_CI = {(90, 32, BF16, name) for name in kernel_resources.KERNELS}
+IN_CI |= {(80, 32, F32, "reduce_backward"), (80, 18, F16, "expand_backward")}
+
+
+@pytest.mark.parametrize(
+    "case",
+    [pytest.param(case, marks=() if case in IN_CI else slow) for case in EVERY_CASE],
+    ids=lambda case: "-".join(map(str, case)),
+)
+def test_nothing_spills(case):
+    capability, head_width, dtype, name = case
+    resources = kernel_resources.compile_kernel(name, dtype, head_width, capability)
+    print(kernel_resources.row(case, resources))
+    assert resources.stack == 0
+    assert 0 < resources.registers <= 255
+    assert resources.shared <= kernel_resources.SHARED_MEMORY[capability]
+
+
+@pytest.mark.parametrize("dtype", kernel_resources.DTYPES)
+@pytest.mark.parametrize("batch, length", [(16, 1000), (1, 10_000)])
+def test_few_bytes_beside_the_tokens(batch, length, dtype):
+    """At most 1.15 times two reads and one write, at the model's head widths."""
+    for head_width in (18, 32):
+        moved = kernel_resources.moved_bytes(batch, length, 8, head_width, dtype)
+        assert sum(moved.values()) <= 1.15 * moved["floor"]
