@@ -57,7 +57,7 @@ def hypermixing(
     frequencies : torch.Tensor, optional
         (D,) float32, where the codes are sinusoids: row t holds sin(t f_c) in even
         channels c and cos(t f_c) in odd ones, t f_c rounded to float32. A path may
-        compute them, from t < 2^16, instead of reading the codes.
+        compute them instead of reading the codes, to 2e-7 for t < 50,000.
     scale : float
         Factor on keys and queries.
     key_padding_mask : torch.Tensor, optional

@@ -524,7 +524,7 @@ def _sinusoid(angle, is_cosine):
 
     With n half turns taken off, what remains lies in +-pi / 2, and a polynomial gives
     its sine to 1.1e-7. Pi is split into parts so short that their products with up to
-    2^15 half turns are exact.
+    2^14 half turns, or with half of one more, are exact.
     """
     quarter = 0.5 * is_cosine.to(tl.float32)[None, :]
     n = tl.floor(angle * 0.3183098861837907 + quarter + 0.5)
