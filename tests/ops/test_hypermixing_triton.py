@@ -257,6 +257,7 @@ def check_operators_by_the_rules_of_torch():
     check(operators.hypermixing_expand, (x, layer, mixture.requires_grad_(), *places))
 
 
+@slow
 def check_compiled_whole():
     _, nets, _ = random_case(1, 1, 12, 2, F32)
 
