@@ -21,15 +21,19 @@ from triton import language as tl  # noqa: E402
 from triton.runtime import interpreter  # noqa: E402
 
 from benchmarks import kernel_resources  # noqa: E402
+from hyperconformer.masks import ChunkRule  # noqa: E402
 from hyperconformer.mixers.hypermixing import (  # noqa: E402
     sinusoidal_codes,
     sinusoidal_frequencies,
 )
 from hyperconformer.ops.hypermixing import (  # noqa: E402
     Hypernet,
+    chunked,
     hypermixing,
+    hypermixing_in_chunks,
     triton_kernels,
 )
+from tests.goldens import relative_error  # noqa: E402
 from tests.ops.test_hypermixing import random_hypernet, tail_mask  # noqa: E402
 
 F32, BF16, F16 = torch.float32, torch.bfloat16, torch.float16
@@ -196,6 +200,38 @@ def check_hidden_layer_of_another_width():
     x = torch.randn(1, 33, 32)
     nets = [random_hypernet(2, 16, hidden, 32, dtype=F32) for hidden in (100, 24)]
     assert_as_exact_as_torch(x, nets, {})
+
+
+@pytest.mark.parametrize("rule", [ChunkRule(5, 1), ChunkRule(20)], ids=str)
+def check_chunks_against_torch(rule):
+    """Spans that no tile fills, that several tiles fill, and two streams apart."""
+    x, nets, options = random_case(2, 43, 24, 2, F32)
+    x.requires_grad_()
+    decay = torch.tensor([0.9, 0.99], requires_grad=True)
+    options = {
+        "chunk": rule,
+        "codes": options["codes"],
+        "padding_mask": options["key_padding_mask"],
+        "decay": decay,
+        "normalize": True,
+    }
+    results = []
+    for backend in ("triton", "torch"):
+        out, past = hypermixing_in_chunks(x, *nets, **options, backend=backend)
+        assert past is None
+        inputs = [x, decay, *nets[0], *nets[1]]
+        results.append((out, *torch.autograd.grad(out.square().sum(), inputs)))
+    for got, expected in zip(*results):
+        assert relative_error(got, expected) < 1e-5
+
+    options = {"chunk": rule, "codes": torch.randn(2, 45, 24)}
+    start = chunked.init_past(nets[0], 2, chunk=rule)
+    got, expected = (
+        hypermixing_in_chunks(x, *nets, **options, past=start, backend=backend)
+        for backend in ("triton", "torch")
+    )
+    assert relative_error(got[0], expected[0]) < 1e-5
+    assert relative_error(got[1], expected[1]) < 1e-5
 
 
 def check_what_stands_in_padding_is_never_read():

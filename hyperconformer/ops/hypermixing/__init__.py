@@ -155,8 +155,7 @@ def hypermixing_in_chunks(
         (B, P, H, R, d) from :func:`.chunked.init_past` or the call before: ``x``
         continues streams, whose frames so far were whole chunks.
     backend : str, optional
-        As in :func:`hypermixing`; the reference takes no ``past``, and there are no
-        kernels yet.
+        As in :func:`hypermixing`; the reference takes no ``past``.
 
     Returns
     -------
@@ -186,8 +185,14 @@ def hypermixing_in_chunks(
     True
     """
     _check_shapes(x, x, x, key_hypernet, query_hypernet, codes)
-    path = choose_backend("HyperMixing", backend, x, lambda: "has no form for chunks")
-    function = chunked if path == "torch" else reference
+    nets = key_hypernet, query_hypernet
+    path = choose_backend(
+        "HyperMixing", backend, x, lambda: _kernels().why_not(x, x, x, *nets)
+    )
+    if path == "triton":
+        function = _kernels()
+    else:
+        function = chunked if path == "torch" else reference
     return function.hypermixing_in_chunks(
         x,
         key_hypernet,

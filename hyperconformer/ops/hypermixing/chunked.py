@@ -57,21 +57,50 @@ def hypermixing_in_chunks(
     f2, b2, g2, c2 = query_hypernet.to(dtype)
     size = x.shape[1] if chunk is None else min(x.shape[1], chunk.chunk_frames)
     with torch.autocast(x.device.type, enabled=False):
-        counts = _real_frames(x, padding_mask, size)
+        counts = real_frames(x, padding_mask, size)
         sums = _forget(_reduce, x, f1, b1, c1 is not None, size, codes, padding_mask)
         sums = sums.unflatten(2, counts.shape)
-        if normalize:
-            count = counts.to(dtype)[None, None, ..., None].expand_as(sums[:, :1])
-            sums = torch.cat([sums, count], dim=1)
-        factor = None if decay is None or chunk is None else decay**chunk.chunk_frames
-        sums, past = _visible_sums(sums, counts, chunk, factor, past)
-        if normalize:
-            sums = sums[:, :-1] / sums[:, -1:].clamp(min=1)
+        sums, past = visible_sums(sums, counts, chunk, decay, normalize, past)
         generate_ = generate if torch.compiler.is_compiling() else Generate.apply
         mixture = generate_(
             sums.flatten(2, 3), _with_biases(g1, c1), _with_biases(g2, c2)
         )
         return _forget(_expand, x, f2, b2, mixture, size, codes, padding_mask), past
+
+
+def visible_sums(sums, counts, chunk, decay, normalize, past):
+    """From the sums of each chunk alone to what each chunk sees.
+
+    Arguments
+    ---------
+    sums : torch.Tensor
+        (H, R, B, N, d) S and s, if any, of N chunks.
+    counts : torch.Tensor
+        (B, N) int64 real frames of each chunk.
+    chunk : hyperconformer.masks.ChunkRule or None
+        As in :func:`hypermixing_in_chunks`, and so are the following.
+    decay : torch.Tensor or None
+        (H,).
+    normalize : bool
+        Whether to divide by the count of frames.
+    past : torch.Tensor or None
+        (B, P, H, R, d) of the chunks before.
+
+    Returns
+    -------
+    visible : torch.Tensor
+        (H, R, B, N, d).
+    past : torch.Tensor or None
+        (B, P, H, R, d).
+    """
+    if normalize:
+        count = counts.to(sums.dtype)[None, None, ..., None].expand_as(sums[:, :1])
+        sums = torch.cat([sums, count], dim=1)
+    factor = None if decay is None or chunk is None else decay**chunk.chunk_frames
+    sums, past = _visible_sums(sums, counts, chunk, factor, past)
+    if normalize:
+        sums = sums[:, :-1] / sums[:, -1:].clamp(min=1)
+    return sums, past
 
 
 def _forget(function, *arguments):
@@ -274,7 +303,7 @@ def _by_chunk(x, size, heads):
     return x.reshape(-1, size, heads, x.shape[-1] // heads).permute(2, 0, 1, 3)
 
 
-def _real_frames(x, mask, size):
+def real_frames(x, mask, size):
     """(B, N) how many frames of each chunk are no padding."""
     real = x.new_ones(x.shape[:2], dtype=torch.int64)
     if mask is not None:

@@ -23,8 +23,9 @@ multiplies them, and ``PRECISION`` how it multiplies float32. The products of
 bfloat16 are exact in float32, and under Triton's interpreter, which takes bfloat16
 for integers there, ``MULTIPLY`` is float32; elsewhere it is ``OPERAND``.
 
-``CODES`` says what ``codes`` holds: "none"; a "table" (>= T, D) of position codes; or
-"sinusoids": the frequencies (D,) of the sines and cosines that are the codes.
+``CODES`` says what ``codes`` holds: "none"; a "table" (>= T, D) of position codes;
+"rows" (rows, D) of codes, one for each token; or "sinusoids": the frequencies (D,) of
+the sines and cosines that are the codes.
 """
 
 import triton
@@ -62,6 +63,8 @@ def reduce_kernel(
     head, block = _head_and_block(HIDDEN, BLOCK_E)
     row, length = _utterance(starts, length, IS_PACKED)
     tokens += row * width
+    if CODES == "rows":
+        codes += row * width
     f, b = _layer(
         layer, head, block, HEAD_WIDTH, HIDDEN, HAS_BIAS, OPERAND, BLOCK_E, BLOCK_D
     )
@@ -130,6 +133,8 @@ def expand_kernel(
     head, block = _head_and_block(HIDDEN, BLOCK_E)
     row, length = _utterance(starts, length, IS_PACKED)
     tokens += row * width
+    if CODES == "rows":
+        codes += row * width
     out += row * width
     f, b = _layer(
         layer, head, block, HEAD_WIDTH, HIDDEN, HAS_BIAS, OPERAND, BLOCK_E, BLOCK_D
@@ -208,6 +213,8 @@ def expand_backward_kernel(
     head, block = _head_and_block(HIDDEN, BLOCK_E)
     row, length = _utterance(starts, length, IS_PACKED)
     tokens += row * width
+    if CODES == "rows":
+        codes += row * width
     grad_out += row * width
     grad_tokens += (block.to(tl.int64) * rows + row) * width
     f, b = _layer(
@@ -311,6 +318,8 @@ def reduce_backward_kernel(
     head, block = _head_and_block(HIDDEN, BLOCK_E)
     row, length = _utterance(starts, length, IS_PACKED)
     tokens += row * width
+    if CODES == "rows":
+        codes += row * width
     grad_tokens += (block.to(tl.int64) * rows + row) * width
     f, b = _layer(
         layer, head, block, HEAD_WIDTH, HIDDEN, HAS_BIAS, OPERAND, BLOCK_E, BLOCK_D
@@ -507,7 +516,7 @@ def _information(
 ):
     """z (t, d): scaled tokens plus position codes."""
     z = scale * x
-    if CODES == "table":
+    if CODES == "table" or CODES == "rows":
         z += tl.load(codes + at, mask=inside, other=0.0).to(tl.float32)
     if CODES == "sinusoids":
         d = tl.arange(0, BLOCK_D)

@@ -17,6 +17,7 @@ from torch import Tensor
 from torch.nn.functional import gelu
 
 from hyperconformer.ops.backend import is_interpreted
+from hyperconformer.ops.hypermixing import chunked
 from hyperconformer.ops.hypermixing import triton_kernels as kernels
 
 MAX_WIDTH = 128
@@ -97,6 +98,42 @@ def hypermixing(
     return out.view(queries.shape)
 
 
+def hypermixing_in_chunks(
+    x,
+    key_hypernet,
+    query_hypernet,
+    *,
+    chunk=None,
+    codes=None,
+    padding_mask=None,
+    decay=None,
+    normalize=False,
+    past=None,
+):
+    """Mix; see :func:`hyperconformer.ops.hypermixing.hypermixing_in_chunks`.
+
+    The spans of the kernels are the chunks, and each has a mixture of its own.
+    Backward keeps the input and the visible sums and mixtures of the chunks.
+    """
+    f1, b1, g1, c1 = key_hypernet.to(torch.float32)
+    f2, b2, g2, c2 = query_hypernet.to(torch.float32)
+    key_layer, query_layer = _with_biases(f1, b1), _with_biases(f2, b2)
+    first, second = _with_biases(g1, c1), _with_biases(g2, c2)
+    size = x.shape[1] if chunk is None else min(x.shape[1], chunk.chunk_frames)
+    places = _places(x, key_layer, codes, 1.0, padding_mask)._replace(span=size)
+    counts = chunked.real_frames(x, padding_mask, size)
+    sums = _reduce(x.flatten(0, 1), key_layer, c1 is not None, *places)
+    sums = sums.permute(1, 2, 3, 0, 4)
+    with torch.autocast(x.device.type, enabled=False):
+        sums, past = chunked.visible_sums(sums, counts, chunk, decay, normalize, past)
+    has_biases = c1 is not None, c2 is not None
+    sums = sums.flatten(2, 3)[None]
+    mixture = _generate(sums, first, second, *has_biases, EXACT[x.dtype])
+    mixture = mixture.unflatten(2, counts.shape).permute(3, 0, 1, 2, 4)
+    out = _expand(x.flatten(0, 1), query_layer, mixture, *places)
+    return out.view(x.shape), past
+
+
 def why_not(values, keys, queries, key_hypernet, query_hypernet):
     """Why the kernels cannot take these arguments.
 
@@ -141,7 +178,8 @@ class _Places(NamedTuple):
     Arguments
     ---------
     codes : torch.Tensor, optional
-        (>= T, D) position codes, or (D,) float32 frequencies of sinusoids; contiguous.
+        (>= T, D) position codes, (B, T, D) codes of each token, or (D,) float32
+        frequencies of sinusoids; contiguous.
     scale : float
         Factor on the tokens.
     padding : torch.Tensor, optional
@@ -172,6 +210,8 @@ class _Places(NamedTuple):
 
 def _places(tokens, layer, codes, scale, mask):
     """:class:`_Places` of (B, T, D) tokens."""
+    if codes is not None and codes.dim() == 3:
+        codes = codes[:, : tokens.shape[1]]
     return _Places(
         None if codes is None else codes.contiguous(),
         float(scale),
@@ -448,7 +488,7 @@ def _launch(kernel, tokens, layer, places, **arguments):
     width = tokens.shape[1]
     codes = "none"
     if places.codes is not None:
-        codes = "table" if places.codes.dim() == 2 else "sinusoids"
+        codes = ("sinusoids", "table", "rows")[places.codes.dim() - 1]
     constants = kernel_constants(
         kernel,
         tokens.dtype,
