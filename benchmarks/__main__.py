@@ -1,0 +1,78 @@
+"""``python -m benchmarks [SUITE ...]``: run benchmarks, write CSV, tables, pictures."""
+
+import argparse
+import pathlib
+import platform
+import subprocess
+import sys
+
+import speechbrain
+import torch
+
+from benchmarks.report import suite_markdown, write_csv, write_report
+from benchmarks.suites import SUITES
+
+RESULTS = pathlib.Path(__file__).parent / "results"
+
+
+def environment(threads):
+    """What the figures depend on: versions, threads, machine, commit."""
+    commit = subprocess.run(
+        ["git", "describe", "--always", "--dirty"],
+        cwd=RESULTS.parent,
+        capture_output=True,
+        text=True,
+    )
+    return {
+        "threads": threads,
+        "machine": platform.machine(),
+        "python": platform.python_version(),
+        "torch": torch.__version__,
+        "speechbrain": speechbrain.__version__,
+        "commit": commit.stdout.strip() or "unknown",
+    }
+
+
+def main(arguments=None):
+    """Run the suites that the command line names; exit 1 if a contest was refused."""
+    parser = argparse.ArgumentParser(prog="python -m benchmarks", description=__doc__)
+    parser.add_argument(
+        "suites",
+        nargs="*",
+        metavar="SUITE",
+        help=f"of {', '.join(SUITES)}, or report; all of them unless named",
+    )
+    parser.add_argument("--threads", type=int, default=2, help="CPU threads")
+    parser.add_argument(
+        "--seconds", type=float, default=1.5, help="to spend on each comparison"
+    )
+    parser.add_argument(
+        "--results", type=pathlib.Path, default=RESULTS, help="folder for the results"
+    )
+    options = parser.parse_args(arguments)
+    known = [*SUITES, "report"]
+    for suite in options.suites:
+        if suite not in known:
+            parser.error(f"unknown suite {suite!r}; known: {', '.join(known)}")
+    torch.set_num_threads(options.threads)
+    options.results.mkdir(parents=True, exist_ok=True)
+    facts = environment(options.threads)
+    refused = 0
+    for suite in options.suites or SUITES:
+        if suite == "report":
+            continue
+        torch.manual_seed(0)
+        rows = []
+        for row in SUITES[suite](options.seconds):
+            refused += row is None
+            if row is not None:
+                print(f"{suite}: {row.case}, {row.step}, {row.contender}", flush=True)
+                rows.append(row)
+        write_csv(options.results / f"{suite}.csv", rows, facts)
+        print(suite_markdown(suite, rows, facts), flush=True)
+    write_report(options.results)
+    return 1 if refused else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
