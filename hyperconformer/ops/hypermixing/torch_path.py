@@ -249,17 +249,16 @@ class Reduce(torch.autograd.Function):
         ctx.save_for_backward(values, keys, weights, biases, codes, padding_mask)
         ctx.scale, ctx.has_sum = scale, has_sum
         heads, hidden, width = weights.shape
-        sums = weights.new_zeros(heads, hidden + has_sum, len(values), width)
+        sums = weights.new_zeros(len(values), heads, hidden + has_sum, width)
         activation = _Activation(weights, biases, codes, scale)
-        by_head = _by_head(values, heads), _by_head(keys, heads)
         for block in _blocks(values):
-            v, k = _values_and_keys(*by_head, padding_mask, block, weights)
+            v, k = _values_and_keys(values, keys, padding_mask, block, weights)
             _, h = activation.before(k, block)
-            total = sums[:, :, block[0]]
-            total[:, :hidden] += torch.bmm(gelu_(h).mT, v)
+            total = sums[block[0]]
+            total[:, :, :hidden] += _each(torch.bmm(gelu_(h).mT, v), heads)
             if has_sum:
-                total[:, hidden] += v.sum(1)
-        return sums
+                total[:, :, hidden] += _each(v.sum(1), heads)
+        return sums.permute(1, 2, 0, 3).contiguous()
 
     @staticmethod
     @once_differentiable
@@ -269,26 +268,20 @@ class Reduce(torch.autograd.Function):
         heads, hidden, _ = weights.shape
         grad_values = weights.new_empty(values.shape)
         grad_keys = None if keys is None else torch.empty_like(grad_values)
-        by_head = _by_head(values, heads), _by_head(keys, heads)
-        grad_by_head = _by_head(grad_values, heads), _by_head(grad_keys, heads)
         activation = _Activation(weights, biases, codes, ctx.scale)
         for block in _blocks(values):
-            v, k = _values_and_keys(*by_head, padding_mask, block, weights)
+            v, k = _values_and_keys(values, keys, padding_mask, block, weights)
             z, h = activation.before(k, block)
-            grad_s = grad_sums[:, :hidden, block[0]]
-            grad_v = _block(grad_by_head[0], block, weights)
-            if ctx.has_sum:
-                grad_of_sum = grad_sums[:, hidden:, block[0]]
-                torch.baddbmm(grad_of_sum, gelu(h), grad_s, out=grad_v)
-            else:
-                torch.bmm(gelu(h), grad_s, out=grad_v)
-            grad_a = torch.bmm(v, grad_s.mT)
-            grad_h = activation.backward(grad_a, h, z)
+            grad_s = _matrices(grad_sums[:, :hidden], block)
+            grad_v = torch.bmm(gelu(h), grad_s)
+            grad_h = activation.backward(torch.bmm(v, grad_s.mT), h, z)
             if keys is None:
-                grad_v.baddbmm_(grad_h, weights, alpha=ctx.scale)
+                grad_v.baddbmm_(grad_h, activation.weights_of(block), alpha=ctx.scale)
             else:
-                grad_k = _block(grad_by_head[1], block, weights)
-                torch.bmm(grad_h, activation.scaled_weights, out=grad_k)
+                grad_k = torch.bmm(grad_h, activation.weights_of(block))
+                _store(grad_keys, block, grad_k, scale=ctx.scale)
+            row = _matrices(grad_sums[:, hidden:], block) if ctx.has_sum else None
+            _store(grad_values, block, grad_v, row)
         _fill_padding_(grad_values, padding_mask)
         grad_values = grad_values.to(values.dtype)
         grad_keys = None if keys is None else grad_keys.to(keys.dtype)
@@ -326,20 +319,16 @@ class Expand(torch.autograd.Function):
     def forward(ctx, queries, weights, biases, codes, scale, padding_mask, mixture):
         ctx.save_for_backward(queries, weights, biases, codes, padding_mask, mixture)
         ctx.scale = scale
-        heads, hidden, _ = weights.shape
+        hidden = weights.shape[1]
         has_bias = mixture.shape[1] > hidden
         out = weights.new_empty(queries.shape)
-        queries_by_head, out_by_head = _by_head(queries, heads), _by_head(out, heads)
         activation = _Activation(weights, biases, codes, scale)
         for block in _blocks(queries):
-            q = _block(queries_by_head, block, weights, padding_mask)
+            q = _block(queries, block, weights, padding_mask)
             _, h = activation.before(q, block)
-            mix = mixture[:, :, block[0]]
-            target = _block(out_by_head, block, weights)
-            if has_bias:
-                torch.baddbmm(mix[:, hidden:], gelu_(h), mix[:, :hidden], out=target)
-            else:
-                torch.bmm(gelu_(h), mix, out=target)
+            mixed = torch.bmm(gelu_(h), _matrices(mixture[:, :hidden], block))
+            row = _matrices(mixture[:, hidden:], block) if has_bias else None
+            _store(out, block, mixed, row)
         return _fill_padding_(out, padding_mask)
 
     @staticmethod
@@ -350,24 +339,22 @@ class Expand(torch.autograd.Function):
         heads, hidden, _ = weights.shape
         has_bias = mixture.shape[1] > hidden
         grad_queries = weights.new_empty(queries.shape)
-        queries_by_head = _by_head(queries, heads)
-        grad_by_head = _by_head(grad_queries, heads)
-        grad_out = _by_head(grad_out, heads)
-        grad_mixture = torch.zeros_like(mixture)
+        grad_mixture = mixture.new_zeros(mixture.permute(2, 0, 1, 3).shape)
         activation = _Activation(weights, biases, codes, ctx.scale)
         for block in _blocks(queries):
-            q = _block(queries_by_head, block, weights, padding_mask)
+            q = _block(queries, block, weights, padding_mask)
             z, h = activation.before(q, block)
             g = _block(grad_out, block, weights, padding_mask)
-            grad_mix = grad_mixture[:, :, block[0]]
-            grad_mix[:, :hidden] += torch.bmm(gelu(h).mT, g)
+            total = grad_mixture[block[0]]
+            total[:, :, :hidden] += _each(torch.bmm(gelu(h).mT, g), heads)
             if has_bias:
-                grad_mix[:, hidden] += g.sum(1)
-            grad_a = torch.bmm(g, mixture[:, :hidden, block[0]].mT)
+                total[:, :, hidden] += _each(g.sum(1), heads)
+            grad_a = torch.bmm(g, _matrices(mixture[:, :hidden], block).mT)
             grad_h = activation.backward(grad_a, h, z)
-            grad_q = _block(grad_by_head, block, weights)
-            torch.bmm(grad_h, activation.scaled_weights, out=grad_q)
+            grad_q = torch.bmm(grad_h, activation.weights_of(block))
+            _store(grad_queries, block, grad_q, scale=ctx.scale)
         grad_queries = grad_queries.to(queries.dtype)
+        grad_mixture = grad_mixture.permute(1, 2, 0, 3)
         return (grad_queries, *activation.gradients, None, None, None, grad_mixture)
 
 
@@ -388,19 +375,26 @@ class _Activation:
 
     def __init__(self, weights, biases, codes, scale):
         self.weights = weights
-        self.scaled_weights = weights if scale == 1.0 else weights * scale
         self.biases = None if biases is None else biases.unsqueeze(1)
         self.codes = _by_head(codes, len(weights))
         self.scale = scale
         self.gradients = [None, None]
 
+    def weights_of(self, block):
+        """(n H, e, d): F once for each of a block's utterances."""
+        return _repeat(self.weights, block)
+
     def before(self, tokens, block):
-        """z (H, t, d) and z F' + b (H, t, e) of a block's tokens (H, t, d)."""
-        codes = None if self.codes is None else self.codes[:, block[1]]
-        z = _information(tokens, codes, self.scale)
+        """z (n H, t, d) and z F' + b (n H, t, e) of a block's tokens (n H, t, d)."""
+        z = tokens if self.scale == 1.0 else tokens * self.scale
+        if self.codes is not None:
+            codes = self.codes[:, block[1]]
+            z = _each(tokens, len(codes))
+            z = torch.add(codes, z, alpha=self.scale).flatten(0, 1)
+        weights = self.weights_of(block).mT
         if self.biases is None:
-            return z, torch.bmm(z, self.weights.mT)
-        return z, torch.baddbmm(self.biases, z, self.weights.mT)
+            return z, torch.bmm(z, weights)
+        return z, torch.baddbmm(_repeat(self.biases, block), z, weights)
 
     def backward(self, grad_a, h, z):
         """From the gradient of a block's A to that of z F' + b, which it returns.
@@ -408,41 +402,74 @@ class _Activation:
         The gradients of F and b are added up in ``gradients``. ``grad_a`` is
         overwritten.
         """
+        heads = len(self.weights)
         grad_h = gelu_backward(grad_a, h, grad_input=grad_a)
-        new = [torch.bmm(grad_h.mT, z), None]
+        new = [_each(torch.bmm(grad_h.mT, z), heads).sum(0), None]
         if self.biases is not None:
-            new[1] = grad_h.sum(1)
+            new[1] = _each(grad_h.sum(1), heads).sum(0)
         old = self.gradients
         self.gradients = [a if b is None else a + b for a, b in zip(new, old)]
         return grad_h
 
 
 def _blocks(tokens):
-    """(utterance, slice of time) of each block that (B, T, D) tokens are cut into."""
+    """(slice of utterances, slice of time) of each block of (B, T, D) tokens.
+
+    A block holds several short utterances, or a part of a long one.
+    """
     batch, length, width = tokens.shape
-    count = math.ceil(length * width / BLOCK_SIZE)
-    size = math.ceil(length / count)
+    size = math.ceil(length / math.ceil(length * width / BLOCK_SIZE))
+    count = math.ceil(batch / max(1, BLOCK_SIZE // (length * width)))
+    group = math.ceil(batch / count)
     return [
-        (b, slice(t, min(t + size, length)))
-        for b in range(batch)
+        (slice(b, min(b + group, batch)), slice(t, min(t + size, length)))
+        for b in range(0, batch, group)
         for t in range(0, length, size)
     ]
 
 
 def _block(tokens, block, weights, padding_mask=None):
-    """One block (H, t, d) of tokens by head (B, H, T, d), 0 in padding.
+    """One block (n H, t, d) of tokens (B, T, D), head by head, 0 in padding.
 
-    A view, unless there is a mask or the dtype is not that of ``weights``.
+    A view, unless it holds several utterances, or there is a mask, or the dtype is
+    not that of ``weights``.
     """
-    utterance, time = block
-    tokens = tokens[utterance, :, time]
+    tokens = tokens[block]
     if padding_mask is not None:
-        tokens = _fill_padding(tokens, padding_mask[utterance, time])
-    return tokens.to(weights.dtype)
+        tokens = _fill_padding(tokens, padding_mask[block])
+    return _by_head(tokens.to(weights.dtype), len(weights)).flatten(0, 1)
+
+
+def _store(tokens, block, result, row=None, scale=1.0):
+    """Write a block's result (n H, t, d) into (B, T, D), scaled, and a row added."""
+    target = _by_head(tokens[block], len(result) // len(tokens[block]))
+    result = _each(result, target.shape[1])
+    if row is not None:
+        torch.add(_each(row, target.shape[1]), result, alpha=scale, out=target)
+    elif scale != 1.0:
+        torch.mul(result, scale, out=target)
+    else:
+        target.copy_(result)
+
+
+def _each(stacked, heads):
+    """(n H, ...) to a view (n, H, ...)."""
+    return stacked.unflatten(0, (-1, heads))
+
+
+def _repeat(matrices, block):
+    """(H, i, j) to (n H, i, j): the same for each of a block's utterances."""
+    count = block[0].stop - block[0].start
+    return matrices.expand(count, *matrices.shape).flatten(0, 1)
+
+
+def _matrices(stacked, block):
+    """(H, i, B, d) to (n H, i, d): those of a block's utterances."""
+    return stacked[:, :, block[0]].permute(2, 0, 1, 3).flatten(0, 1)
 
 
 def _values_and_keys(values, keys, padding_mask, block, weights):
-    """One block (H, t, d) of each; the same where the keys are the values."""
+    """One block (n H, t, d) of each; the same where the keys are the values."""
     v = _block(values, block, weights, padding_mask)
     return v, v if keys is None else _block(keys, block, weights, padding_mask)
 
