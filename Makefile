@@ -1,12 +1,13 @@
 # make train   install, train the default model, print its word error rate
 # make test    install, run the tests
 # make test-slow  the tests that take minutes each
+# make bench   timings against the peers, in about five minutes
 # make lint    style and unused code
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: train test test-slow lint clean
+.PHONY: train test test-slow bench lint clean
 
 # The stamp is as old as the installation; a changed setup.py installs again.
 $(VENV)/installed: setup.py
@@ -27,6 +28,9 @@ test: $(VENV)/installed-dev
 
 test-slow: $(VENV)/installed-dev
 	$(BIN)/python -m pytest -m slow
+
+bench: $(VENV)/installed-dev
+	$(BIN)/python -m benchmarks
 
 lint: $(VENV)/installed-dev
 	$(BIN)/ruff check .

@@ -87,12 +87,16 @@ def run_forward(module, x):
 
 
 def run_training(module, x):
-    """Output and input gradient of a forward and backward pass."""
-    x = x.detach().requires_grad_()
+    """Output, and gradients of tokens and the first weights, of both passes.
+
+    Features, of width 80, are no one's output: they get no gradient.
+    """
+    x = x.detach().requires_grad_(x.shape[-1] != 80)
     module.zero_grad()
     y = module(x)
     y.backward(upstream_gradient(y.shape))
-    return [y.detach(), x.grad]
+    gradients = [x.grad, next(module.parameters()).grad]
+    return [y.detach(), *(grad for grad in gradients if grad is not None)]
 
 
 @functools.lru_cache(maxsize=4)

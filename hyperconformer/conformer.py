@@ -108,15 +108,16 @@ class ConvolutionModule(nn.Module):
         x = gate(x)
         if padding_mask is not None:
             x = x.masked_fill(padding_mask.unsqueeze(-1), 0.0)
-        if chunk is None or self.causal:
-            x = self._depthwise(F.pad(x, (0, 0, self.left, self.right)).unsqueeze(1))
-            x = x.squeeze(1)
+        if chunk is None and not self.causal:
+            x = self._depthwise(x.unsqueeze(1), padding=self.left).squeeze(1)
+        elif chunk is None or self.causal:
+            x = self._depthwise(F.pad(x, (0, 0, self.left, 0)).unsqueeze(1)).squeeze(1)
         else:
             x = self._depthwise_in_chunks(x, chunk.chunk_frames)
         return self.after_conv(x)
 
-    def _depthwise(self, x):
-        """Convolve (B, N, T + left + right, D), N stretches apart, to (B, N, T, D).
+    def _depthwise(self, x, padding=0):
+        """Convolve (B, N, T, D), N stretches apart, over time; zeros pad both ends.
 
         A two-dimensional convolution over channels-last memory: it reads the
         frames as they lie, where a Conv1d would first transpose and copy them.
@@ -125,6 +126,7 @@ class ConvolutionModule(nn.Module):
             x.permute(0, 3, 1, 2),
             self.conv.weight.unsqueeze(2),
             self.conv.bias,
+            padding=(0, padding),
             groups=self.conv.groups,
         )
         return y.permute(0, 2, 3, 1)

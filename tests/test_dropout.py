@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from hyperconformer.dropout import Dropout
+from hyperconformer.dropout import Dropout, replace_dropout
 
 
 @pytest.mark.parametrize("p", [0.05, 0.1, 0.5, 0.9])
@@ -41,3 +41,13 @@ def test_extreme_rates():
     x = torch.randn(5, 5)
     assert torch.equal(Dropout(0.0)(x), x)
     assert torch.equal(Dropout(1.0)(x), torch.zeros(5, 5))
+
+
+def test_replaced_everywhere_and_nowhere_else():
+    inner = torch.nn.Sequential(torch.nn.Dropout(0.2), torch.nn.Dropout2d(0.2))
+    model = torch.nn.ModuleList([torch.nn.Linear(2, 2), inner])
+    names = list(model.state_dict())
+    replace_dropout(model)
+    assert type(inner[0]) is Dropout and inner[0].p == 0.2
+    assert type(inner[1]) is torch.nn.Dropout2d
+    assert list(model.state_dict()) == names

@@ -15,6 +15,7 @@ from torch import nn
 
 from hyperconformer.branchformer import BranchformerEncoder
 from hyperconformer.conformer import ConformerEncoder
+from hyperconformer.dropout import replace_dropout
 from hyperconformer.masks import (
     ChunkRule,
     lengths_to_padding_mask,
@@ -217,6 +218,7 @@ class HyperConformerASR(TransformerASR):
                 **shared,
             )
         self._init_params()
+        replace_dropout(self)
 
     @staticmethod
     def _adds_position(mixer):

@@ -11,6 +11,7 @@ import torch.nn.functional as F
 from speechbrain.lobes.models import convolution
 from torch import nn
 
+from hyperconformer.dropout import replace_dropout
 from hyperconformer.masks import lengths_to_padding_mask, relative_to_frames
 
 
@@ -59,6 +60,11 @@ class ConvolutionFrontEnd(convolution.ConvolutionFrontEnd):
             )
         super().__init__(*args, **kwargs)
         self.causal = causal
+        replace_dropout(self)
+        for module in self.modules():
+            # No one else needs what it reads: a normalisation's output.
+            if isinstance(module, nn.LeakyReLU):
+                module.inplace = True
 
     @property
     def stride(self):

@@ -386,11 +386,11 @@ class _Activation:
 
     def before(self, tokens, block):
         """z (n H, t, d) and z F' + b (n H, t, e) of a block's tokens (n H, t, d)."""
-        z = tokens if self.scale == 1.0 else tokens * self.scale
-        if self.codes is not None:
-            codes = self.codes[:, block[1]]
-            z = _each(tokens, len(codes))
-            z = torch.add(codes, z, alpha=self.scale).flatten(0, 1)
+        codes = None if self.codes is None else self.codes[:, block[1]]
+        if codes is not None and len(tokens) > len(codes):
+            codes = codes.contiguous()  # The first operand decides z's layout.
+        z = _information(_each(tokens, len(self.weights)), codes, self.scale)
+        z = z.flatten(0, 1)
         weights = self.weights_of(block).mT
         if self.biases is None:
             return z, torch.bmm(z, weights)
