@@ -31,7 +31,7 @@ def race(suite, contest, budget_s):
     contest : benchmarks.cases.Contest
         What is compared.
     budget_s : float
-        Seconds to spend; more where five rounds need more.
+        Seconds to spend; more where three rounds need more.
 
     Returns
     -------

@@ -84,7 +84,7 @@ def seconds_of(function):
     return time.perf_counter() - start
 
 
-def paired_seconds(ours, peer, budget_s, least_rounds=5):
+def paired_seconds(ours, peer, budget_s, least_rounds=3):
     """Time two functions in turn, so that a slow moment of the machine hits both.
 
     Arguments

@@ -64,7 +64,7 @@ def test_a_refused_contest_is_named_and_left_out(capsys):
 
 def test_ratio_is_the_peers_time_over_ours():
     row = suites.race("mixing", contest([1.0], [1.0], ours=0.01, theirs=0.04), 0)
-    assert row.rounds == 5
+    assert row.rounds == 3
     # Sleeping takes at least as long as asked, and a busy machine adds to both.
     assert row.p50_ms >= 10 and row.peer_p50_ms >= 40
     assert 1 < row.ratio_p50 < 4.5
