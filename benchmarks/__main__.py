@@ -68,7 +68,8 @@ def main(arguments=None):
             if row is not None:
                 print(f"{suite}: {row.case}, {row.step}, {row.contender}", flush=True)
                 rows.append(row)
-        write_csv(options.results / f"{suite}.csv", rows, facts)
+                # At once: an interrupted run leaves what it has measured.
+                write_csv(options.results / f"{suite}.csv", rows, facts)
         print(suite_markdown(suite, rows, facts), flush=True)
     write_report(options.results)
     return 1 if refused else 0
