@@ -209,6 +209,34 @@ class ASR:
             [prepare_samples(samples, sample_rate_hz, self.sample_rate_hz)]
         )
 
+    def align(self, samples, sample_rate_hz, text):
+        """When the words of a known text were spoken.
+
+        Arguments
+        ---------
+        samples : numpy.ndarray or torch.Tensor
+            (N,) or (channels, N), full scale = 1 if floating; at most ``chunk_s``.
+        sample_rate_hz : int
+            Their rate.
+        text : str
+            What is said, in the letters that the model writes.
+
+        Returns
+        -------
+        tuple of hyperconformer.transcription.Word
+
+        Raises
+        ------
+        ValueError
+            If the text has other letters, or the audio is too short for it, too long
+            or not finite.
+        """
+        samples = prepare_samples(samples, sample_rate_hz, self.sample_rate_hz)
+        recognition = self._recognize([self._one_chunk(samples)])
+        tokens = self.tokenizer.encode(text)
+        frame_s = self.frame_samples / self.sample_rate_hz
+        return align_words(recognition.ctc[0], tokens, self.tokenizer, frame_s)
+
     def transcribe_batch(self, wavs, wav_lens):
         """Recognise a padded batch, each utterance as if alone.
 
@@ -236,17 +264,11 @@ class ASR:
                 f"{tuple(wavs.shape)} and {tuple(wav_lens.shape)}"
             )
         counts = relative_to_frames(wav_lens, wavs.shape[1]).tolist()
+        rate = self.sample_rate_hz
         utterances = [
-            prepare_samples(wav[:count], self.sample_rate_hz, self.sample_rate_hz)
+            self._one_chunk(prepare_samples(wav[:count], rate, rate))
             for wav, count in zip(wavs, counts)
         ]
-        for samples in utterances:
-            self._check_duration(len(samples))
-            if len(samples) > self.chunk_s * self.sample_rate_hz:
-                raise ValueError(
-                    f"an utterance lasts {len(samples) / self.sample_rate_hz:.1f} s; "
-                    f"longer ones than chunk_s = {self.chunk_s} go to transcribe"
-                )
         recognition = self._recognize(utterances)
         results = []
         for index, samples in enumerate(utterances):
@@ -350,6 +372,17 @@ class ASR:
             nbest=tuple(Hypothesis(text, score) for text, score in nbest),
             duration_s=samples / self.sample_rate_hz,
         )
+
+    def _one_chunk(self, samples):
+        """Samples that are to be recognised at once, if they may be."""
+        self._check_duration(len(samples))
+        seconds = len(samples) / self.sample_rate_hz
+        if seconds > self.chunk_s:
+            raise ValueError(
+                f"the audio lasts {seconds:.1f} s; what is longer than chunk_s = "
+                f"{self.chunk_s} goes to transcribe"
+            )
+        return samples
 
     def _check_duration(self, samples):
         seconds = samples / self.sample_rate_hz

@@ -49,6 +49,8 @@ def valid_file(rng):
     extension = rng.choice(list(CONTAINERS))
     subtype = rng.choice(CONTAINERS[extension])
     rate, channels = rng.choice(RATES), rng.choice(CHANNELS)
+    if subtype == "VORBIS":  # libsndfile's writer crashes beyond these
+        rate, channels = rng.choice([8000, 16000, 44100]), rng.choice([1, 2])
     seconds = rng.choice([0, 1e-4, 0.05, 0.1, 0.3, 0.7])
     count = min(int(seconds * rate), 200000 // channels)
     noise = np.random.default_rng(rng.getrandbits(32))

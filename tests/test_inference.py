@@ -56,6 +56,24 @@ def test_batch_order_and_company_change_nothing(asr):
         assert times[0] == times[1] == times[2]
 
 
+def test_a_known_text_is_aligned(asr):
+    samples = noise(3)
+    result = asr.transcribe(samples, RATE)
+    # Of all texts the recognised one is the surest; another one is aligned as well.
+    assert [word.text for word in asr.align(samples, RATE, result.text)] == [
+        word.text for word in result.words
+    ]
+    words = asr.align(samples, RATE, "CAB DAD")
+    assert [word.text for word in words] == ["CAB", "DAD"]
+    assert 0 <= words[0].start_s < words[0].end_s <= words[1].start_s < 3
+    with pytest.raises(ValueError, match="unknown character"):
+        asr.align(samples, RATE, "XYZ")
+    with pytest.raises(ValueError, match="too few"):
+        asr.align(samples[:2000], RATE, "CAB DAD CAB DAD")
+    with pytest.raises(ValueError, match="longer than chunk_s"):
+        asr.align(noise(21), RATE, "CAB")
+
+
 def test_batches_that_are_none_are_refused(asr):
     wavs, lengths = torch.zeros(2, RATE), torch.ones(2)
     with pytest.raises(ValueError, match=r"\(B, N\)"):
@@ -68,7 +86,7 @@ def test_batches_that_are_none_are_refused(asr):
         asr.transcribe_batch(wavs[:, :100], lengths)
     with pytest.raises(ValueError, match="NaN"):
         asr.transcribe_batch(wavs / 0, lengths)
-    with pytest.raises(ValueError, match="longer ones than chunk_s"):
+    with pytest.raises(ValueError, match="longer than chunk_s"):
         asr.transcribe_batch(torch.zeros(1, 21 * RATE), lengths[:1])
 
 
