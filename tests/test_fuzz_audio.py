@@ -70,7 +70,7 @@ def broken(data, rng):
     """The same bytes, or what is left of them."""
     data = bytearray(data)
     kind = rng.randrange(8)
-    if kind == 0:
+    if kind == 0 or not data:
         return bytes(data)
     if kind == 1:
         return bytes(data[: rng.randrange(len(data) + 1)])
