@@ -6,10 +6,12 @@ run options (``--device``, ``--precision``, ...) work as everywhere else. A file
 whose key ``task`` is ``language_model`` trains a language model.
 """
 
+import dataclasses
 import importlib
 import sys
 
 import speechbrain as sb
+import torch
 from ruamel.yaml import YAML
 
 # What the key `task` may say, and whose function `train` does it.
@@ -30,8 +32,15 @@ def main(arguments):
         task = config.get("task", "asr")
         if task not in TASKS:
             raise ValueError(f"{config_file}: {unknown('task', task, sorted(TASKS))}")
+        if not torch.cuda.is_available():
+            run_options = dataclasses.replace(
+                run_options,
+                distributed_backend="gloo",
+                overridden_args=run_options.overridden_args | {"distributed_backend"},
+            )
+        sb.utils.distributed.ddp_init_group(run_options)  # only under torchrun
         importlib.import_module(TASKS[task]).train(config_file, run_options, overrides)
-    except (FileNotFoundError, ValueError) as error:
+    except (OSError, ValueError) as error:
         sys.exit(f"train.py: {error}")
 
 

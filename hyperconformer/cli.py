@@ -43,6 +43,18 @@ def main(arguments=None):
         help="SOURCE is a model folder, or the output folder of a training run",
     )
     convert.set_defaults(run=_convert)
+    aloud = commands.add_parser(
+        "read-aloud", help="a small LibriSpeech of synthetic voices, to try recipes on"
+    )
+    aloud.add_argument("texts", metavar="TEXTS", help="LibriSpeech, audio not needed")
+    aloud.add_argument("output", metavar="OUTPUT", help="where the corpus goes")
+    aloud.add_argument(
+        "--splits", nargs="+", metavar="SPLIT", help="default: all seven"
+    )
+    aloud.add_argument("--speakers", type=int, default=3, help="of each split")
+    aloud.add_argument("--utterances", type=int, default=4, help="of each speaker")
+    aloud.add_argument("--max-words", type=int, default=25, help="of an utterance")
+    aloud.set_defaults(run=_read_aloud)
     mixers = commands.add_parser("mixers", help="print a table of the token mixers")
     mixers.set_defaults(run=_mixers)
     options = parser.parse_args(arguments)
@@ -174,6 +186,26 @@ def _convert(options):
     else:
         folder = import_speechbrain(options.source, options.output, options.recipe)
     print(folder)
+    return 0
+
+
+def _read_aloud(options):
+    from hyperconformer.corpora.librispeech import SPLITS
+    from hyperconformer.corpora.read_aloud import read_aloud
+
+    try:
+        minutes = read_aloud(
+            options.texts,
+            options.output,
+            splits=options.splits or SPLITS,
+            speakers=options.speakers,
+            utterances=options.utterances,
+            max_words=options.max_words,
+        )
+    except (FileNotFoundError, ImportError, ValueError) as error:
+        print(f"hyperconformer: {error}", file=sys.stderr)
+        return 1
+    print(f"{options.output}: {minutes:.1f} minutes of speech")
     return 0
 
 

@@ -25,10 +25,13 @@ def read_train_log(path):
     >>> read_train_log(log)["valid WER"]
     [40.0]
     """
-    columns = {}
+    # A run killed between an epoch's line and its checkpoint writes that line again.
+    lines = {}
     for line in pathlib.Path(path).read_text(encoding="utf-8").splitlines():
-        if not line.startswith("epoch:"):
-            continue
+        if line.startswith("epoch:"):
+            lines[line.split(",")[0]] = line
+    columns = {}
+    for line in lines.values():
         for name, value in re.findall(r"([A-Za-z][\w ]*): ([-+.\deE]+|nan|inf)", line):
             columns.setdefault(name.strip(), []).append(float(value))
     return columns

@@ -18,7 +18,7 @@ from hyperconformer.integration.recognizer import Recognition, Recognizer
 from hyperconformer.lm import LinearAttentionTransformerLM
 from hyperconformer.model_folder import load_model, save_model
 from hyperconformer.training import language_model, run
-from hyperconformer.training.data import train_tokenizer
+from hyperconformer.training.data import load_tokenizer, train_tokenizer
 
 ROOT = pathlib.Path(__file__).resolve().parents[1]
 TEXTS = ["CAB", "DAD", "BAD", "ACE"]
@@ -54,7 +54,9 @@ def lm_folder(tmp_path_factory):
     manifest = folder / "train.csv"
     rows = [f"{i},1.0,{i}.wav,s,{text}" for i, text in enumerate(TEXTS)]
     manifest.write_text("\n".join(["ID,duration,wav,spk_id,wrd", *rows, ""]))
-    tokenizer = train_tokenizer(manifest, folder / "tokenizer", "char", 0)
+    tokenizer = load_tokenizer(
+        train_tokenizer(manifest, folder / "tokenizer", "char", 0)
+    )
     assert tokenizer.vocab_size() == TOKENS
     options = {"num_tokens": TOKENS, "dim": 8, "depth": 1, "max_seq_len": 64}
     options.update(heads=2, causal=True, positions="rotary")
@@ -176,7 +178,7 @@ def test_tokens_that_differ_are_refused(lm_folder, tmp_path):
     folder, _, tokenizer = lm_folder
     manifest = tmp_path / "train.csv"
     manifest.write_text("ID,duration,wav,spk_id,wrd\n1,1.0,a.wav,s,FEE CAB DAD\n")
-    other = train_tokenizer(manifest, tmp_path, "char", 0)
+    other = load_tokenizer(train_tokenizer(manifest, tmp_path, "char", 0))
     search = JointSearcher(recognizer(), folder)
     search.prepare(tokenizer, [], tmp_path)
     with pytest.raises(ValueError, match="other tokens.*tokenizer_file"):
@@ -269,7 +271,7 @@ class TestNGramSearcher:
         pytest.importorskip("pygtrie")
         manifest = folder / "train.csv"
         manifest.write_text("ID,duration,wav,spk_id,wrd\n1,1.0,a.wav,s,STOP GO POTS\n")
-        tokenizer = train_tokenizer(manifest, folder, "char", 0)
+        tokenizer = load_tokenizer(train_tokenizer(manifest, folder, "char", 0))
         search = NGramSearcher(**options)
         search.prepare(tokenizer, ["STOP GO", "STOP"], folder)
         return search, tokenizer

@@ -244,14 +244,14 @@ def synthesize_corpus(
         return
     logger.info("synthesising %d utterances into %s", len(missing), data_folder)
     for _ in map_in_threads(
-        lambda line: _write_audio(line, seed),
+        lambda line: write_audio(line, seed),
         missing,
         workers or os.cpu_count(),  # it computes more than it waits
         "synthesising the spoken corpus",
         "utterance",
     ):
         pass  # it is written, and nothing else is wanted of it
-    _write_transcripts(lines)
+    write_transcripts(lines)
     _write_speakers(data_folder, lines)
     for leftover in data_folder.rglob(".*.tmp"):
         leftover.unlink()
@@ -339,8 +339,16 @@ def _make_room(data_folder, settings):
     write_atomically(record, json.dumps(settings, indent=2).encode())
 
 
-def _write_audio(line, seed):
-    """Synthesises one utterance; what is random depends on its ID alone."""
+def write_audio(line: Line, seed: int):
+    """Synthesises one utterance; what is random depends on its ID alone.
+
+    Arguments
+    ---------
+    line : Line
+        Who says what, and where it goes.
+    seed : int
+        What rate, pitch, pauses and noise are drawn from.
+    """
     source = random.Random(f"audio {seed} {line.id}")
     samples = speak(
         line.text.lower(),
@@ -386,7 +394,14 @@ def record_in_room(samples: np.ndarray, source: random.Random) -> np.ndarray:
     return (mixed * (peak / np.abs(mixed).max())).astype(np.float32)
 
 
-def _write_transcripts(lines):
+def write_transcripts(lines: list[Line]):
+    """Writes the ``.trans.txt`` file of each chapter.
+
+    Arguments
+    ---------
+    lines : list of Line
+        All that is said.
+    """
     by_folder = {}
     for line in lines:
         by_folder.setdefault(line.path.parent, {})[line.id] = line.text

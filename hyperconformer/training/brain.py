@@ -1,6 +1,5 @@
 """SpeechBrain's Brain for CTC and attention speech recognition."""
 
-import math
 import pathlib
 
 import speechbrain as sb
@@ -10,6 +9,7 @@ from speechbrain.utils.checkpoints import average_checkpoints
 
 from hyperconformer.masks import lengths_to_padding_mask
 from hyperconformer.plots import plot_training
+from hyperconformer.training.resume import RandomStates
 
 
 def consistency_loss(log_probs, lengths, token_counts):
@@ -60,15 +60,60 @@ class TrainingBrain(sb.Brain):
 
     def __init__(self, train_loader, **kwargs):
         super().__init__(**kwargs)
+        # The sampler has shuffled the batches: with several processes SpeechBrain must
+        # only deal them out, so that two do what one does in two steps.
+        self.hparams.sorting = "by the batch sampler"
         self.batch_sampler = train_loader["batch_sampler"]
+        self.loader_random = train_loader["generator"]
+        self.checkpointer.add_recoverable("random_states", RandomStates())
 
     def on_fit_start(self):
         """Build optimizers, recover, and tell the schedule how long this will be."""
-        super().on_fit_start()
         schedule = self.hparams.lr_schedule
         if hasattr(schedule, "total_updates"):
-            updates = math.ceil(len(self.batch_sampler) / self.grad_accumulation_factor)
+            # With several processes, train_sampler deals each its own batches.
+            batches = len(self.train_sampler or self.batch_sampler)
+            updates = max(batches // self.grad_accumulation_factor, 1)
             schedule.total_updates = self.hparams.number_of_epochs * updates
+        super().on_fit_start()
+
+    def start_epoch(self, epoch):
+        """Shuffle for a new epoch.
+
+        Arguments
+        ---------
+        epoch : int
+            The epoch to come.
+        """
+        self.batch_sampler.set_epoch(epoch)
+        # Seeds the loader's processes, apart from the random states of this one, which
+        # a resumed run has restored already.
+        self.loader_random.manual_seed(self.hparams.seed + epoch)
+
+    @staticmethod
+    def mean_over_processes(value):
+        """The mean of what each process has found.
+
+        Arguments
+        ---------
+        value : float
+            Of this process.
+
+        Returns
+        -------
+        float
+        """
+        if not sb.utils.distributed.is_distributed_initialized():
+            return value
+        values = [None] * torch.distributed.get_world_size()
+        torch.distributed.all_gather_object(values, value)
+        return sum(values) / len(values)
+
+    def _should_save_intra_epoch_ckpt(self, last_ckpt_time, steps_since_ckpt):
+        # Gradients are no part of a checkpoint: none between accumulated batches.
+        return self.step % self.grad_accumulation_factor == 0 and (
+            super()._should_save_intra_epoch_ckpt(last_ckpt_time, steps_since_ckpt)
+        )
 
     def on_fit_batch_end(self, batch, outputs, loss, should_step):
         """Step the learning rate after each update."""
@@ -263,7 +308,8 @@ class ASRBrain(TrainingBrain):
         if stage == sb.Stage.TRAIN:
             self.augmenting = epoch >= self.hparams.augment_from_epoch
             self.collate.enabled = self.augmenting
-            self.batch_sampler.set_epoch(epoch)
+            self.collate.epoch = epoch
+            self.start_epoch(epoch)
         else:
             self.wer = self.hparams.error_rate_computer()
             self.cer = self.hparams.error_rate_computer(split_tokens=True)
@@ -272,7 +318,7 @@ class ASRBrain(TrainingBrain):
         """Log, keep a checkpoint and redraw the curve."""
         stats = {"loss": stage_loss}
         if stage == sb.Stage.TRAIN:
-            self.train_stats = stats
+            self.train_stats = {"loss": self.mean_over_processes(stage_loss)}
             return
         stats["WER"] = self.wer.summarize("error_rate")
         stats["CER"] = self.cer.summarize("error_rate")

@@ -1,6 +1,9 @@
 """From manifests to batches: tokenizer, datasets, loaders."""
 
+import os
 import pathlib
+import tempfile
+import zlib
 
 import speechbrain as sb
 import torch
@@ -46,22 +49,34 @@ def train_tokenizer(manifest, folder, unit, vocab_size):
 
     Returns
     -------
-    sentencepiece.SentencePieceProcessor
-        Token 0 is unknown and serves as the CTC blank and the padding, 1 begins
-        and 2 ends a sentence.
+    pathlib.Path
+        The model: token 0 is unknown and serves as the CTC blank and the padding, 1
+        begins and 2 ends a sentence.
     """
     if unit == "char":
         vocab_size = len(set("".join(read_transcripts(manifest))) - {" "}) + 4
-    return SentencePiece(
-        str(folder),
-        vocab_size,
-        annotation_train=str(manifest),
-        annotation_read="wrd",
-        model_type=unit,
-        character_coverage=1.0,
-        bos_id=BOS_INDEX,
-        eos_id=EOS_INDEX,
-    ).sp
+    file = pathlib.Path(folder) / f"{vocab_size}_{unit}.model"
+
+    def train():
+        if file.is_file():
+            return
+        file.parent.mkdir(parents=True, exist_ok=True)
+        # Elsewhere first, so that a run killed here leaves no half of a model.
+        with tempfile.TemporaryDirectory(dir=file.parent) as scratch:
+            SentencePiece(
+                scratch,
+                vocab_size,
+                annotation_train=str(manifest),
+                annotation_read="wrd",
+                model_type=unit,
+                character_coverage=1.0,
+                bos_id=BOS_INDEX,
+                eos_id=EOS_INDEX,
+            )
+            os.replace(pathlib.Path(scratch) / file.name, file)
+
+    sb.utils.distributed.run_on_main(train)
+    return file
 
 
 def load_tokenizer(file):
@@ -177,11 +192,16 @@ class JoiningBatch:
     ---------
     fraction : float
         Part of the utterances that is joined, in [0, 1].
+    seed : int
+        Which ones depends on it, on the epoch and on the batch, and on nothing that a
+        resumed run or another number of loader processes would change.
 
     Attributes
     ----------
     enabled : bool
         Whether to join at all, for the first epochs to go without.
+    epoch : int
+        The epoch.
 
     Raises
     ------
@@ -189,15 +209,20 @@ class JoiningBatch:
         If the fraction is out of range.
     """
 
-    def __init__(self, fraction):
+    def __init__(self, fraction, seed=0):
         if not 0 <= fraction <= 1:
             raise ValueError(f"join_fraction must be in [0, 1], got {fraction}")
         self.fraction = fraction
+        self.seed = seed
         self.enabled = True
+        self.epoch = 0
 
     def __call__(self, examples):
         """A list of examples to a PaddedBatch."""
-        order = torch.randperm(len(examples)).tolist()
+        names = " ".join(example["id"] for example in examples)
+        key = f"{self.seed} {self.epoch} {names}".encode()
+        source = torch.Generator().manual_seed(zlib.crc32(key))
+        order = torch.randperm(len(examples), generator=source).tolist()
         pairs = int(self.fraction * len(examples) / 2) if self.enabled else 0
         joined = [
             self._join(examples[order[2 * i]], examples[order[2 * i + 1]])
@@ -247,8 +272,9 @@ def train_loader_options(
         "batch_sampler": make_sampler(
             dataset, "duration", max_batch_s, max_batch_utterances, seed
         ),
+        "generator": torch.Generator(),
         "num_workers": workers,
-        "collate_fn": JoiningBatch(join_fraction),
+        "collate_fn": JoiningBatch(join_fraction, seed),
     }
 
 

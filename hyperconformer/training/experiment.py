@@ -129,14 +129,12 @@ def prepare_tokenizer(config, manifests, output):
     tokenizer : sentencepiece.SentencePieceProcessor
     file : pathlib.Path
     """
-    if config["tokenizer_file"] is not None:
-        file = pathlib.Path(config["tokenizer_file"])
-        return load_tokenizer(file), file
-    folder = output / "tokenizer"
-    tokenizer = train_tokenizer(
-        manifests[config["train_split"]],
-        folder,
-        config["token_unit"],
-        config["vocab_size"],
-    )
-    return tokenizer, next(folder.glob("*.model"))
+    file = config["tokenizer_file"]
+    if file is None:
+        file = train_tokenizer(
+            manifests[config["train_split"]],
+            output / "tokenizer",
+            config["token_unit"],
+            config["vocab_size"],
+        )
+    return load_tokenizer(file), pathlib.Path(file)

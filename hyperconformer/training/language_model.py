@@ -115,14 +115,14 @@ class LMBrain(TrainingBrain):
     def on_stage_start(self, stage, epoch=None):
         """Reshuffle for a new epoch, or begin to count."""
         if stage == sb.Stage.TRAIN:
-            self.batch_sampler.set_epoch(epoch)
+            self.start_epoch(epoch)
         else:
             self.nats, self.tokens, self.words = 0.0, 0, 0
 
     def on_stage_end(self, stage, stage_loss, epoch=None):
         """Log, keep the best and the last checkpoint and redraw the curve."""
         if stage == sb.Stage.TRAIN:
-            self.train_stats = {"loss": stage_loss}
+            self.train_stats = {"loss": self.mean_over_processes(stage_loss)}
             return
         stats = {
             "loss": self.nats / self.tokens,
@@ -216,7 +216,7 @@ def train(config_file, run_options=None, overrides=None):
     tokenizer, tokenizer_file = prepare_tokenizer(plain, manifests, output)
     found = {"vocab_size": tokenizer.vocab_size()}
     config = load_experiment(text, found, output)
-    results = _run(config, manifests, tokenizer, dict(run_options or {}))
+    results = _run(config, manifests, tokenizer, run_options)
     if sb.utils.distributed.if_main_process():
         model = save_model(
             output / "model",
@@ -243,6 +243,7 @@ def _run(config, manifests, tokenizer, run_options):
             config["max_batch_sentences"],
             config["seed"],
         ),
+        "generator": torch.Generator(),
         "num_workers": config["loader_workers"],
         "collate_fn": PaddedBatch,
     }

@@ -108,7 +108,7 @@ def train(config_file, run_options=None, overrides=None):
     if config["test_search"] is not None:
         sentences = read_transcripts(manifests[plain["train_split"]])
         config["test_search"].prepare(tokenizer, sentences, output)
-    results = _run(config, manifests, tokenizer, output, dict(run_options or {}))
+    results = _run(config, manifests, tokenizer, output, run_options)
     if sb.utils.distributed.if_main_process():
         model = save_model(
             output / "model",

@@ -142,7 +142,7 @@ def test_only_evaluates_without_training(trained):
 def test_the_tokenizer_is_that_of_a_recogniser(trained, tmp_path):
     folder, _ = trained
     manifest = next(folder.glob("lm/manifests/*train*.csv"))
-    theirs = train_tokenizer(manifest, tmp_path, "char", 1000)
+    theirs = load_tokenizer(train_tokenizer(manifest, tmp_path, "char", 1000))
     own = language_model_of(folder / "lm")[1]
     for token in range(theirs.vocab_size()):
         assert own.id_to_piece(token) == theirs.id_to_piece(token)

@@ -1,0 +1,221 @@
+"""Checkpoints that a killed run continues from as if nothing had happened.
+
+SpeechBrain's checkpointer, with what it lacks: a checkpoint counts only once it is
+whole, a write that fails leaves nothing behind, and the random states are part of it.
+"""
+
+import functools
+import logging
+import os
+import random
+import shutil
+import time
+
+import numpy as np
+import torch
+import yaml
+from speechbrain.utils.checkpoints import (
+    CKPT_PREFIX,
+    METAFNAME,
+    Checkpointer,
+    mark_as_loader,
+    mark_as_saver,
+    register_checkpoint_hooks,
+)
+from speechbrain.utils.distributed import (
+    ddp_barrier,
+    get_rank,
+    if_main_process,
+    is_distributed_initialized,
+    run_on_main,
+)
+
+from hyperconformer.corpora.manifest import write_atomically
+
+logger = logging.getLogger(__name__)
+
+# In a checkpoint's meta file: how long each of its other files is.
+SIZES = "file_sizes"
+
+
+class WholeCheckpointer(Checkpointer):
+    """SpeechBrain's checkpointer, never to load half a checkpoint.
+
+    SpeechBrain writes the file that makes a folder a checkpoint before all others, so
+    that a run killed while it writes would continue from what there is. Here that file
+    comes last, after the others have reached the disk, and lists their sizes; a
+    folder without it, or with a file missing or cut off, is none.
+
+    Arguments
+    ---------
+    checkpoints_dir : str or pathlib.Path
+        Where the checkpoints lie.
+    recoverables : dict, optional
+        As SpeechBrain's.
+
+    Example
+    -------
+    >>> import tempfile
+    >>> checkpointer = WholeCheckpointer(tempfile.mkdtemp())
+    >>> checkpointer.add_recoverable("layer", torch.nn.Linear(2, 2))
+    >>> checkpoint = checkpointer.save_checkpoint()
+    >>> len(checkpointer.list_checkpoints())
+    1
+    >>> _ = (checkpoint.path / "layer.ckpt").write_bytes(b"cut off")
+    >>> len(checkpointer.list_checkpoints())
+    0
+    """
+
+    def save_checkpoint(self, *args, **kwargs):
+        """As SpeechBrain's; all or nothing.
+
+        Arguments
+        ---------
+        *args, **kwargs
+            As SpeechBrain's.
+
+        Returns
+        -------
+        speechbrain Checkpoint
+            None on all processes but the first.
+
+        Raises
+        ------
+        OSError
+            If it cannot be written; what was begun is removed again.
+        """
+        run_on_main(self._remove_remains)
+        try:
+            checkpoint = super().save_checkpoint(*args, **kwargs)
+            if checkpoint is not None:
+                _finish(checkpoint)
+        except (OSError, RuntimeError) as error:
+            # PyTorch's file writer reports a full disk as a RuntimeError.
+            if isinstance(error, RuntimeError) and "inline_container" not in str(error):
+                raise
+            self._remove_remains()
+            raise OSError(self._explain(error)) from error
+        ddp_barrier()
+        return checkpoint
+
+    def _save_checkpoint_metafile(self, fpath, meta_to_include, end_of_epoch):
+        # What SpeechBrain would write now; :func:`_finish` does, at the end.
+        return {
+            "unixtime": time.time(),
+            "end-of-epoch": end_of_epoch,
+            **meta_to_include,
+        }
+
+    def _list_checkpoint_dirs(self):
+        return [path for path in super()._list_checkpoint_dirs() if _is_whole(path)]
+
+    def _remove_remains(self):
+        """Remove what a killed run has left half written or half deleted."""
+        for path in self.checkpoints_dir.glob(f"{CKPT_PREFIX}*"):
+            if not _is_whole(path):
+                shutil.rmtree(path)
+
+    def _explain(self, error):
+        free_mib = shutil.disk_usage(self.checkpoints_dir).free / 2**20
+        last = self.find_checkpoint()
+        last = f"from {last.path.name}" if last else "at the beginning"
+        return (
+            f"cannot write a checkpoint into {self.checkpoints_dir}, where "
+            f"{free_mib:.0f} MiB are free: {error}. Make room and start the same "
+            f"command again: it continues {last}"
+        )
+
+
+def _finish(checkpoint):
+    """Make a folder a checkpoint: all its files are there, on the disk."""
+    sizes = {}
+    for file in sorted(checkpoint.path.iterdir()):
+        with open(file, "rb") as stream:
+            os.fsync(stream.fileno())
+        sizes[file.name] = file.stat().st_size
+    meta = {**checkpoint.meta, SIZES: sizes}
+    write_atomically(checkpoint.path / METAFNAME, yaml.safe_dump(meta).encode())
+
+
+def _is_whole(path):
+    file = path / METAFNAME
+    if not file.is_file():
+        return False
+    meta = yaml.safe_load(file.read_text(encoding="utf-8"))
+    # SpeechBrain's own checkpoints list no sizes.
+    return isinstance(meta, dict) and all(
+        (path / name).is_file() and (path / name).stat().st_size == size
+        for name, size in meta.get(SIZES, {}).items()
+    )
+
+
+@functools.partial(register_checkpoint_hooks, save_on_main_only=False)
+class RandomStates:
+    """The random states of Python, NumPy and PyTorch, of every process.
+
+    A recoverable for SpeechBrain's checkpointer. With another number of processes than
+    saved them each keeps the state that it was seeded with, and says so.
+
+    Example
+    -------
+    >>> import tempfile
+    >>> states, file = RandomStates(), tempfile.mktemp()
+    >>> states.save(file)
+    >>> first = torch.rand(1), random.random()
+    >>> states.load(file, end_of_epoch=False)
+    >>> (torch.rand(1), random.random()) == first
+    True
+    """
+
+    @mark_as_saver
+    def save(self, path):
+        """Write the states of all processes into one file.
+
+        Arguments
+        ---------
+        path : str or pathlib.Path
+            The file.
+        """
+        kind, keys, *rest = np.random.get_state()
+        own = {
+            "python": random.getstate(),
+            "numpy": (kind, keys.tolist(), *rest),
+            "torch": torch.get_rng_state(),
+            "cuda": torch.cuda.get_rng_state_all() if torch.cuda.is_available() else [],
+        }
+        states = [own]
+        if is_distributed_initialized():
+            states = [None] * torch.distributed.get_world_size()
+            torch.distributed.all_gather_object(states, own)
+        if if_main_process():
+            torch.save(states, path)
+
+    @mark_as_loader
+    def load(self, path, end_of_epoch):
+        """Restore the state of this process.
+
+        Arguments
+        ---------
+        path : str or pathlib.Path
+            The file.
+        end_of_epoch : bool
+            Not used.
+        """
+        del end_of_epoch
+        states = torch.load(path, weights_only=True, map_location="cpu")
+        processes = 1
+        if is_distributed_initialized():
+            processes = torch.distributed.get_world_size()
+        if len(states) != processes:
+            logger.warning(
+                f"the checkpoint was written by {len(states)} processes, not by "
+                f"{processes}: random numbers and, inside an epoch, the place in the "
+                "data are not those of an uninterrupted run"
+            )
+            return
+        own = states[get_rank() or 0]
+        random.setstate(own["python"])
+        np.random.set_state(own["numpy"])
+        torch.set_rng_state(own["torch"])
+        for device, state in enumerate(own["cuda"]):
+            torch.cuda.set_rng_state(state, device)

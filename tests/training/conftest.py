@@ -1,0 +1,47 @@
+"""Runs of train.py in processes of their own, on a few synthesised utterances."""
+
+import pathlib
+
+import pytest
+from forked_runs import Runner
+
+ROOT = pathlib.Path(__file__).resolve().parents[2]
+TINY = [
+    ROOT / "hparams/hyperconformer.yaml",
+    "--device=cpu",
+    "--corpus_options={train_utterances: 14, valid_utterances: 3, test_utterances: 2}",
+    "--d_model=16",
+    "--nhead=2",
+    "--d_ffn=32",
+    "--num_encoder_layers=1",
+    "--kernel_size=7",
+    "--max_batch_utterances=3",
+    "--number_of_epochs=2",
+    "--avg_checkpoints=1",
+    "--noprogressbar",
+]
+
+
+@pytest.fixture(scope="session")
+def runner():
+    """What starts train.py without a wait."""
+    with Runner() as runner:
+        yield runner
+
+
+@pytest.fixture(scope="session")
+def train_tiny(runner, tmp_path_factory):
+    """Trains a tiny model into a folder; returns the exit status."""
+    corpus = tmp_path_factory.mktemp("corpus")
+
+    def run(folder, *more, **options):
+        places = [f"--data_folder={corpus}", f"--output_folder={folder}"]
+        return runner.run([*TINY, *places, *more], f"{folder}.txt", **options)
+
+    return run
+
+
+@pytest.fixture(scope="session")
+def printed():
+    """What the runs into a folder have printed."""
+    return lambda folder: pathlib.Path(f"{folder}.txt").read_text()

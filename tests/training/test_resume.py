@@ -1,0 +1,185 @@
+"""Killed runs end as if nothing had happened; broken checkpoints are never loaded."""
+
+import random
+
+import pytest
+import torch
+
+from hyperconformer.plots import read_train_log
+from hyperconformer.training.resume import WholeCheckpointer
+
+# Everything that draws random numbers is on: dropout, speeds, masks, joined pairs.
+RANDOM = [
+    "--augment_from_epoch=1",
+    "--join_fraction=0.5",
+    "--ckpt_interval_minutes=0",
+    "--ckpt_interval_steps=2",
+]
+
+
+@pytest.fixture(scope="module")
+def train(train_tiny):
+    """Trains a tiny model into a folder; returns the exit status."""
+
+    def run(folder, *more, **options):
+        return train_tiny(folder, *RANDOM, *more, **options)
+
+    return run
+
+
+@pytest.fixture(scope="module")
+def uninterrupted(train, printed, tmp_path_factory):
+    """The same run in one go, by its further arguments."""
+    folders = {}
+
+    def run(*more):
+        if more not in folders:
+            folders[more] = tmp_path_factory.mktemp("uninterrupted") / "run"
+            assert train(folders[more], *more) == 0, printed(folders[more])
+        return folders[more]
+
+    return run
+
+
+def last_checkpoint(folder):
+    """Everything that the newest checkpoint holds, but for its time of day."""
+    path = WholeCheckpointer(folder / "checkpoints").find_checkpoint().path
+    content = {}
+    for file in path.glob("*.ckpt"):
+        try:
+            content[file.name] = torch.load(file, weights_only=True)
+        except Exception:
+            content[file.name] = file.read_text()  # a number, or YAML
+    return content
+
+
+def assert_same(one, other, where=""):
+    assert type(one) is type(other), where
+    if isinstance(one, torch.Tensor):
+        assert torch.equal(one, other), where
+    elif isinstance(one, dict):
+        assert set(one) == set(other), where
+        for key in one:
+            assert_same(one[key], other[key], f"{where} {key}")
+    elif isinstance(one, (list, tuple)):
+        assert len(one) == len(other), where
+        for index, pair in enumerate(zip(one, other)):
+            assert_same(*pair, f"{where} {index}")
+    else:
+        assert one == other, where
+
+
+def assert_same_end(folder, expected):
+    weights = "model/model.safetensors"
+    assert (folder / weights).read_bytes() == (expected / weights).read_bytes()
+    found = last_checkpoint(folder)
+    assert {"optimizer.ckpt", "random_states.ckpt", "extractor.ckpt"} <= set(found)
+    assert_same(found, last_checkpoint(expected))
+    logs = [read_train_log(run / "train_log.txt") for run in (folder, expected)]
+    assert logs[0] == logs[1]
+
+
+DEATHS = [
+    ("update", 4),  # with a checkpoint inside the epoch behind it
+    ("write", 3),  # the second file of the next one
+    ("last file", 1),  # all files but the one that makes it a checkpoint
+    ("validation", 1),
+    ("deletion", 1),  # of the checkpoint before
+    ("update", 2),
+]
+
+
+def test_killed_again_and_again_a_run_ends_as_if_it_had_not_been(
+    train, uninterrupted, printed, tmp_path
+):
+    folder = tmp_path / "run"
+    for death in DEATHS:
+        assert train(folder, death=death) == -9, (death, printed(folder))
+    assert train(folder) == 0, printed(folder)
+    assert printed(folder).count("Loading a checkpoint") >= len(DEATHS)
+    assert_same_end(folder, uninterrupted())
+
+
+def test_a_full_disk_ends_with_a_message_and_the_last_checkpoint(
+    train, uninterrupted, printed, tmp_path
+):
+    folder = tmp_path / "run"
+    # The second checkpoint's second file.
+    content = last_checkpoint(uninterrupted()).values()
+    files = sum(not isinstance(state, str) for state in content)
+    assert train(folder, death=("full disk", files + 2)) == 1
+    last_line = printed(folder).rstrip().splitlines()[-1]
+    assert last_line.startswith("train.py: cannot write a checkpoint into")
+    assert "start the same command again: it continues from CKPT+" in last_line
+    assert len(list((folder / "checkpoints").iterdir())) == 1
+    assert train(folder) == 0, printed(folder)
+    assert_same_end(folder, uninterrupted())
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "more",
+    [
+        (),
+        ("--loader_workers=2",),
+        ("--grad_accumulation_factor=3",),
+        ("--num_decoder_layers=1", "--consistency_weight=0.2"),
+        ("--precision=bf16",),
+    ],
+    ids=lambda more: " ".join(more) or "plain",
+)
+def test_killed_at_random_times(train, uninterrupted, printed, tmp_path, more):
+    """Ten times each, before it may end."""
+    expected = uninterrupted(*more)
+    source = random.Random(str(more))
+    kills = 0
+    for attempt in range(10):
+        folder = tmp_path / f"run{attempt}"
+        status = -9
+        while status == -9 and kills < 10 * (attempt + 1):
+            status = train(folder, *more, death=("time", source.uniform(0.3, 4.0)))
+            kills += status == -9
+        if status == -9:
+            status = train(folder, *more)
+        assert status == 0, printed(folder)
+        assert_same_end(folder, expected)
+
+
+def checkpointer(folder):
+    layer = torch.nn.Linear(2, 2)
+    return WholeCheckpointer(folder, {"layer": layer}), layer
+
+
+def test_half_a_checkpoint_is_none_and_is_removed(tmp_path):
+    saver, _ = checkpointer(tmp_path)
+    first, second = (saver.save_checkpoint({"number": n}) for n in (1, 2))
+    file = second.path / "layer.ckpt"
+    file.write_bytes(file.read_bytes()[:-1])
+    assert saver.find_checkpoint().path == first.path
+    (first.path / "CKPT.yaml").unlink()
+    assert saver.find_checkpoint() is None
+    third = saver.save_checkpoint()
+    assert saver.find_checkpoint().path == third.path
+    assert list(tmp_path.iterdir()) == [third.path]
+
+
+def test_speechbrains_own_checkpoints_are_read(tmp_path):
+    from speechbrain.utils.checkpoints import Checkpointer
+
+    ours, layer = checkpointer(tmp_path)
+    theirs = Checkpointer(tmp_path, {"layer": layer})
+    saved = theirs.save_checkpoint()
+    weight = layer.weight.detach().clone()
+    layer.weight.data.zero_()
+    assert ours.recover_if_possible().path == saved.path
+    assert torch.equal(layer.weight, weight)
+    ours.save_checkpoint()
+    assert saved.path.is_dir()
+
+
+def test_other_errors_than_a_full_disk_pass_through(tmp_path):
+    saver, _ = checkpointer(tmp_path)
+    saver.add_recoverable("unknown", object())
+    with pytest.raises(RuntimeError, match="Don't know how to save"):
+        saver.save_checkpoint()
+    assert saver.find_checkpoint() is None
