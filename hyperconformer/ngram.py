@@ -10,6 +10,8 @@ import collections
 import math
 import pathlib
 
+from hyperconformer.corpora.manifest import write_atomically
+
 BEGIN, END, UNKNOWN = "<s>", "</s>", "<unk>"
 # The probability of a word that never begins anything, by ARPA's custom.
 NEVER = -99.0
@@ -86,7 +88,8 @@ def train_arpa(sentences, path, order=3):
                 (score, gram, None if longest else backoff(gram))
             )
     path = pathlib.Path(path)
-    path.write_text(_format(grams), encoding="utf-8")
+    # Every process of a distributed run writes it.
+    write_atomically(path, _format(grams).encode())
     return path
 
 

@@ -65,7 +65,11 @@ class TrainingBrain(sb.Brain):
         self.hparams.sorting = "by the batch sampler"
         self.batch_sampler = train_loader["batch_sampler"]
         self.loader_random = train_loader["generator"]
-        self.checkpointer.add_recoverable("random_states", RandomStates())
+        self.checkpointer.add_recoverable(
+            "random_states",
+            RandomStates(),
+            optional_load=True,  # older checkpoints have none
+        )
 
     def on_fit_start(self):
         """Build optimizers, recover, and tell the schedule how long this will be."""
@@ -360,8 +364,9 @@ class ASRBrain(TrainingBrain):
         """
         self.test_name, self.test_chunk = name, chunk
         self.evaluate(dataset, test_loader_kwargs=loader_options)
-        with open(wer_file, "w", encoding="utf-8") as file:
-            self.wer.write_stats(file)
+        if sb.utils.distributed.if_main_process():
+            with open(wer_file, "w", encoding="utf-8") as file:
+                self.wer.write_stats(file)
         return self.test_stats
 
     def on_evaluate_start(self, max_key=None, min_key=None):
