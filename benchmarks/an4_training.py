@@ -16,6 +16,7 @@ import time
 import torch
 from hyperpyyaml import load_hyperpyyaml
 from speechbrain.dataio.batch import PaddedBatch
+from speechbrain.lobes.models.convolution import ConvolutionFrontEnd
 from speechbrain.lobes.models.transformer.TransformerASR import TransformerASR
 
 from hyperconformer.config import read_config
@@ -33,7 +34,7 @@ RECIPE = ROOT / "recipes/AN4/hparams/hyperconformer.yaml"
 # Our classes in the YAML file, and SpeechBrain's in their place.
 STOCK = {
     "hyperconformer.integration.frontend.ConvolutionFrontEnd": (
-        "speechbrain.lobes.models.convolution.ConvolutionFrontEnd"
+        "benchmarks.an4_training.StockFrontEnd"
     ),
     "hyperconformer.integration.asr.HyperConformerASR": (
         "benchmarks.an4_training.StockTransformer"
@@ -42,6 +43,13 @@ STOCK = {
         "benchmarks.an4_training.StockRecognizer"
     ),
 }
+
+
+class StockFrontEnd(ConvolutionFrontEnd):
+    """SpeechBrain's front end, without our option."""
+
+    def __init__(self, causal, **kwargs):
+        super().__init__(padding="causal" if causal else "same", **kwargs)
 
 
 class StockTransformer(TransformerASR):

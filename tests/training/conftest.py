@@ -35,8 +35,12 @@ def train_tiny(runner, tmp_path_factory):
     corpus = tmp_path_factory.mktemp("corpus")
 
     def run(folder, *more, **options):
-        places = [f"--data_folder={corpus}", f"--output_folder={folder}"]
-        return runner.run([*TINY, *places, *more], f"{folder}.txt", **options)
+        yaml, *settings = TINY
+        settings += [f"--data_folder={corpus}", f"--output_folder={folder}", *more]
+        # Of a setting that is given twice, the last counts.
+        settings = {setting.split("=")[0]: setting for setting in settings}
+        arguments = [yaml, *settings.values()]
+        return runner.run(arguments, f"{folder}.txt", **options)
 
     return run
 
