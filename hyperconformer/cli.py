@@ -193,18 +193,14 @@ def _read_aloud(options):
     from hyperconformer.corpora.librispeech import SPLITS
     from hyperconformer.corpora.read_aloud import read_aloud
 
-    try:
-        minutes = read_aloud(
-            options.texts,
-            options.output,
-            splits=options.splits or SPLITS,
-            speakers=options.speakers,
-            utterances=options.utterances,
-            max_words=options.max_words,
-        )
-    except (FileNotFoundError, ImportError, ValueError) as error:
-        print(f"hyperconformer: {error}", file=sys.stderr)
-        return 1
+    minutes = read_aloud(
+        options.texts,
+        options.output,
+        splits=options.splits or SPLITS,
+        speakers=options.speakers,
+        utterances=options.utterances,
+        max_words=options.max_words,
+    )
     print(f"{options.output}: {minutes:.1f} minutes of speech")
     return 0
 
