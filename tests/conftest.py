@@ -39,20 +39,19 @@ def build_model_folder(tmp_path_factory):
     # Imported here: most tests need none of it.
     from hyperconformer.model_folder import save_model
     from hyperconformer.safe_yaml import load_safely
-    from hyperconformer.training.data import train_tokenizer
+    from hyperconformer.training.data import load_tokenizer, train_tokenizer
 
     def build(decoder_layers=0):
         folder = tmp_path_factory.mktemp("model")
         manifest = folder / "train.csv"
         manifest.write_text("ID,duration,wav,spk_id,wrd\n1,1.0,a.wav,s,CAB DAD BE\n")
-        tokenizer = train_tokenizer(manifest, folder / "tokenizer", "char", 0)
-        text = TINY_MODEL.format(tokenizer.vocab_size(), decoder_layers)
+        file = train_tokenizer(manifest, folder / "tokenizer", "char", 0)
+        text = TINY_MODEL.format(load_tokenizer(file).vocab_size(), decoder_layers)
         torch.manual_seed(1)
         modules = load_safely(text, "tiny", ["extractor", "recognizer"])
         del modules["sample_rate"]
         # Loud enough that different audio gives different text.
         modules["recognizer"].ctc_head.weight.data.mul_(20)
-        file = next((folder / "tokenizer").glob("*.model"))
         return save_model(folder / "out" / "model", text, modules, file)
 
     return build
