@@ -31,6 +31,7 @@ from hyperconformer.ops.hypermixing import (  # noqa: E402
     chunked,
     hypermixing,
     hypermixing_in_chunks,
+    hypermixing_packed,
     triton_kernels,
 )
 from tests.goldens import relative_error  # noqa: E402
@@ -232,6 +233,22 @@ def check_chunks_against_torch(rule):
     )
     assert relative_error(got[0], expected[0]) < 1e-5
     assert relative_error(got[1], expected[1]) < 1e-5
+
+
+def check_packed_utterances():
+    """Of one frame, and of more than a tile has."""
+    lengths = [1, 40, 7]
+    x, nets, options = random_case(1, sum(lengths), 24, 2, F32)
+    x = x[0].requires_grad_()
+    starts = torch.tensor([0, *lengths]).cumsum(0)
+    results = []
+    for backend in ("triton", "torch"):
+        options = {"codes": options["codes"], "scale": 0.5, "backend": backend}
+        out = hypermixing_packed(x, starts, 40, *nets, **options)
+        inputs = [x, *nets[0], *nets[1]]
+        results.append((out, *torch.autograd.grad(out.square().sum(), inputs)))
+    for got, expected in zip(*results):
+        assert relative_error(got, expected) < 1e-5
 
 
 def check_what_stands_in_padding_is_never_read():

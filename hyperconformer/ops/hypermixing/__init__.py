@@ -8,11 +8,13 @@ re-associated form that never makes the (T, k) matrices; ``triton``, that form i
 kernels for a GPU. :mod:`hyperconformer.ops.backend` chooses.
 """
 
+import torch
+
 from hyperconformer.ops.backend import choose_backend
 from hyperconformer.ops.hypermixing import chunked, reference, torch_path
 from hyperconformer.ops.hypermixing.weights import Hypernet
 
-__all__ = ["Hypernet", "hypermixing", "hypermixing_in_chunks"]
+__all__ = ["Hypernet", "hypermixing", "hypermixing_in_chunks", "hypermixing_packed"]
 
 
 def hypermixing(
@@ -204,6 +206,81 @@ def hypermixing_in_chunks(
         normalize=normalize,
         past=past,
     )
+
+
+def hypermixing_packed(
+    x,
+    starts,
+    longest,
+    key_hypernet,
+    query_hypernet,
+    *,
+    codes=None,
+    frequencies=None,
+    scale=1.0,
+    backend=None,
+):
+    """Self-mixing of utterances that stand one after another, without padding.
+
+    Arguments
+    ---------
+    x : torch.Tensor
+        (rows, D) frames of all utterances.
+    starts : torch.Tensor
+        (B + 1,) int64 cumulative lengths: utterance b is rows ``starts[b]`` to
+        ``starts[b + 1]``, at least one. Their values are not checked.
+    longest : int
+        Frames of the longest utterance.
+    key_hypernet : Hypernet
+        As in :func:`hypermixing`, and so are the following.
+    query_hypernet : Hypernet
+        The weights F2, b2, G2, c2.
+    codes : torch.Tensor, optional
+        (>= longest, D) position codes.
+    frequencies : torch.Tensor, optional
+        (D,) float32.
+    scale : float
+        Factor on keys and queries.
+    backend : str, optional
+        The kernels take all utterances at once, the other paths one after another.
+
+    Returns
+    -------
+    torch.Tensor
+        (rows, D), its dtype as that of :func:`hypermixing`.
+
+    Raises
+    ------
+    ValueError
+        If a shape does not fit, or the forced backend is unknown or cannot run.
+
+    Example
+    -------
+    >>> import torch
+    >>> net = Hypernet(torch.randn(2, 4, 4), None, torch.randn(2, 6, 4), None)
+    >>> x, starts = torch.randn(9, 8), torch.tensor([0, 2, 9])
+    >>> hypermixing_packed(x, starts, 7, net, net).shape
+    torch.Size([9, 8])
+    """
+    whole, nets = x[None], (key_hypernet, query_hypernet)
+    _check_shapes(whole, whole, whole, *nets, None)
+    if codes is not None and codes.shape[0] < longest:
+        raise ValueError(
+            f"{longest} tokens need as many position codes, got {codes.shape[0]}"
+        )
+    path = choose_backend(
+        "HyperMixing", backend, x, lambda: _kernels().why_not(*[whole] * 3, *nets)
+    )
+    if path == "triton":
+        codes = codes if frequencies is None else frequencies
+        return _kernels().hypermixing_packed(x, starts, longest, *nets, codes, scale)
+    function = torch_path if path == "torch" else reference
+    utterances = whole.split(starts.diff().tolist(), dim=1)
+    outputs = [
+        function.hypermixing(u, u, u, *nets, codes=codes, scale=scale)
+        for u in utterances
+    ]
+    return torch.cat(outputs, dim=1)[0]
 
 
 def _kernels():

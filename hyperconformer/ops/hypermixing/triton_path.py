@@ -98,6 +98,28 @@ def hypermixing(
     return out.view(queries.shape)
 
 
+def hypermixing_packed(x, starts, longest, key_hypernet, query_hypernet, codes, scale):
+    """Mix; see :func:`hyperconformer.ops.hypermixing.hypermixing_packed`.
+
+    ``codes`` may be the frequencies.
+    """
+    f1, b1, g1, c1 = key_hypernet.to(torch.float32)
+    f2, b2, g2, c2 = query_hypernet.to(torch.float32)
+    key_layer, query_layer = _with_biases(f1, b1), _with_biases(f2, b2)
+    first, second = _with_biases(g1, c1), _with_biases(g2, c2)
+    batch = starts.shape[0] - 1
+    key_places, query_places = (
+        _places(x[None], layer, codes, scale, None)._replace(
+            starts=starts.contiguous(), batch=batch, length=longest
+        )
+        for layer in (key_layer, query_layer)
+    )
+    sums = _reduce(x, key_layer, c1 is not None, *key_places)
+    exact = EXACT[x.dtype]
+    mixture = _generate(sums, first, second, c1 is not None, c2 is not None, exact)
+    return _expand(x, query_layer, mixture[None], *query_places)
+
+
 def hypermixing_in_chunks(
     x,
     key_hypernet,
