@@ -75,6 +75,32 @@ def _add_transcribe(commands):
         default="txt",
         help="json has all: words with times and confidences, and the n best readings",
     )
+    transcribe.add_argument(
+        "--stream",
+        action="store_true",
+        help="print words while they become final; FILE may be -, then 16-bit mono "
+        "PCM at the model's rate is read from standard input",
+    )
+    transcribe.add_argument(
+        "--chunk-ms",
+        type=float,
+        default=640,
+        metavar="MS",
+        help="with --stream: recognise as many milliseconds at once (640)",
+    )
+    transcribe.add_argument(
+        "--left-context-ms",
+        type=float,
+        metavar="MS",
+        help="with --stream: how far to look back; attention needs it (all)",
+    )
+    transcribe.add_argument(
+        "--endpoint-s",
+        type=float,
+        default=1.0,
+        metavar="S",
+        help="with --stream: silence that ends a line (1)",
+    )
     transcribe.set_defaults(run=_transcribe)
 
 
@@ -212,7 +238,41 @@ def _mixers(options):
     return 0
 
 
+def _stream(options):
+    from hyperconformer.streaming import StreamingASR, read_pcm, read_pieces
+
+    offline = (options.nbest != 1, options.hotwords, options.lm)
+    if any(offline) or options.format != "txt":
+        raise ValueError("--stream goes without --nbest, --hotwords, --lm and --format")
+    asr = StreamingASR.from_hparams(
+        options.model,
+        options.chunk_ms,
+        options.left_context_ms,
+        device=options.device,
+        trusted=options.trusted,
+        beam_size=options.beam or 1,
+        endpoint_s=options.endpoint_s,
+    )
+    rate_hz = asr.model.sample_rate_hz
+    for path in options.files:
+        if path == "-":
+            pieces = read_pcm(sys.stdin.buffer, rate_hz)
+        else:
+            pieces = read_pieces(path, rate_hz)
+        shown = 0
+        for partial in asr.partials(pieces):
+            for word in partial.words[shown:]:
+                print(word.text, end=" ", flush=True)
+            shown = len(partial.words)
+            if partial.ended:
+                print(flush=True)
+                shown = 0
+    return 0
+
+
 def _transcribe(options):
+    if options.stream:
+        return _stream(options)
     from tqdm import tqdm
 
     from hyperconformer.transcription import FORMATS

@@ -19,7 +19,10 @@ from hyperconformer.encoder import (
     FeedForward,
     build_encoder_mixer,
     named_norm,
+    prefixed,
+    within,
 )
+from hyperconformer.masks import last_frames, num_real
 
 
 class ConvolutionModule(nn.Module):
@@ -103,18 +106,67 @@ class ConvolutionModule(nn.Module):
         torch.Tensor
             (B, T, D).
         """
+        return self.step(x, padding_mask, chunk)[0]
+
+    def init_state(self, batch_size, *, device=None, dtype=None):
+        """The state before the first frame of ``batch_size`` streams.
+
+        Arguments
+        ---------
+        batch_size : int
+            Number of streams.
+        device : torch.device, optional
+            Where the tensors live.
+        dtype : torch.dtype, optional
+            Their floating type.
+
+        Returns
+        -------
+        dict of str to torch.Tensor
+            ``past`` (B, left, D), the last inputs of the depthwise convolution.
+        """
+        shape = (batch_size, self.left, self.layer_norm.normalized_shape[0])
+        return {"past": torch.zeros(shape, device=device, dtype=dtype)}
+
+    def step(self, x, padding_mask=None, chunk=None, state=None):
+        """Convolve the next frames of each stream.
+
+        Arguments
+        ---------
+        x, padding_mask, chunk
+            As in :meth:`forward`; padding follows the real frames. A step takes whole
+            chunks, but for the last of a stream.
+        state : dict of str to torch.Tensor, optional
+            From :meth:`init_state` or the last step, not changed; None = the streams
+            begin and end here.
+
+        Returns
+        -------
+        y : torch.Tensor
+            (B, T, D).
+        state : dict of str to torch.Tensor or None
+            The state after these frames.
+        """
         pointwise, gate = self.bottleneck
         x = F.linear(self.layer_norm(x), pointwise.weight.squeeze(-1), pointwise.bias)
         x = gate(x)
         if padding_mask is not None:
             x = x.masked_fill(padding_mask.unsqueeze(-1), 0.0)
+        frames, left = x.shape[1], self.left
+        if state is not None:
+            if chunk is None and not self.causal:
+                raise ValueError("a convolution that looks ahead streams in chunks")
+            new = num_real(x, padding_mask)
+            x, left = torch.cat([state["past"], x], dim=1), 0
+            state = {"past": last_frames(x, new, self.left)}
         if chunk is None and not self.causal:
             x = self._depthwise(x.unsqueeze(1), padding=self.left).squeeze(1)
         elif chunk is None or self.causal:
-            x = self._depthwise(F.pad(x, (0, 0, self.left, 0)).unsqueeze(1)).squeeze(1)
+            x = self._depthwise(F.pad(x, (0, 0, left, 0)).unsqueeze(1)).squeeze(1)
         else:
-            x = self._depthwise_in_chunks(x, chunk.chunk_frames)
-        return self.after_conv(x)
+            x = F.pad(x, (0, 0, left, -frames % chunk.chunk_frames))
+            x = self._depthwise_in_chunks(x, chunk.chunk_frames)[:, :frames]
+        return self.after_conv(x), state
 
     def _depthwise(self, x, padding=0):
         """Convolve (B, N, T, D), N stretches apart, over time; zeros pad both ends.
@@ -132,11 +184,9 @@ class ConvolutionModule(nn.Module):
         return y.permute(0, 2, 3, 1)
 
     def _depthwise_in_chunks(self, x, chunk_frames):
-        frames = x.shape[1]
-        x = F.pad(x, (0, 0, self.left, -frames % chunk_frames))
+        """Convolve (B, left + T, D), T in whole chunks, to (B, T, D)."""
         x = x.unfold(1, self.left + chunk_frames, chunk_frames).transpose(2, 3)
-        x = self._depthwise(F.pad(x, (0, 0, 0, self.right)))
-        return x.flatten(1, 2)[:, :frames]
+        return self._depthwise(F.pad(x, (0, 0, 0, self.right))).flatten(1, 2)
 
 
 class ConformerEncoderLayer(nn.Module):
@@ -238,11 +288,37 @@ class ConformerEncoderLayer(nn.Module):
         torch.Tensor
             (B, T, D).
         """
+        return self.step(x, padding_mask, chunk)[0]
+
+    def init_state(self, batch_size, *, chunk=None, device=None, dtype=None):
+        """The state before the first frame; see :meth:`EncoderStack.init_state`."""
+        like = {"device": device, "dtype": dtype}
+        return {
+            **prefixed(
+                "mixer", self.mha_layer.init_state(batch_size, chunk=chunk, **like)
+            ),
+            **prefixed(
+                "convolution", self.convolution_module.init_state(batch_size, **like)
+            ),
+        }
+
+    def step(self, x, padding_mask=None, chunk=None, state=None):
+        """Encode the next frames of each stream; see :meth:`EncoderStack.step`."""
+        mixer_state, conv_state = within("mixer", state), within("convolution", state)
         x = torch.add(x, self.ffn_module1(x), alpha=0.5)
-        mixed, _ = self.mha_layer(self.norm1(x), padding_mask=padding_mask, chunk=chunk)
+        mixed, mixer_state = self.mha_layer(
+            self.norm1(x), padding_mask=padding_mask, chunk=chunk, state=mixer_state
+        )
         x = x + mixed
-        x = x + self.convolution_module(x, padding_mask, chunk)
-        return self.norm2(torch.add(x, self.ffn_module2(x), alpha=0.5))
+        y, conv_state = self.convolution_module.step(x, padding_mask, chunk, conv_state)
+        x = x + y
+        x = self.norm2(torch.add(x, self.ffn_module2(x), alpha=0.5))
+        if state is None:
+            return x, None
+        return x, {
+            **prefixed("mixer", mixer_state),
+            **prefixed("convolution", conv_state),
+        }
 
 
 class ConformerEncoder(EncoderStack):

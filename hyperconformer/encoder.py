@@ -61,6 +61,98 @@ class EncoderStack(nn.Module):
             hidden.append(x)
         return self.norm(x), hidden
 
+    def init_state(self, batch_size, *, chunk=None, device=None, dtype=None):
+        """The state before the first frame of ``batch_size`` streams.
+
+        Arguments
+        ---------
+        batch_size : int
+            Number of streams.
+        chunk : hyperconformer.masks.ChunkRule, optional
+            The rule that the streams will follow.
+        device : torch.device, optional
+            Where the tensors live.
+        dtype : torch.dtype, optional
+            Their floating type.
+
+        Returns
+        -------
+        dict of str to torch.Tensor
+            Batch-first tensors of every layer, named ``layers.0.mixer.frames_seen``
+            and so on, whose shapes no step changes.
+
+        Raises
+        ------
+        ValueError
+            If the layers, or their mixer as configured, cannot stream.
+        """
+        state = {}
+        for index, layer in enumerate(self.layers):
+            if not hasattr(layer, "init_state"):
+                raise ValueError(f"{type(layer).__name__} cannot stream")
+            state.update(
+                prefixed(
+                    f"layers.{index}",
+                    layer.init_state(
+                        batch_size, chunk=chunk, device=device, dtype=dtype
+                    ),
+                )
+            )
+        return state
+
+    def step(self, x, padding_mask, chunk, state):
+        """Encode the next frames of each stream.
+
+        Arguments
+        ---------
+        x : torch.Tensor
+            (B, T, D) frames: whole chunks of each stream, but for its last step.
+        padding_mask : torch.Tensor or None
+            (B, T) bool, True = padding, after the real frames.
+        chunk : hyperconformer.masks.ChunkRule or None
+            The streams' rule; None needs causal layers.
+        state : dict of str to torch.Tensor
+            From :meth:`init_state` or the last step; not changed.
+
+        Returns
+        -------
+        encoded : torch.Tensor
+            (B, T, D).
+        state : dict of str to torch.Tensor
+            The state after these frames.
+        """
+        if padding_mask is not None:
+            x = x.masked_fill(padding_mask.unsqueeze(-1), 0.0)
+        new_state = {}
+        for index, layer in enumerate(self.layers):
+            name = f"layers.{index}"
+            x, layer_state = layer.step(x, padding_mask, chunk, within(name, state))
+            new_state.update(prefixed(name, layer_state))
+        return self.norm(x), new_state
+
+
+def prefixed(name, state):
+    """A part's state under the names that it has in the whole.
+
+    >>> prefixed("mixer", {"sums": 1})
+    {'mixer.sums': 1}
+    """
+    return {f"{name}.{key}": value for key, value in state.items()}
+
+
+def within(name, state):
+    """A part's state out of the whole; None of None. Undoes :func:`prefixed`.
+
+    >>> within("mixer", {"mixer.sums": 1, "past": 2})
+    {'sums': 1}
+    """
+    if state is None:
+        return None
+    start = len(name) + 1
+    return {
+        key[start:]: value for key, value in state.items() if key[:start] == f"{name}."
+    }
+
 
 class FeedForward(nn.Module):
     """Position-wise feed-forward: Linear, activation, dropout, Linear.

@@ -160,6 +160,26 @@ def chunk_mask(num_frames, rule, device=None):
     return hidden
 
 
+def num_real(x, padding_mask=None):
+    """How many real frames each sequence has.
+
+    Arguments
+    ---------
+    x : torch.Tensor
+        (B, T, ...) frames.
+    padding_mask : torch.Tensor, optional
+        (B, T) bool, True = padding.
+
+    Returns
+    -------
+    torch.Tensor
+        (B,) int64.
+    """
+    if padding_mask is None:
+        return torch.full((x.shape[0],), x.shape[1], device=x.device)
+    return (~padding_mask).sum(1)
+
+
 def last_frames(history, num_new, length):
     """What streams remember of their past and of a step: the last rows of each.
 

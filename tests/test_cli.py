@@ -1,7 +1,10 @@
 """The command line."""
 
+import io
 import json
 import pathlib
+import shutil
+import types
 
 import pytest
 import soundfile
@@ -129,3 +132,43 @@ def test_the_shipped_model_is_found_by_name(monkeypatch, tmp_path, tiny_model):
     (tmp_path / "clone" / DEFAULT_MODEL).symlink_to(tiny_model)
     assert list_shipped_models() == [DEFAULT_MODEL]
     assert find_model() == find_model(DEFAULT_MODEL) == places[1] / DEFAULT_MODEL
+
+
+@pytest.fixture
+def streaming_model(tiny_model, tmp_path):
+    """The tiny model, causal, and features that do not wait for the utterance's end."""
+    folder = shutil.copytree(tiny_model, tmp_path / "streaming")
+    settings = folder / "hyperparams.yaml"
+    text = settings.read_text()
+    for old, new in (
+        ("normalization: utterance", "normalization: global\n  top_db: null"),
+        ("    residuals:", "    causal: True\n    residuals:"),
+    ):
+        assert old in text
+        text = text.replace(old, new)
+    settings.write_text(text)
+    return folder
+
+
+def test_streams_print_the_same_from_a_file_and_from_standard_input(
+    capsys, files, streaming_model, monkeypatch
+):
+    arguments = ("--stream", "--chunk-ms", 320, "--model", streaming_model)
+    code, from_file, _ = run(capsys, "transcribe", files[0], *arguments)
+    assert code == 0 and from_file.endswith("\n")
+    pcm, _ = soundfile.read(files[0], dtype="int16")
+    stdin = types.SimpleNamespace(buffer=io.BytesIO(pcm.tobytes()))
+    monkeypatch.setattr("sys.stdin", stdin)
+    code, from_pipe, _ = run(capsys, "transcribe", "-", *arguments)
+    assert code == 0 and from_pipe == from_file
+
+
+def test_what_streams_cannot_do_is_named(capsys, files, streaming_model, tiny_model):
+    command = ("transcribe", "--stream", files[0], "--model")
+    for arguments, message in (
+        ((tiny_model,), "normalization: global"),
+        ((streaming_model, "--nbest", 2), "--stream goes without --nbest"),
+        ((streaming_model, "--chunk-ms", 50), "multiple of"),
+    ):
+        code, _, err = run(capsys, *command, *arguments)
+        assert code == 1 and message in err

@@ -17,7 +17,7 @@ FLOORS = [
     ("integration",),
     ("model_folder",),
     ("alignment", "convert", "decoding"),
-    ("evaluation", "info", "inference"),
+    ("evaluation", "info", "inference", "streaming", "streaming_search"),
     ("training",),
     ("cli",),
 ]

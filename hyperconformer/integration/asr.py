@@ -4,6 +4,10 @@ Subclassed because SpeechBrain's class closes its list of attention types with a
 assertion, branches on their names, and lets padded frames into real ones.
 """
 
+import math
+from dataclasses import dataclass
+from typing import Optional
+
 import torch
 from speechbrain.lobes.models.transformer.Transformer import (
     get_key_padding_mask,
@@ -11,6 +15,7 @@ from speechbrain.lobes.models.transformer.Transformer import (
 )
 from speechbrain.lobes.models.transformer.TransformerASR import TransformerASR
 from speechbrain.nnet.activations import Swish
+from speechbrain.utils.dynamic_chunk_training import DynChunkTrainConfig
 from torch import nn
 
 from hyperconformer.branchformer import BranchformerEncoder
@@ -21,7 +26,8 @@ from hyperconformer.masks import (
     lengths_to_padding_mask,
     relative_to_frames,
 )
-from hyperconformer.mixers.base import TokenMixer
+from hyperconformer.mixers.base import State, TokenMixer
+from hyperconformer.mixers.hypermixing import sinusoids
 from hyperconformer.registry import mixer_class, unknown
 from hyperconformer.transformer import TransformerEncoder
 
@@ -374,15 +380,129 @@ class HyperConformerASR(TransformerASR):
             codes = self.positional_encoding
         return embedded + codes(embedded)
 
-    def encode_streaming(self, src, context):
-        """Refused: SpeechBrain's streaming context does not fit our mixers."""
-        raise ValueError(
-            "HyperConformerASR does not stream through SpeechBrain's contexts"
+    def init_state(self, batch_size, *, chunk=None, device=None, dtype=None):
+        """The state before the first frame of ``batch_size`` streams.
+
+        Arguments
+        ---------
+        batch_size : int
+            Number of streams.
+        chunk : hyperconformer.masks.ChunkRule, optional
+            The rule that the streams will follow; None needs a causal encoder.
+        device : torch.device, optional
+            Where the tensors live.
+        dtype : torch.dtype, optional
+            Their floating type.
+
+        Returns
+        -------
+        dict of str to torch.Tensor
+            Batch-first tensors, whose shapes no step changes.
+
+        Raises
+        ------
+        ValueError
+            If the encoder cannot stream.
+        """
+        state = self.encoder.init_state(
+            batch_size, chunk=chunk, device=device, dtype=dtype
         )
+        state["frames_seen"] = torch.zeros(batch_size, dtype=torch.int64, device=device)
+        return state
+
+    def encode_step(self, src, lengths, chunk, state):
+        """Encode the next frames of each stream.
+
+        Arguments
+        ---------
+        src : torch.Tensor
+            (B, T, F) or (B, T, F1, F2) features; padding may hold anything.
+        lengths : torch.Tensor
+            (B,) int64 real frames: whole chunks, but for a stream's last step.
+        chunk : hyperconformer.masks.ChunkRule or None
+            The streams' rule.
+        state : dict of str to torch.Tensor
+            From :meth:`init_state` or the last step; not changed.
+
+        Returns
+        -------
+        encoded : torch.Tensor
+            (B, T, D).
+        state : dict of str to torch.Tensor
+            The state after these frames.
+        """
+        src = src.flatten(2)
+        padding_mask = None
+        if (lengths < src.shape[1]).any():
+            padding_mask = lengths_to_padding_mask(lengths, src.shape[1])
+            src = src.masked_fill(padding_mask.unsqueeze(-1), 0.0)
+        src = self.custom_src_module(src)
+        seen = state["frames_seen"]
+        if self._adds_position(mixer_class(self.attention_type)):
+            # By each stream's own clock; SpeechBrain's table of codes ends somewhere.
+            position = seen[:, None] + torch.arange(src.shape[1], device=src.device)
+            src = src + sinusoids(position, src.shape[-1]).to(src.dtype)
+        encoded, new_state = self.encoder.step(src, padding_mask, chunk, state)
+        return encoded, {**new_state, "frames_seen": seen + lengths}
 
     def make_streaming_context(self, dynchunktrain_config, encoder_kwargs=None):
-        """Refused: see :meth:`encode_streaming`."""
-        return self.encode_streaming(None, None)
+        """A stream in SpeechBrain's manner; see :meth:`encode_streaming`.
+
+        Arguments
+        ---------
+        dynchunktrain_config : speechbrain DynChunkTrainConfig
+            Chunk size and left context.
+        encoder_kwargs : dict, optional
+            Options of SpeechBrain's encoders; ours have none.
+
+        Returns
+        -------
+        StreamingContext
+
+        Raises
+        ------
+        ValueError
+            If the encoder cannot stream, or options are given.
+        """
+        if encoder_kwargs:
+            raise ValueError(f"the encoder takes no options, got {encoder_kwargs}")
+        rule = chunk_rule(dynchunktrain_config)
+        self.init_state(1, chunk=rule)  # An encoder that cannot stream says so now.
+        return StreamingContext(rule)
+
+    def encode_streaming(self, src, context):
+        """Encode the next chunks of streams that go in step, as SpeechBrain does.
+
+        Arguments
+        ---------
+        src : torch.Tensor
+            (B, T, F) or (B, T, F1, F2) features: whole chunks, but for the last step.
+        context : StreamingContext
+            From :meth:`make_streaming_context`; its state is replaced.
+
+        Returns
+        -------
+        torch.Tensor
+            (B, T, D).
+        """
+        batch, frames = src.shape[:2]
+        if context.state is None:
+            context.state = self.init_state(
+                batch, chunk=context.chunk, device=src.device, dtype=src.dtype
+            )
+        lengths = torch.full((batch,), frames, device=src.device)
+        encoded, context.state = self.encode_step(
+            src, lengths, context.chunk, context.state
+        )
+        return encoded
+
+
+@dataclass
+class StreamingContext:
+    """What :meth:`HyperConformerASR.encode_streaming` remembers: rule and state."""
+
+    chunk: ChunkRule
+    state: Optional[State] = None
 
 
 def chunk_rule(dynchunktrain_config):
@@ -402,3 +522,42 @@ def chunk_rule(dynchunktrain_config):
     return ChunkRule(
         dynchunktrain_config.chunk_size, dynchunktrain_config.left_context_size
     )
+
+
+def chunk_config(chunk_ms, left_context_ms, frame_ms):
+    """A chunk in milliseconds as SpeechBrain's configuration in frames.
+
+    Arguments
+    ---------
+    chunk_ms : float or None
+        Length of a chunk; None = the whole utterance.
+    left_context_ms : float or None
+        What a chunk sees before it, at least; None = everything.
+    frame_ms : float
+        Length of an encoder frame.
+
+    Returns
+    -------
+    speechbrain DynChunkTrainConfig or None
+
+    Raises
+    ------
+    ValueError
+        If the chunk is no positive number of whole frames, or the context negative.
+
+    Example
+    -------
+    >>> chunk_config(640, 1000, frame_ms=40)
+    DynChunkTrainConfig(chunk_size=16, left_context_size=2)
+    """
+    if left_context_ms is not None and left_context_ms < 0:
+        raise ValueError(f"a left context must be >= 0 ms, got {left_context_ms}")
+    if chunk_ms is None:
+        return None
+    frames = chunk_ms / frame_ms
+    if frames < 1 or frames != int(frames):
+        raise ValueError(
+            f"a chunk must last a multiple of {frame_ms:g} ms, got {chunk_ms:g} ms"
+        )
+    left = None if left_context_ms is None else math.ceil(left_context_ms / chunk_ms)
+    return DynChunkTrainConfig(int(frames), left)

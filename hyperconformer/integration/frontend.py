@@ -4,15 +4,22 @@ SpeechBrain's own parts, made to respect the length of each utterance, so that a
 batch gives what each utterance gives alone.
 """
 
+import copy
 import math
 
 import torch
 import torch.nn.functional as F
+from speechbrain.lobes.features import Fbank
 from speechbrain.lobes.models import convolution
+from speechbrain.processing.features import spectral_magnitude
 from torch import nn
 
 from hyperconformer.dropout import replace_dropout
-from hyperconformer.masks import lengths_to_padding_mask, relative_to_frames
+from hyperconformer.masks import (
+    last_frames,
+    lengths_to_padding_mask,
+    relative_to_frames,
+)
 
 
 class ConvolutionFrontEnd(convolution.ConvolutionFrontEnd):
@@ -105,6 +112,88 @@ class ConvolutionFrontEnd(convolution.ConvolutionFrontEnd):
         convolve = _after_zeros if self.causal else _reflected
         x, lengths = self._through_blocks(x, lengths, convolve)
         return (x, lengths) if given else x
+
+    @torch.no_grad()
+    def init_state(self, batch_size, *, device=None, dtype=None):
+        """The state before the first feature of ``batch_size`` streams.
+
+        Arguments
+        ---------
+        batch_size : int
+            Number of streams.
+        device : torch.device, optional
+            Where the tensors live.
+        dtype : torch.dtype, optional
+            Their floating type.
+
+        Returns
+        -------
+        dict of str to torch.Tensor
+            Of each convolution, by its name, the (B, left, F, C) last inputs.
+
+        Raises
+        ------
+        ValueError
+            If the front end is not causal.
+        """
+        if not self.causal:
+            raise ValueError("a front end that looks ahead cannot stream: causal=True")
+        state = {}
+
+        def record(layer, x, lengths):
+            past = x.new_zeros(batch_size, _left(layer), *x.shape[2:])
+            if past.shape[1] > 0:
+                state[self._names[layer]] = past
+            return _after_zeros(layer, x, lengths)
+
+        like = {"device": device, "dtype": dtype}
+        silence = torch.zeros(1, self.stride, self.input_shape[-1], **like)
+        self._through_blocks(
+            silence, torch.tensor([self.stride], device=device), record
+        )
+        return state
+
+    def step(self, x, lengths, state):
+        """Convolve and subsample the next features of each stream.
+
+        Arguments
+        ---------
+        x : torch.Tensor
+            (B, T, F) features; padding may hold anything.
+        lengths : torch.Tensor
+            (B,) int64 real features, a multiple of :attr:`stride` in all but the
+            last step of a stream.
+        state : dict of str to torch.Tensor
+            From :meth:`init_state` or the last step; not changed.
+
+        Returns
+        -------
+        y : torch.Tensor
+            (B, T', F', C).
+        lengths : torch.Tensor
+            (B,) int64 frames of each output.
+        state : dict of str to torch.Tensor
+            The state after these features.
+        """
+        new_state = {}
+
+        def convolve(layer, x, lengths):
+            name = self._names[layer]
+            if name not in state:
+                return _after_zeros(layer, x, lengths)
+            past, fill = state[name], _fill(layer, x)
+            x = torch.cat([past, _cleared(x, lengths)], dim=1)
+            new_state[name] = last_frames(x, lengths, past.shape[1])
+            x = F.pad(x, (0, 0, 0, 0, 0, fill))
+            return _convolve(layer, x), _strided(layer, lengths)
+
+        y, lengths = self._through_blocks(x, lengths, convolve)
+        return y, lengths, new_state
+
+    @property
+    def _names(self):
+        """Names of the layers, as in the state."""
+        return {layer: name for name, layer in self.named_modules()}
 
     def _through_blocks(self, x, lengths, convolve):
         """Every layer in turn; ``convolve(layer, x, lengths)`` does what takes time."""
@@ -304,6 +393,52 @@ class FeatureExtractor(nn.Module):
         if self.normalization == "global":
             return (features - self.mean) / self.std, lengths
         return _normalize_each(features, lengths), lengths
+
+    def check_streamable(self):
+        """Refuse settings that need the whole utterance.
+
+        Raises
+        ------
+        ValueError
+            If a feature depends on more than the samples of its own window.
+        """
+        if self.normalization != "global":
+            raise ValueError(
+                "normalization: utterance needs the whole utterance; "
+                "streaming needs normalization: global"
+            )
+        if self.features.compute_fbanks.top_db != math.inf:
+            raise ValueError(
+                "top_db clips below the loudest feature of the whole utterance, got "
+                f"{self.features.compute_fbanks.top_db}; streaming needs top_db: null"
+            )
+        plain = isinstance(self.features, Fbank) and not (
+            self.features.deltas or self.features.context
+        )
+        stft = self.features.compute_STFT
+        if not plain or not stft.center or stft.pad_mode != "constant":
+            raise ValueError(
+                "streaming needs an Fbank without deltas or context, on a centred "
+                "STFT that pads with zeros"
+            )
+
+    def window_features(self, samples):
+        """Features of consecutive windows, without the padding of :meth:`forward`.
+
+        Arguments
+        ---------
+        samples : torch.Tensor
+            (B, (T - 1) hop + n_fft) samples: the first window begins with them.
+
+        Returns
+        -------
+        torch.Tensor
+            (B, T, F) normalised features.
+        """
+        stft = copy.copy(self.features.compute_STFT)
+        stft.center = False
+        fbanks = self.features.compute_fbanks(spectral_magnitude(stft(samples)))
+        return (fbanks - self.mean) / self.std
 
     @torch.no_grad()
     def fit(self, utterances):

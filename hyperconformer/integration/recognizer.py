@@ -5,6 +5,7 @@ from typing import NamedTuple, Optional
 import torch
 from torch import nn
 
+from hyperconformer.encoder import prefixed, within
 from hyperconformer.masks import lengths_to_padding_mask
 
 
@@ -89,3 +90,69 @@ class Recognizer(nn.Module):
             decoded = self.transformer.decode_targets(targets, encoded, mask)
             seq = self.decoder_head(decoded).log_softmax(dim=-1)
         return Recognition(ctc, lengths, encoded, seq)
+
+    def init_state(self, batch_size, *, chunk, device=None, dtype=None):
+        """The state before the first feature of ``batch_size`` streams.
+
+        Arguments
+        ---------
+        batch_size : int
+            Number of streams.
+        chunk : hyperconformer.masks.ChunkRule
+            The rule that the streams will follow.
+        device : torch.device, optional
+            Where the tensors live.
+        dtype : torch.dtype, optional
+            Their floating type.
+
+        Returns
+        -------
+        dict of str to torch.Tensor
+            Batch-first tensors, whose shapes no step changes.
+
+        Raises
+        ------
+        ValueError
+            If a part cannot stream.
+        """
+        like = {"device": device, "dtype": dtype}
+        return {
+            **prefixed("frontend", self.frontend.init_state(batch_size, **like)),
+            **prefixed(
+                "transformer",
+                self.transformer.init_state(batch_size, chunk=chunk, **like),
+            ),
+        }
+
+    def step(self, features, lengths, chunk, state):
+        """Recognise the next features of each stream with the CTC head.
+
+        Arguments
+        ---------
+        features : torch.Tensor
+            (B, T, F); padding may hold anything.
+        lengths : torch.Tensor
+            (B,) int64 real features: whole chunks, but for a stream's last step.
+        chunk : hyperconformer.masks.ChunkRule
+            The streams' rule.
+        state : dict of str to torch.Tensor
+            From :meth:`init_state` or the last step; not changed.
+
+        Returns
+        -------
+        log_probs : torch.Tensor
+            (B, T', V).
+        lengths : torch.Tensor
+            (B,) int64 frames of them.
+        state : dict of str to torch.Tensor
+            The state after these features.
+        """
+        x, lengths, front = self.frontend.step(
+            features, lengths, within("frontend", state)
+        )
+        encoded, after = self.transformer.encode_step(
+            x, lengths, chunk, within("transformer", state)
+        )
+        log_probs = self.ctc_head(encoded).log_softmax(dim=-1)
+        new_state = {**prefixed("frontend", front), **prefixed("transformer", after)}
+        return log_probs, lengths, new_state

@@ -6,53 +6,12 @@ random. SpeechBrain's sampler draws it; here its settings are checked, and the r
 of the evaluation are made.
 """
 
-import math
-
 import torch
 from speechbrain.utils.dynamic_chunk_training import DynChunkTrainConfig
 
-from hyperconformer.integration.asr import chunk_rule
+from hyperconformer.integration.asr import chunk_config, chunk_rule
 from hyperconformer.integration.frontend import frame_ms
 from hyperconformer.mixers.base import TokenMixer
-
-
-def chunk_config(chunk_ms, left_context_ms, frame_ms):
-    """A chunk in milliseconds as SpeechBrain's configuration in frames.
-
-    Arguments
-    ---------
-    chunk_ms : float or None
-        Length of a chunk; None = the whole utterance.
-    left_context_ms : float or None
-        What a chunk sees before it, at least; None = everything.
-    frame_ms : float
-        Length of an encoder frame.
-
-    Returns
-    -------
-    speechbrain DynChunkTrainConfig or None
-
-    Raises
-    ------
-    ValueError
-        If the chunk is no positive number of whole frames, or the context negative.
-
-    Example
-    -------
-    >>> chunk_config(640, 1000, frame_ms=40)
-    DynChunkTrainConfig(chunk_size=16, left_context_size=2)
-    """
-    if left_context_ms is not None and left_context_ms < 0:
-        raise ValueError(f"a left context must be >= 0 ms, got {left_context_ms}")
-    if chunk_ms is None:
-        return None
-    frames = chunk_ms / frame_ms
-    if frames < 1 or frames != int(frames):
-        raise ValueError(
-            f"a chunk must last a multiple of {frame_ms:g} ms, got {chunk_ms:g} ms"
-        )
-    left = None if left_context_ms is None else math.ceil(left_context_ms / chunk_ms)
-    return DynChunkTrainConfig(int(frames), left)
 
 
 def chunks_to_test(config):

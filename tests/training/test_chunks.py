@@ -8,12 +8,9 @@ import torch
 from speechbrain.utils.dynamic_chunk_training import DynChunkTrainConfig
 from streaming_model import streaming_config
 
+from hyperconformer.integration.asr import chunk_config
 from hyperconformer.integration.frontend import frame_ms
-from hyperconformer.training.chunks import (
-    check_chunk_training,
-    chunk_config,
-    chunks_to_test,
-)
+from hyperconformer.training.chunks import check_chunk_training, chunks_to_test
 
 
 def config(**changes):

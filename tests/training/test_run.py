@@ -190,7 +190,7 @@ def test_test_only_evaluates_without_training(trained):
     assert table in done.stdout
 
 
-def test_a_streaming_run_decodes_at_every_chunk(trained):
+def test_a_streaming_run_decodes_at_every_chunk_and_streams(trained, capsys):
     folder = trained[0].parent / "streaming"
     chunks = ("--test_chunks_ms=[null, 640, 320]", "--chunkwise_prob=1.0")
     done = run(folder, *chunks, "--number_of_epochs=1", yaml="hyperconformer_streaming")
@@ -203,3 +203,10 @@ def test_a_streaming_run_decodes_at_every_chunk(trained):
     # Frames that see less of an utterance have other losses.
     losses = re.findall(r"test set: test\S* - test loss: (\S+),", log)
     assert len(set(losses)) == 3
+    audio = str(next((folder.parent / "spoken").rglob("test-spoken/**/*.flac")))
+    command = ["transcribe", "--stream", "--chunk-ms=320", "--model", str(folder)]
+    assert main([*command, audio, audio]) == 0
+    first, second, *_ = capsys.readouterr().out.split("\n")
+    assert first == second
+    assert main([*command, "--nbest=2", audio]) == 1
+    assert "--stream goes without --nbest" in capsys.readouterr().err
