@@ -628,6 +628,8 @@ def _tile_and_warps(kernel, dtype, block_d):
     if dtype == torch.float16:
         return 32, 8, 2
     forward = kernel in (kernels.reduce_kernel, kernels.expand_kernel)
+    if dtype == torch.float32 and not forward:
+        return 16, 8, 1
     block_t = 32 if forward else 16
     return (2 * block_t if dtype == torch.bfloat16 else block_t), 4, 2
 
