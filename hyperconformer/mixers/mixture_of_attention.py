@@ -16,7 +16,6 @@ depends on the padding; and its autoregressive form sees the future (see
 """
 
 import math
-from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -25,35 +24,18 @@ from torch import nn
 from hyperconformer.masks import ChunkRule
 from hyperconformer.mixers.base import TokenMixer
 from hyperconformer.ops.coordinate_descent import (
-    coordinate_descent,
-    select_tokens,
-    token_log_weights,
+    Route,
+    gather_tokens,
+    route,
+    route_causally,
 )
 from hyperconformer.ops.local_attention import local_attention, rotate_half
 from hyperconformer.ops.summary_mixing import summary_mean
 
-# CoLT5 asks the descent for a little more mass than tokens are taken, so that the
-# ones just outside learn too.
-MASS_RATIO = 9 / 8
-EPS = 0.03
 
-
-class Route(NamedTuple):
-    """Which tokens each expert gets.
-
-    Attributes
-    ----------
-    index : torch.Tensor
-        (..., E, K) int64 positions, heaviest first.
-    weight : torch.Tensor
-        (..., E, K) floating, 0 where ``keep`` is False.
-    keep : torch.Tensor
-        (..., E, K) bool, False where fewer than K tokens could be taken.
-    """
-
-    index: torch.Tensor
-    weight: torch.Tensor
-    keep: torch.Tensor
+def at_least_float32(x):
+    """Widen half precision to float32; leave float32 and float64 alone."""
+    return x.to(torch.promote_types(x.dtype, torch.float32))
 
 
 class CoordinateDescentRouter(nn.Module):
@@ -110,157 +92,11 @@ class CoordinateDescentRouter(nn.Module):
             if pooled is None:
                 tokens = self.routing_token.to(x.dtype)
                 return torch.einsum("bnd,ed->ben", x, tokens).unsqueeze(1)
-            tokens = self.to_routing_token(pooled)
-            tokens = tokens.unflatten(-1, (self.num_experts, -1)).to(x.dtype)
+            layer = self.to_routing_token
+            parameters = layer.weight.to(x.dtype), layer.bias.to(x.dtype)
+            tokens = F.linear(pooled.to(x.dtype), *parameters)
+            tokens = tokens.unflatten(-1, (self.num_experts, -1))
             return torch.einsum("bnd,bued->buen", x, tokens)
-
-
-def at_least_float32(x):
-    """Widen half precision to float32; leave float32 and float64 alone."""
-    return x.to(torch.promote_types(x.dtype, torch.float32))
-
-
-def log_weights_and_price(scores, keep, count, num_tokens=None):
-    """Descent towards ``count`` tokens a row; rows with no more than that take all.
-
-    The target mass is min(9/8 count, n). Here n is each row's own number of real
-    tokens, so that padding changes nothing; the published n counts padding.
-
-    Arguments
-    ---------
-    scores : torch.Tensor
-        (..., N) float32 or float64.
-    keep : torch.Tensor
-        (..., N) bool, True = a real token, broadcastable to ``scores``.
-    count : int
-        Tokens wanted.
-    num_tokens : int, optional
-        The n of rows whose length does not depend on the batch, such as windows.
-
-    Returns
-    -------
-    log_weights : torch.Tensor
-        (..., N), at most 0, hugely negative where not kept.
-    price : torch.Tensor
-        (..., 1); +inf where every token is taken.
-    """
-    scores, keep = torch.broadcast_tensors(scores, keep)
-    available = keep.sum(-1, keepdim=True)
-    if num_tokens is not None:
-        available = torch.full_like(available, num_tokens)
-    mass = available.clamp(min=1).to(scores.dtype).clamp(max=MASS_RATIO * count)
-    mass = mass.squeeze(-1)
-    log_weights, price = coordinate_descent(scores, mass, keep=keep, eps=EPS)
-    takes_all = available <= count
-    return (
-        log_weights.masked_fill(takes_all & keep, 0.0),
-        price.masked_fill(takes_all, math.inf),
-    )
-
-
-def take(log_weights, keep, index, straight_through):
-    """The tokens at ``index`` as a :class:`Route`.
-
-    Arguments
-    ---------
-    log_weights : torch.Tensor
-        (..., E, N).
-    keep : torch.Tensor
-        (..., E, N) bool, True = may be taken.
-    index : torch.Tensor
-        (..., E, K) int64.
-    straight_through : bool
-        Whether weights read exactly 1 while gradients see the real weight.
-
-    Returns
-    -------
-    Route
-    """
-    kept = keep.expand_as(log_weights).gather(-1, index)
-    weight = log_weights.gather(-1, index).masked_fill(~kept, 0.0).exp()
-    if straight_through:
-        weight = weight + (1 - weight).detach()
-    return Route(index, weight.masked_fill(~kept, 0.0), kept)
-
-
-def route(scores, keep, count, straight_through=True, num_tokens=None):
-    """Choose the ``count`` heaviest tokens; of equal ones, the earliest.
-
-    Arguments
-    ---------
-    scores : torch.Tensor
-        (..., E, N) float32 or float64.
-    keep : torch.Tensor
-        (..., 1 or E, N) bool, True = a real token.
-    count : int
-        Tokens for each expert.
-    straight_through : bool
-        Whether weights read exactly 1 while gradients see the real weight.
-    num_tokens : int, optional
-        As in :func:`log_weights_and_price`.
-
-    Returns
-    -------
-    Route
-
-    Example
-    -------
-    >>> scores = torch.tensor([[[0.0, 3.0, 1.0, 3.0]]])
-    >>> keep = torch.tensor([[[True, True, True, True]]])
-    >>> route(scores, keep, 2).index.tolist()
-    [[[1, 3]]]
-    """
-    log_weights, _ = log_weights_and_price(scores, keep, count, num_tokens)
-    return take(log_weights, keep, select_tokens(log_weights, count), straight_through)
-
-
-def route_causally(past_scores, past_keep, scores, keep, count, straight_through=True):
-    """Choose tokens without looking ahead, at the price of the window before.
-
-    A token whose weight at that price is one half or more is taken when it comes,
-    until ``count`` are: the choice at a frame reads nothing after it.
-
-    Arguments
-    ---------
-    past_scores : torch.Tensor
-        (..., E, N) scores of the window before.
-    past_keep : torch.Tensor
-        (..., 1 or E, N) bool, True = a real token.
-    scores : torch.Tensor
-        (..., E, N) scores of this window.
-    keep : torch.Tensor
-        (..., 1 or E, N) bool, True = a real token.
-    count : int
-        Tokens for each expert.
-    straight_through : bool
-        Whether weights read exactly 1 while gradients see the real weight.
-
-    Returns
-    -------
-    Route
-        In order of time.
-
-    Example
-    -------
-    >>> past = torch.tensor([[[0.0, 3.0, 0.0, 3.0]]])
-    >>> now = torch.tensor([[[4.0, -1.0, 4.0, 4.0]]])
-    >>> everywhere = torch.ones(1, 1, 4, dtype=torch.bool)
-    >>> route_causally(past, everywhere, now, everywhere, 2).index.tolist()
-    [[[0, 2]]]
-    """
-    _, price = log_weights_and_price(past_scores, past_keep, count)
-    log_weights = token_log_weights(scores, price, EPS)
-    willing = keep & (log_weights >= math.log(0.5))
-    taken = willing & (willing.cumsum(-1) <= count)
-    index = select_tokens(taken.to(scores.dtype), count)
-    return take(log_weights, taken, index, straight_through)
-
-
-def gather_tokens(x, index):
-    """Pick frames: (B, N, D) at (B, E, K) gives (B, E, K, D)."""
-    batch, experts, count = index.shape
-    flat = index.reshape(batch, experts * count, 1).expand(-1, -1, x.shape[-1])
-    return x.gather(1, flat).view(batch, experts, count, x.shape[-1])
 
 
 class GroupedRMSNorm(nn.Module):
@@ -285,10 +121,10 @@ class GroupedRMSNorm(nn.Module):
         self.gamma = nn.Parameter(torch.ones(num_experts, dim, 1))
 
     def forward(self, x):
-        """(B, E, N, D) to the same shape, in float32 at least."""
+        """(B, E, N, D) to the same shape and type, in float32 at least between."""
         # 1e-12 is 0 in float16, and silence would be divided by it.
         normed = F.normalize(at_least_float32(x), dim=-1)
-        return normed * self.scale * self.gamma.transpose(1, 2)
+        return (normed * self.scale * self.gamma.transpose(1, 2)).to(x.dtype)
 
 
 class ExpertAttention(nn.Module):
@@ -454,28 +290,23 @@ class LocalMultiHeadAttention(nn.Module):
         return self.to_out(y.transpose(1, 2).flatten(2))
 
 
-class MixtureOfAttention(nn.Module):
-    """Experts that attend between the frames routed to them (self or cross).
-
-    Each utterance is routed by its own frames: where it has no more than
-    ``num_routed_queries`` of them, every expert gets all. What the experts say of a
-    frame is summed. In a batch as alone.
+class RoutedAttention(nn.Module):
+    """What both forms have: routers, experts, local attention beside them.
 
     Arguments
     ---------
     dim : int
         Width D of the frames.
+    dim_context : int
+        Width of the tokens that keys and values come from.
+    local_window : int or None
+        Frames that local attention sees on each side; None = no local attention.
+    causal : bool
+        Whether local attention sees frames up to each frame only.
     num_routed_queries : int
-        Queries that each expert takes, from 1.
+        Queries that each expert takes at most, from 1.
     num_routed_key_values : int
-        Keys and values that each expert takes, from 1.
-    dim_context : int, optional
-        Width of the context for cross-attention; None = ``dim``.
-    local_attn : bool
-        Whether windowed local attention of all frames is added. Without it, frames
-        that no expert took become a learned vector.
-    local_attn_window_size : int, optional
-        Its window; needed with ``local_attn``.
+        Keys and values that each expert takes at most, from 1.
     num_experts : int
         Number of experts.
     dim_head : int
@@ -486,13 +317,102 @@ class MixtureOfAttention(nn.Module):
         Dropout of the experts' attention weights.
     average_routed : bool
         Whether each frame's sum is divided by the number of its terms: the experts
-        that took it, and the local attention.
+        and the local attention.
     dynamic_routing : bool
-        Whether routing tokens are a projection of the mean of the real query frames
-        instead of being parameters.
+        Whether routing tokens are a projection of a mean frame instead of being
+        parameters.
     straight_through : bool
         Whether routing weights read exactly 1 while their gradients are those of
         the descent, as published. False: they multiply values and outputs.
+
+    Raises
+    ------
+    ValueError
+        If a number is below 1.
+    """
+
+    def __init__(
+        self,
+        dim,
+        dim_context,
+        local_window,
+        causal,
+        *,
+        num_routed_queries,
+        num_routed_key_values,
+        num_experts=2,
+        dim_head=64,
+        heads=8,
+        dropout=0.0,
+        average_routed=False,
+        dynamic_routing=False,
+        straight_through=True,
+    ):
+        super().__init__()
+        check_at_least_one(
+            num_routed_queries=num_routed_queries,
+            num_routed_key_values=num_routed_key_values,
+            num_experts=num_experts,
+            dim_head=dim_head,
+            heads=heads,
+        )
+        self.dim = dim
+        self.dim_context = dim_context
+        self.num_routed_queries = num_routed_queries
+        self.num_routed_key_values = num_routed_key_values
+        self.num_experts = num_experts
+        self.average_routed = average_routed
+        self.dynamic_routing = dynamic_routing
+        self.straight_through = straight_through
+        pooled_dim = dim if dynamic_routing else None
+        self.query_router = CoordinateDescentRouter(dim, num_experts, pooled_dim)
+        self.key_value_router = CoordinateDescentRouter(
+            dim_context, num_experts, pooled_dim
+        )
+        sizes = {"heads": heads, "dim_head": dim_head}
+        self.attn = ExpertAttention(
+            dim, dim_context, num_experts=num_experts, dropout=dropout, **sizes
+        )
+        self.local_attn = None
+        if local_window is not None:
+            check_at_least_one(local_attn_window_size=local_window)
+            self.local_attn = LocalMultiHeadAttention(
+                dim, window_size=local_window, causal=causal, **sizes
+            )
+
+    def _attend(self, x, queries, tokens, key_values):
+        """The experts' answers (B, E, K, D) to their routed queries."""
+        return self.attn(
+            gather_tokens(x, queries.index),
+            tokens,
+            key_values.keep,
+            value_weight=key_values.weight,
+            output_weight=queries.weight,
+        )
+
+
+class MixtureOfAttention(RoutedAttention):
+    """Experts that attend between the frames routed to them (self or cross).
+
+    Each utterance is routed by its own frames: where it has no more than
+    ``num_routed_queries`` of them, every expert gets all. What the experts say of a
+    frame is summed. In a batch as alone. Dynamic routing takes the mean of the real
+    query frames.
+
+    Arguments
+    ---------
+    dim : int
+        Width D of the frames.
+    dim_context : int, optional
+        Width of the context for cross-attention; None = ``dim``.
+    local_attn : bool
+        Whether windowed local attention of all frames is added. Without it, frames
+        that no expert took become a learned vector.
+    local_attn_window_size : int, optional
+        Its window; needed with ``local_attn``.
+    **options
+        As :class:`RoutedAttention`; ``num_routed_queries`` and
+        ``num_routed_key_values`` are needed.
 
     Raises
     ------
@@ -512,58 +432,22 @@ class MixtureOfAttention(nn.Module):
         self,
         dim,
         *,
-        num_routed_queries,
-        num_routed_key_values,
         dim_context=None,
         local_attn=False,
         local_attn_window_size=None,
-        num_experts=2,
-        dim_head=64,
-        heads=8,
-        dropout=0.0,
-        average_routed=False,
-        dynamic_routing=False,
-        straight_through=True,
+        **options,
     ):
-        super().__init__()
-        check_at_least_one(
-            num_routed_queries=num_routed_queries,
-            num_routed_key_values=num_routed_key_values,
-            num_experts=num_experts,
-        )
         if local_attn and local_attn_window_size is None:
             raise ValueError("local_attn=True needs local_attn_window_size, got None")
-        dim_context = dim if dim_context is None else dim_context
-        self.dim = dim
-        self.dim_context = dim_context
-        self.num_routed_queries = num_routed_queries
-        self.num_routed_key_values = num_routed_key_values
-        self.average_routed = average_routed
-        self.dynamic_routing = dynamic_routing
-        self.straight_through = straight_through
-        if local_attn:
-            self.local_attn = LocalMultiHeadAttention(
-                dim,
-                window_size=local_attn_window_size,
-                heads=heads,
-                dim_head=dim_head,
-            )
-        else:
-            self.local_attn = None
-            self.null_routed_token = nn.Parameter(torch.randn(1, 1, dim))
-        pooled_dim = dim if dynamic_routing else None
-        self.query_router = CoordinateDescentRouter(dim, num_experts, pooled_dim)
-        self.key_value_router = CoordinateDescentRouter(
-            dim_context, num_experts, pooled_dim
-        )
-        self.attn = ExpertAttention(
+        super().__init__(
             dim,
-            dim_context,
-            num_experts=num_experts,
-            heads=heads,
-            dim_head=dim_head,
-            dropout=dropout,
+            dim if dim_context is None else dim_context,
+            local_attn_window_size if local_attn else None,
+            causal=False,
+            **options,
         )
+        if not local_attn:
+            self.null_routed_token = nn.Parameter(torch.randn(1, 1, dim))
 
     def forward(self, x, context=None, mask=None, context_mask=None):
         """Mix.
@@ -617,13 +501,8 @@ class MixtureOfAttention(nn.Module):
             self.num_routed_key_values,
             self.straight_through,
         )
-        y = self.attn(
-            gather_tokens(x, queries.index),
-            gather_tokens(context, key_values.index),
-            key_values.keep,
-            value_weight=key_values.weight,
-            output_weight=queries.weight,
-        )
+        tokens = gather_tokens(context, key_values.index)
+        y = self._attend(x, queries, tokens, key_values)
         return self._combine(y, queries, x, keep)
 
     def _combine(self, y, queries, x, keep):
@@ -644,7 +523,7 @@ class MixtureOfAttention(nn.Module):
         return out.masked_fill(~keep.unsqueeze(-1), 0.0)
 
 
-class MixtureOfAutoregressiveAttention(nn.Module):
+class MixtureOfAutoregressiveAttention(RoutedAttention):
     """Causal mixture-of-attention over windows, beside causal local attention.
 
     The frames of window u query keys and values routed from windows 0 ... u-1;
@@ -654,41 +533,25 @@ class MixtureOfAutoregressiveAttention(nn.Module):
     routing, and whether the first window is averaged, depend on the total length.
     Here a frame is taken at the price set by the window before, first come first
     served (:func:`route_causally`), and nothing depends on what follows.
+    Dynamic routing takes the mean of the windows before.
 
     Arguments
     ---------
     dim : int
         Width D of the frames.
-    num_routed_queries : int
-        Queries that each expert takes in a window, at most; from 1.
-    num_routed_key_values : int
-        Keys and values that each expert takes for a window, from 1.
     local_attn_window_size : int
         Frames that local attention looks back.
     routed_window_size : int, optional
         Frames in a window; None = ``local_attn_window_size``.
-    num_experts : int
-        Number of experts.
-    dim_head : int
-        Width of a head.
-    heads : int
-        Heads of each expert and of the local attention.
-    dropout : float
-        Dropout of the experts' attention weights.
-    average_routed : bool
-        Whether the sum of experts and local attention is divided by the number
-        of its terms.
-    dynamic_routing : bool
-        Whether routing tokens are a projection of the mean of the windows before,
-        instead of being parameters.
-    straight_through : bool
-        As in :class:`MixtureOfAttention`.
     query_routing : str
         "causal", or "window": queries compete within the whole window as published,
         and a frame then depends on the frames up to its window's end.
     max_past_windows : int, optional
         Windows that keys and values are routed from, from 1; None = all before, as
         published, which costs O(T^2 / window) scores.
+    **options
+        As :class:`RoutedAttention`, counts being those of a window;
+        ``num_routed_queries`` and ``num_routed_key_values`` are needed.
 
     Raises
     ------
@@ -709,64 +572,26 @@ class MixtureOfAutoregressiveAttention(nn.Module):
         self,
         dim,
         *,
-        num_routed_queries,
-        num_routed_key_values,
         local_attn_window_size,
         routed_window_size=None,
-        num_experts=2,
-        dim_head=64,
-        heads=8,
-        dropout=0.0,
-        average_routed=False,
-        dynamic_routing=False,
-        straight_through=True,
         query_routing="causal",
         max_past_windows=None,
+        **options,
     ):
-        super().__init__()
         if routed_window_size is None:
             routed_window_size = local_attn_window_size
-        check_at_least_one(
-            num_routed_queries=num_routed_queries,
-            num_routed_key_values=num_routed_key_values,
-            num_experts=num_experts,
-            routed_window_size=routed_window_size,
-        )
+        check_at_least_one(routed_window_size=routed_window_size)
         if max_past_windows is not None:
             check_at_least_one(max_past_windows=max_past_windows)
         if query_routing not in ("causal", "window"):
             raise ValueError(
                 f"query_routing must be 'causal' or 'window', got {query_routing!r}"
             )
-        self.dim = dim
-        self.num_routed_queries = num_routed_queries
-        self.num_routed_key_values = num_routed_key_values
+        super().__init__(dim, dim, local_attn_window_size, causal=True, **options)
         self.routed_window_size = routed_window_size
-        self.num_experts = num_experts
-        self.average_routed = average_routed
-        self.dynamic_routing = dynamic_routing
-        self.straight_through = straight_through
         self.query_routing = query_routing
         self.max_past_windows = max_past_windows
-        self.null_tokens = nn.Parameter(torch.randn(num_experts, dim))
-        self.local_attn = LocalMultiHeadAttention(
-            dim,
-            window_size=local_attn_window_size,
-            heads=heads,
-            dim_head=dim_head,
-            causal=True,
-        )
-        pooled_dim = dim if dynamic_routing else None
-        self.query_router = CoordinateDescentRouter(dim, num_experts, pooled_dim)
-        self.key_value_router = CoordinateDescentRouter(dim, num_experts, pooled_dim)
-        self.attn = ExpertAttention(
-            dim,
-            dim,
-            num_experts=num_experts,
-            heads=heads,
-            dim_head=dim_head,
-            dropout=dropout,
-        )
+        self.null_tokens = nn.Parameter(torch.randn(self.num_experts, dim))
 
     def forward(self, x, mask=None):
         """Mix.
@@ -848,13 +673,8 @@ class MixtureOfAutoregressiveAttention(nn.Module):
             windows_keep,
             None if pooled is None else pooled.flatten(0, 1).unsqueeze(1),
         )
-        y = self.attn(
-            gather_tokens(windows, queries.index),
-            keys.reshape(*key_values.index.shape, dim),
-            key_values.keep,
-            value_weight=key_values.weight,
-            output_weight=queries.weight,
-        )
+        tokens = keys.reshape(*key_values.index.shape, dim)
+        y = self._attend(windows, queries, tokens, key_values)
         y = self._place(y, queries, window)
         return y.view(batch, num_windows * window, dim)[:, : num_frames - window]
 

@@ -10,10 +10,24 @@ starting at b = -s, while eps shrinks (arXiv:2304.04947). Then
 w_i = exp((s_i + a + b_i) / eps) = exp(min(s_i + a, 0) / eps).
 """
 
+from hyperconformer.ops.coordinate_descent.routing import (
+    Route,
+    gather_tokens,
+    route,
+    route_causally,
+)
 from hyperconformer.ops.coordinate_descent.torch_path import (
     coordinate_descent,
     select_tokens,
     token_log_weights,
 )
 
-__all__ = ["coordinate_descent", "select_tokens", "token_log_weights"]
+__all__ = [
+    "Route",
+    "coordinate_descent",
+    "gather_tokens",
+    "route",
+    "route_causally",
+    "select_tokens",
+    "token_log_weights",
+]
