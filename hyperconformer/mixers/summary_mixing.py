@@ -1,7 +1,14 @@
 """SummaryMixing: every frame is combined with the mean over the utterance.
 
-SummaryMixing, https://arxiv.org/abs/2307.07421, written from the paper's equations
-alone.
+SummaryMixing, https://arxiv.org/abs/2307.07421. What is implemented are the paper's two
+equations,
+
+    s_mean = (1/T) sum_t s(x_t),    h_t = c(f(x_t), s_mean),
+
+with f, s and c each one linear layer and GELU, f and s with a layer of its own for each
+head, c on both side by side. Its code was never read. What the equations leave open
+(initial values, the causal and chunked means, their state) is this package's choice,
+and so is ``local_size=0``, h_t = c(s_mean): it claims to be no published variant.
 """
 
 import math

@@ -169,6 +169,7 @@ def test_no_attention_map_and_no_square_of_the_length(name, causal):
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
 def test_half_precision_does_not_overflow_on_long_correlated_input(name, causal, dtype):
     mixer = build(name, causal, dtype=torch.float32)
+    # What is quadratic would hold 30,000^2 numbers a head: 3.6 GB.
     length = 2000 if "T^2" in mixer.cost else 30000
     x = 1.0 + 0.1 * torch.randn(1, length, D)
     with torch.no_grad(), torch.autocast("cpu", dtype=dtype):
@@ -198,3 +199,18 @@ def test_compile(name, causal):
     x = torch.randn(1, 16, D)
     with torch.no_grad():
         assert (compiled(x)[0] - mixer(x)[0]).abs().max() < 1e-5
+
+
+@every
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_half_precision_weights(name, causal, dtype):
+    """A model moved to half precision whole, as for inference on a GPU."""
+    if name in SINGLE:
+        pytest.skip("SpeechBrain's module makes its position codes in float32")
+    x = torch.randn(2, 40, D)
+    expected, _ = build(name, causal, dtype=torch.float32)(x)
+    y, _ = build(name, causal, dtype=dtype)(x.to(dtype))
+    assert y.dtype == dtype
+    # Eight roundings to this type at the worst, one after another.
+    error = (y.float() - expected).norm() / expected.norm()
+    assert error < 8 * torch.finfo(dtype).eps

@@ -485,6 +485,51 @@ def test_half_precision_with_long_correlated_input_and_silence(name, dtype):
     assert x.grad.isfinite().all()
 
 
+def test_export_of_any_length_without_the_local_branch():
+    def export(**options):
+        mixer = MixtureOfAttentionMixer(8, 2, num_routed_queries=4, **options).eval()
+        length = torch.export.Dim("T", min=33, max=4096)
+        x = torch.randn(1, 64, 8)
+        shapes = {"x": {1: length}}
+        return mixer, torch.export.export(mixer, (x,), dynamic_shapes=shapes)
+
+    mixer, program = export(local_attn=False)
+    for frames in (40, 91):
+        x = torch.randn(1, frames, 8)
+        assert torch.equal(program.module()(x)[0], mixer(x)[0])
+    # Local attention pads to whole windows: torch.export fixes the length, and says so.
+    with pytest.raises(torch._dynamo.exc.UserError, match=r"(?i)constraints.*T"):
+        export(local_attn=True, local_attn_window_size=4)
+
+
+def test_equals_the_live_package():
+    package = pytest.importorskip("mixture_of_attention")
+    options = {
+        "num_routed_queries": 4,
+        "num_routed_key_values": 4,
+        "dim_head": 4,
+        "heads": 2,
+    }
+    for experts in (1, 2):
+        theirs = package.MixtureOfAttention(
+            16, num_experts=experts, use_triton=False, flash_attn=False, **options
+        )
+        for router in (theirs.query_router, theirs.key_value_router):
+            # As published most weights are equal, and the choice is left to chance.
+            router.routing_token.data /= 4
+        ours = MixtureOfAttention(16, num_experts=experts, **options)
+        ours.load_state_dict(theirs.state_dict())
+        x = torch.randn(2, 20, 16)
+        if experts == 1:
+            torch.testing.assert_close(ours(x), theirs(x), rtol=1e-4, atol=1e-5)
+            continue
+        # Its experts read each other's utterances: no batch equals its utterances.
+        alone = torch.cat([theirs(x[:1]), theirs(x[1:])])
+        assert (theirs(x) - alone).abs().max() > 0.01
+        alone = torch.cat([ours(x[:1]), ours(x[1:])])
+        torch.testing.assert_close(ours(x), alone)
+
+
 def test_seed_quick_start():
     attention = MixtureOfAttention(
         dim=512,

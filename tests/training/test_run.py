@@ -1,9 +1,13 @@
 """train.py from YAML to transcript, on a handful of synthesised utterances."""
 
+import os
 import pathlib
 import re
+import shlex
+import shutil
 import subprocess
 import sys
+import textwrap
 
 import pytest
 import torch
@@ -27,8 +31,17 @@ def run(folder, *arguments, corpus=None, yaml="hyperconformer"):
         sys.executable,
         str(ROOT / "train.py"),
         str(ROOT / f"hparams/{yaml}.yaml"),
+        *tiny(folder, corpus or folder.parent / "spoken"),
+        *arguments,
+    ]
+    return subprocess.run(command, capture_output=True, text=True, cwd=folder.parent)
+
+
+def tiny(folder, corpus):
+    """What makes a run of seconds of any recipe."""
+    return [
         f"--output_folder={folder}",
-        f"--data_folder={corpus or folder.parent / 'spoken'}",
+        f"--data_folder={corpus}",
         f"--corpus_options={CORPUS}",
         "--d_model=16",
         "--nhead=2",
@@ -40,9 +53,7 @@ def run(folder, *arguments, corpus=None, yaml="hyperconformer"):
         "--consistency_weight=0.2",
         "--join_fraction=0.5",
         "--max_batch_utterances=4",
-        *arguments,
     ]
-    return subprocess.run(command, capture_output=True, text=True, cwd=folder.parent)
 
 
 @pytest.fixture(scope="module")
@@ -177,6 +188,40 @@ def test_features_are_measured_only_where_that_is_used(
     }
     measure_features(config, {"train": next(trained[0].glob("manifests/*train*.csv"))})
     assert extractor.mean.any().item() == (normalization == "global")
+
+
+def test_the_mixer_of_contributing_trains_as_it_stands_there(trained, tmp_path):
+    text = (ROOT / "CONTRIBUTING.md").read_text(encoding="utf-8")
+    code = textwrap.dedent(re.search(r" *```python\n(.*?)```", text, re.S).group(1))
+    (tmp_path / "my_mixers.py").write_text(code, encoding="utf-8")
+    # A checkout of the user's own: train.py looks for my_mixers beside itself.
+    shutil.copy(ROOT / "train.py", tmp_path)
+    shutil.copytree(ROOT / "hparams", tmp_path / "hparams")
+    command = re.search(r"^python (train.py .*MeanMixer.*)$", text, re.M).group(1)
+    arguments = tiny(tmp_path / "out", trained[0].parent / "spoken")
+    arguments.append("--number_of_epochs=1")
+    done = subprocess.run(
+        [sys.executable, *shlex.split(command), *arguments],
+        capture_output=True,
+        text=True,
+        cwd=tmp_path,
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
+    )
+    assert done.returncode == 0, done.stderr
+    saved = (tmp_path / "out/hyperparams.yaml").read_text(encoding="utf-8")
+    assert "!name:my_mixers.MeanMixer" in saved and "gain: 0.5" in saved
+    assert "hyperconformer transcribe" in done.stdout
+
+
+def test_half_precision_trains(trained, tmp_path):
+    corpus = trained[0].parent / "spoken"
+    options = ("--number_of_epochs=1", "--precision=bf16")
+    done = run(tmp_path / "out", *options, corpus=corpus)
+    assert done.returncode == 0, done.stderr
+    (loss,) = read_train_log(tmp_path / "out/train_log.txt")["train loss"]
+    full = read_train_log(trained[0] / "train_log.txt")["train loss"][0]
+    # A hundred roundings of 2^-9 each, adding up as their square root.
+    assert loss != full and abs(loss - full) < 10 * 2**-9 * full
 
 
 def test_test_only_evaluates_without_training(trained):

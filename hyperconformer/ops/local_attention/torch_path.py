@@ -9,12 +9,9 @@ def local_attention(
 ):
     """See :func:`hyperconformer.ops.local_attention.local_attention`."""
     frames = k.shape[2]
-    # One window covers a short input whole, whichever rule applies. Neither min() nor
-    # -frames % window: torch.export could not reason about any number of frames.
-    if frames < window:
-        window = frames
-    blocks = (frames + window - 1) // window
-    tail = blocks * window - frames
+    # One window covers a short input whole, whichever rule applies.
+    window = min(window, frames)
+    tail = -frames % window
     right = tail if causal else tail + window
 
     def visible(i, j):
