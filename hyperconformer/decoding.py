@@ -276,8 +276,8 @@ class NGramSearcher(CTCSearcher):
     def __init__(self, order=3, lm_weight=0.5, word_bonus=1.0, beam_size=50):
         if order < 1:
             raise ValueError(f"order must be >= 1, got {order}")
-        _require_kenlm()
         super().__init__(beam_size, lm_weight=lm_weight, word_bonus=word_bonus)
+        _require_kenlm()
         self.order = order
 
     def prepare(self, tokenizer, sentences=(), folder=None):
