@@ -622,7 +622,7 @@ def _tile_and_warps(kernel, dtype, block_d):
     ``benchmarks/kernel_resources.py`` shows that none does.
     """
     if block_d > 64:
-        return (16 if dtype == torch.float32 else 32), 8, 1
+        return 16, 8, 1
     if block_d > 32:
         return 32, 8, (1 if dtype == torch.float32 else 2)
     if dtype == torch.float16:
