@@ -51,13 +51,16 @@ setup(
         "scipy>=1.8",
         "tqdm>=4.60",
         "matplotlib>=3.5",
+        "filelock>=3.12",
         # Synthesises the embedded corpus; GPL-3.0-or-later, imported when used.
         "espeakng-loader>=0.2",
     ],
     extras_require={
-        "dev": ["pytest>=8", "hypothesis>=6", "ruff>=0.6"],
+        "dev": ["pytest>=8", "hypothesis>=6", "ruff>=0.6", "optuna>=4"],
         # Decoding with n-gram language models; compiled when installed.
         "lm": ["kenlm>=0.2", "pygtrie>=2.5"],
+        # Random and TPE search in ablations.
+        "search": ["optuna>=4"],
         # The published packages that two mixers are compared with.
         "parity": ["linear-attention-transformer", "mixture-of-attention"],
     },

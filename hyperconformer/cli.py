@@ -57,7 +57,23 @@ def main(arguments=None):
     aloud.set_defaults(run=_read_aloud)
     mixers = commands.add_parser("mixers", help="print a table of the token mixers")
     mixers.set_defaults(run=_mixers)
-    options = parser.parse_args(arguments)
+    ablate = commands.add_parser(
+        "ablate",
+        help="vary hyperparameters as a YAML file says, and report",
+        description="Further arguments (--key=value) go to every run of train.py.",
+    )
+    ablate.add_argument("file", metavar="YAML", help="hparams/ablations/NAME.yaml")
+    ablate.add_argument("--dry-run", action="store_true", help="print plan and cost")
+    ablate.add_argument("--jobs", type=int, default=1, help="runs at once")
+    ablate.add_argument("--retry", action="store_true", help="do failed runs again")
+    ablate.add_argument(
+        "--results", default="results/ablations", metavar="DIR", help="where all goes"
+    )
+    ablate.set_defaults(run=_ablate)
+    options, extra = parser.parse_known_args(arguments)
+    if extra and options.run is not _ablate:
+        parser.error(f"unrecognized arguments: {' '.join(extra)}")
+    options.extra = extra
     try:
         return options.run(options)
     except (FileNotFoundError, ValueError) as error:
@@ -229,6 +245,12 @@ def _read_aloud(options):
     )
     print(f"{options.output}: {minutes:.1f} minutes of speech")
     return 0
+
+
+def _ablate(options):
+    from hyperconformer.ablation.command import ablate
+
+    return ablate(options)
 
 
 def _mixers(options):

@@ -5,6 +5,7 @@ what differs from that file, and lists after ``without:`` the keys that it does 
 need. With ``base: [OTHER.yaml, CHANGES.yaml]`` each file of the list changes those
 before it. A key that neither the base has nor the file itself refers to, or that
 nothing reads, is an error: a misspelt hyperparameter never passes in silence.
+A dotted name (``mixer_options.tied``) changes one entry of a mapping.
 """
 
 import io
@@ -145,13 +146,28 @@ def _references(text):
 
 def _update(tree, changes, source, new_keys=()):
     for key, value in changes.items():
-        if key not in tree and key not in new_keys:
-            raise ValueError(f"{source}: {unknown('key', key, sorted(tree))}")
+        first, *path = str(key).split(".")
+        if first not in tree and first not in new_keys:
+            raise ValueError(f"{source}: {unknown('key', first, sorted(tree))}")
+        if path:
+            _set_entry(tree, [first, *path], value, source)
+            continue
         # A plain mapping updates a mapping; a tagged one (!new:) replaces it.
         if _is_plain_mapping(value) and _is_plain_mapping(tree.get(key)) and tree[key]:
             tree[key].update(value)
         else:
             tree[key] = value
+
+
+def _set_entry(tree, path, value, source):
+    """Change one entry of a mapping; what it is called there, its reader checks."""
+    for depth, key in enumerate(path[:-1], start=1):
+        tree = tree.get(key)
+        if not isinstance(tree, dict):
+            raise ValueError(
+                f"{source}: {'.'.join(path)}: {'.'.join(path[:depth])} holds no keys"
+            )
+    tree[path[-1]] = value
 
 
 def _is_plain_mapping(node):

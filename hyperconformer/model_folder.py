@@ -86,8 +86,9 @@ def save_model(folder, config_text, modules, tokenizer_file):
     if "recognizer" in modules:
         config_text += _for_speechbrain(modules["recognizer"])
     (folder / CONFIG_FILE).write_text(config_text, encoding="utf-8")
+    # Copies, as the format refuses parameters that stand under two names (tied ones).
     weights = {
-        f"{name}.{key}": value.detach().cpu().contiguous()
+        f"{name}.{key}": value.detach().cpu().contiguous().clone()
         for name, module in modules.items()
         for key, value in module.state_dict().items()
     }

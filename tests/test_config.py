@@ -15,7 +15,7 @@ FILES = sorted(
     path
     for folder in ("hparams", "recipes")
     for path in (ROOT / folder).rglob("*.yaml")
-    if "fragments" not in path.parts
+    if not {"fragments", "ablations"} & set(path.parts)
 )
 
 

@@ -19,6 +19,7 @@ FLOORS = [
     ("alignment", "convert", "decoding"),
     ("evaluation", "info", "inference", "streaming", "streaming_search"),
     ("training",),
+    ("ablation",),
     ("cli",),
 ]
 # The parts of the model that work without SpeechBrain.

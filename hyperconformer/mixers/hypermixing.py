@@ -23,6 +23,10 @@ from hyperconformer.ops.hypermixing import (
     hypermixing,
     hypermixing_in_chunks,
 )
+from hyperconformer.ops.local_attention import rotate_half
+
+# What the hypernetworks may know of time.
+POSITIONS = ("absolute", "rotary", "none")
 
 
 class HyperMixing(nn.Module):
@@ -198,6 +202,10 @@ class MultiHeadHyperMixing(TokenMixer):
         Whether each head has the hidden width ``hypernet_size``, instead of a share.
     max_length : int
         Position codes made in advance; longer inputs make more when they come.
+    positions : str
+        What the hypernetworks know of time: ``"absolute"`` codes are added to the
+        frames, ``"rotary"`` ones turn them head by head (not under chunk rules, and
+        without ``normalize_by_frames``), ``"none"`` leaves them as they are.
     normalize_by_frames : bool
         Whether sums over frames are divided by the number of the frames, so that
         they do not grow with what was heard.
@@ -239,6 +247,7 @@ class MultiHeadHyperMixing(TokenMixer):
         tied=False,
         fix_tm_hidden_size=False,
         max_length=3000,
+        positions="absolute",
         normalize_by_frames=False,
         learned_decay=False,
         backend=None,
@@ -253,7 +262,19 @@ class MultiHeadHyperMixing(TokenMixer):
             fix_tm_hidden_size=fix_tm_hidden_size,
         )
         self.layer_norm = nn.LayerNorm(d_model)
-        self.positional_encoding = PositionCodes(d_model, max_length, sinusoidal_codes)
+        if positions not in POSITIONS:
+            raise ValueError(
+                f"positions must be one of {', '.join(POSITIONS)}, got {positions!r}"
+            )
+        if positions == "rotary" and normalize_by_frames:
+            raise ValueError("normalize_by_frames knows no rotary positions")
+        self.positions = positions
+        self.chunkable = self.streamable = positions != "rotary"
+        self.positional_encoding = None
+        if positions == "absolute":
+            self.positional_encoding = PositionCodes(
+                d_model, max_length, sinusoidal_codes
+            )
         # As integers, so that a cast of the module to half precision leaves them exact.
         bits = sinusoidal_frequencies(d_model).view(torch.int32)
         self.register_buffer("frequency_bits", bits, persistent=False)
@@ -278,18 +299,22 @@ class MultiHeadHyperMixing(TokenMixer):
         self.check_inputs(x, padding_mask, chunk, state)
         if state is not None:
             return self._step(x, padding_mask, chunk, state)
-        codes = self.positional_encoding(x.shape[1])
+        codes, frequencies = None, None
+        if self.positions == "absolute":
+            codes = self.positional_encoding(x.shape[1])
+            frequencies = self.frequency_bits.view(torch.float32)
         if chunk is not None or self.normalize_by_frames:
             out, _ = self._mix_in_chunks(x, padding_mask, chunk, codes)
         else:
+            z = self._turned(x) if self.positions == "rotary" else x
             out = hypermixing(
                 x,
-                x,
-                x,
+                z,
+                z,
                 self.hyper.w1_gen.weights(),
                 self.hyper.w2_gen.weights(),
                 codes=codes,
-                frequencies=self.frequency_bits.view(torch.float32),
+                frequencies=frequencies,
                 key_padding_mask=padding_mask,
                 query_padding_mask=padding_mask,
                 backend=self.backend,
@@ -333,10 +358,18 @@ class MultiHeadHyperMixing(TokenMixer):
         new = frames_of_step(x, padding_mask, seen, chunk)
         # By each stream's own clock, and not from a table, which would grow for ever.
         position = seen[:, None] + torch.arange(x.shape[1], device=x.device)
-        codes = sinusoids(position, self.d_model)
+        codes = None
+        if self.positions == "absolute":
+            codes = sinusoids(position, self.d_model)
         out, sums = self._mix_in_chunks(x, padding_mask, chunk, codes, state["sums"])
         y = _normalise(out, self.layer_norm).to(x.dtype)
         return y, {"frames_seen": seen + new, "sums": sums}
+
+    def _turned(self, x):
+        """Rotary codes, as attention gives them to the heads of its queries."""
+        heads = x.unflatten(-1, (len(self.hyper.w1_gen.fc1_weights), -1))
+        time = torch.arange(x.shape[1], device=x.device)
+        return rotate_half(heads.transpose(1, 2), time).transpose(1, 2).flatten(2)
 
     def _mix_in_chunks(self, x, padding_mask, chunk, codes, past=None):
         return hypermixing_in_chunks(

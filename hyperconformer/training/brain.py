@@ -1,14 +1,23 @@
 """SpeechBrain's Brain for CTC and attention speech recognition."""
 
+import math
 import pathlib
+import time
 
 import speechbrain as sb
 import torch
+import yaml
 from speechbrain.decoders.ctc import ctc_greedy_decode
-from speechbrain.utils.checkpoints import average_checkpoints
+from speechbrain.utils.checkpoints import (
+    average_checkpoints,
+    mark_as_loader,
+    mark_as_saver,
+    register_checkpoint_hooks,
+)
 
 from hyperconformer.masks import lengths_to_padding_mask
 from hyperconformer.plots import plot_training
+from hyperconformer.training.results import write_errors
 from hyperconformer.training.resume import RandomStates
 
 
@@ -46,8 +55,12 @@ def consistency_loss(log_probs, lengths, token_counts):
     return (divergence / token_counts.clamp(min=1)).mean()
 
 
+@register_checkpoint_hooks
 class TrainingBrain(sb.Brain):
     """What every training does: a schedule that knows its length, a log, a curve.
+
+    It ends with the epochs of the YAML file, or earlier: after ``max_updates``, or
+    after ``max_train_s`` seconds spent in updates.
 
     Arguments
     ---------
@@ -64,6 +77,7 @@ class TrainingBrain(sb.Brain):
         # only deal them out, so that two do what one does in two steps.
         self.hparams.sorting = "by the batch sampler"
         self.batch_sampler = train_loader["batch_sampler"]
+        self.train_s = 0.0
         self.loader_random = train_loader["generator"]
         self.checkpointer.add_recoverable(
             "random_states",
@@ -73,13 +87,19 @@ class TrainingBrain(sb.Brain):
 
     def on_fit_start(self):
         """Build optimizers, recover, and tell the schedule how long this will be."""
-        schedule = self.hparams.lr_schedule
-        if hasattr(schedule, "total_updates"):
-            # With several processes, train_sampler deals each its own batches.
-            batches = len(self.train_sampler or self.batch_sampler)
-            updates = max(batches // self.grad_accumulation_factor, 1)
-            schedule.total_updates = self.hparams.number_of_epochs * updates
+        # With several processes, train_sampler deals each its own batches.
+        batches = len(self.train_sampler or self.batch_sampler)
+        updates = max(batches // self.grad_accumulation_factor, 1)
+        self.total_updates = self.hparams.number_of_epochs * updates
+        if self.hparams.max_updates is not None:
+            self.total_updates = min(self.total_updates, self.hparams.max_updates)
+            self.optimizer_step_limit = self.hparams.max_updates
+        self._plan_updates()
         super().on_fit_start()
+        self._plan_updates()  # with the time that earlier parts of the run took
+        if self._optimizer_step_limit_exceeded and self.step == 0:
+            counter = self.hparams.epoch_counter  # nothing is left to train
+            counter.current = counter.limit
 
     def start_epoch(self, epoch):
         """Shuffle for a new epoch.
@@ -118,6 +138,37 @@ class TrainingBrain(sb.Brain):
         return self.step % self.grad_accumulation_factor == 0 and (
             super()._should_save_intra_epoch_ckpt(last_ckpt_time, steps_since_ckpt)
         )
+
+    def fit_batch(self, batch):
+        """One update, by the clock."""
+        started = time.monotonic()
+        loss = super().fit_batch(batch)
+        self.train_s += time.monotonic() - started
+        self._plan_updates()
+        return loss
+
+    def _plan_updates(self):
+        """Tell the schedule how many updates there will be, as far as is known."""
+        total, limit_s = self.total_updates, self.hparams.max_train_s
+        if limit_s is not None and self.train_s > 0.0:
+            spent_s = self.mean_over_processes(self.train_s)  # all must end together
+            total = min(total, math.ceil(self.optimizer_step * limit_s / spent_s))
+            if spent_s >= limit_s:
+                self.optimizer_step_limit = self.optimizer_step
+        if hasattr(self.hparams.lr_schedule, "total_updates"):
+            self.hparams.lr_schedule.total_updates = total
+
+    @mark_as_saver
+    def _save(self, path):
+        super()._save(path)
+        with open(path, "a", encoding="utf-8") as file:
+            yaml.dump({"train_s": self.train_s}, file)
+
+    @mark_as_loader
+    def _recover(self, path, end_of_epoch):
+        super()._recover(path, end_of_epoch)
+        with open(path, encoding="utf-8") as file:
+            self.train_s = yaml.safe_load(file)["train_s"]
 
     def on_fit_batch_end(self, batch, outputs, loss, should_step):
         """Step the learning rate after each update."""
@@ -341,7 +392,9 @@ class ASRBrain(TrainingBrain):
             )
             self.test_stats = stats
 
-    def evaluate_split(self, name, dataset, loader_options, wer_file, chunk=None):
+    def evaluate_split(
+        self, name, dataset, loader_options, wer_file, errors_file, chunk=None
+    ):
         """Word and character error rates of a set, with an alignment file.
 
         Arguments
@@ -354,6 +407,8 @@ class ASRBrain(TrainingBrain):
             For its loader.
         wer_file : str or pathlib.Path
             Where the alignments go.
+        errors_file : str or pathlib.Path
+            Where the counts of each utterance go.
         chunk : speechbrain DynChunkTrainConfig, optional
             How far each frame may see; None = the whole utterance.
 
@@ -367,6 +422,7 @@ class ASRBrain(TrainingBrain):
         if sb.utils.distributed.if_main_process():
             with open(wer_file, "w", encoding="utf-8") as file:
                 self.wer.write_stats(file)
+            write_errors(errors_file, self.wer, self.cer)
         return self.test_stats
 
     def on_evaluate_start(self, max_key=None, min_key=None):

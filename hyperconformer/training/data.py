@@ -2,6 +2,7 @@
 
 import os
 import pathlib
+import random
 import tempfile
 import zlib
 
@@ -10,7 +11,10 @@ import torch
 from sentencepiece import SentencePieceProcessor
 from speechbrain.dataio.batch import PaddedBatch
 from speechbrain.dataio.dataio import load_data_csv
-from speechbrain.dataio.dataset import DynamicItemDataset
+from speechbrain.dataio.dataset import (
+    DynamicItemDataset,
+    FilteredSortedDynamicItemDataset,
+)
 from speechbrain.dataio.sampler import DynamicBatchSampler
 from speechbrain.tokenizers.SentencePiece import SentencePiece
 
@@ -180,6 +184,37 @@ def make_dataset(manifest, tokenizer, sample_rate_hz, sort=None, max_duration_s=
             f"{manifest} holds no utterance of at most {max_duration_s} s to work on"
         )
     return dataset
+
+
+def draw_fraction(dataset, fraction, seed):
+    """A part of the utterances; a smaller part of the same seed lies in a larger one.
+
+    Arguments
+    ---------
+    dataset : DynamicItemDataset
+        The whole.
+    fraction : float
+        In (0, 1].
+    seed : int
+        What decides which.
+
+    Returns
+    -------
+    DynamicItemDataset
+        In the order that they had; at least one.
+
+    Raises
+    ------
+    ValueError
+        If the fraction is out of range.
+    """
+    if not 0 < fraction <= 1:
+        raise ValueError(f"train_fraction must be in (0, 1], got {fraction}")
+    ids = sorted(dataset.data_ids)
+    random.Random(seed).shuffle(ids)
+    drawn = set(ids[: max(1, round(fraction * len(ids)))])
+    kept = [utterance for utterance in dataset.data_ids if utterance in drawn]
+    return FilteredSortedDynamicItemDataset(dataset, kept)
 
 
 class JoiningBatch:

@@ -20,6 +20,7 @@ from hyperconformer.training.experiment import (
     prepare_corpus,
     prepare_tokenizer,
 )
+from hyperconformer.training.results import write_results
 
 logger = logging.getLogger(__name__)
 
@@ -40,6 +41,8 @@ USED_KEYS = {
     "vocab_size",
     "language_model",
     "number_of_epochs",
+    "max_updates",
+    "max_train_s",
     "epoch_counter",
     "max_batch_tokens",
     "max_batch_sentences",
@@ -216,7 +219,7 @@ def train(config_file, run_options=None, overrides=None):
     tokenizer, tokenizer_file = prepare_tokenizer(plain, manifests, output)
     found = {"vocab_size": tokenizer.vocab_size()}
     config = load_experiment(text, found, output)
-    results = _run(config, manifests, tokenizer, run_options)
+    results = _run(config, manifests, tokenizer, output, run_options)
     if sb.utils.distributed.if_main_process():
         model = save_model(
             output / "model",
@@ -228,7 +231,7 @@ def train(config_file, run_options=None, overrides=None):
     return results
 
 
-def _run(config, manifests, tokenizer, run_options):
+def _run(config, manifests, tokenizer, output, run_options):
     transcripts = {split: read_transcripts(file) for split, file in manifests.items()}
     train_set = make_text_dataset(
         transcripts[config["train_split"]]
@@ -273,12 +276,16 @@ def _run(config, manifests, tokenizer, run_options):
             train_loader_kwargs=loader,
             valid_loader_kwargs=dict(eval_loader),
         )
-    return {
+    results = {
         split: brain.evaluate_split(
             split, make_text_dataset(transcripts[split], tokenizer), dict(eval_loader)
         )
         for split in [config["valid_split"], *config["test_splits"]]
     }
+    if sb.utils.distributed.if_main_process():
+        names = {"valid": config["valid_split"], "test": config["test_splits"][0]}
+        write_results(output / "results.json", results, brain, **names)
+    return results
 
 
 def read_texts(files, tokenizer):

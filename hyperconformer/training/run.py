@@ -1,8 +1,10 @@
 """A training run from its YAML file to its error rates, model folder and transcript."""
 
 import random
+import time
 
 import speechbrain as sb
+import torch
 from speechbrain.dataio.batch import PaddedBatch
 from speechbrain.dataio.dataio import load_data_csv
 from tqdm import tqdm
@@ -14,7 +16,9 @@ from hyperconformer.model_folder import save_model
 from hyperconformer.training.brain import ASRBrain
 from hyperconformer.training.chunks import check_chunk_training, chunks_to_test
 from hyperconformer.training.data import (
+    draw_fraction,
     make_dataset,
+    manifest_durations,
     read_transcripts,
     train_loader_options,
 )
@@ -24,6 +28,14 @@ from hyperconformer.training.experiment import (
     prepare_corpus,
     prepare_tokenizer,
 )
+from hyperconformer.training.results import (
+    cost_against_length,
+    count_macs,
+    write_results,
+)
+
+# Seconds of speech in an utterance for which multiply-adds are counted.
+MACS_AUDIO_S = 10
 
 # Every key that a training file may have beside those that it refers to itself.
 USED_KEYS = {
@@ -48,7 +60,10 @@ USED_KEYS = {
     "feature_augment",
     "augment_from_epoch",
     "join_fraction",
+    "train_fraction",
     "number_of_epochs",
+    "max_updates",
+    "max_train_s",
     "epoch_counter",
     "max_batch_s",
     "max_batch_utterances",
@@ -69,6 +84,7 @@ USED_KEYS = {
     "test_search",
     "error_rate_computer",
     "avg_checkpoints",
+    "cost_lengths_s",
     "checkpointer",
     "train_logger",
 }
@@ -129,6 +145,7 @@ def _run(config, manifests, tokenizer, output, run_options):
         sort="ascending",
         max_duration_s=config["max_duration_s"],
     )
+    train_set = draw_fraction(train_set, config["train_fraction"], config["seed"])
     loader = train_loader_options(
         train_set,
         max_batch_s=config["max_batch_s"],
@@ -173,12 +190,61 @@ def _run(config, manifests, tokenizer, output, run_options):
     results = {}
     for split in [config["valid_split"], *config["test_splits"]]:
         dataset = make_dataset(manifests[split], tokenizer, rate_hz, sort="ascending")
+        audio_s = 3600 * manifest_durations(manifests[split])[1]
         for suffix, chunk in chunks_to_test(config).items():
             name = f"{split}{suffix}"
+            started = time.monotonic()
             results[name] = brain.evaluate_split(
-                name, dataset, dict(eval_loader), output / f"wer_{name}.txt", chunk
+                name,
+                dataset,
+                dict(eval_loader),
+                output / f"wer_{name}.txt",
+                output / f"errors_{name}.csv",
+                chunk,
             )
+            seconds = time.monotonic() - started
+            results[name]["times_real_time"] = audio_s / seconds
+    if sb.utils.distributed.if_main_process():
+        costs = measure_costs(config, brain.device)
+        first = next(iter(chunks_to_test(config)))
+        names = {
+            "valid": config["valid_split"] + first,
+            "test": config["test_splits"][0] + first,
+        }
+        write_results(output / "results.json", results, brain, **names, **costs)
     return results
+
+
+def measure_costs(config, device):
+    """What encoder and CTC head cost.
+
+    Arguments
+    ---------
+    config : dict
+        The loaded YAML file. Its recogniser is left in evaluation mode.
+    device : str or torch.device
+        Where that is.
+
+    Returns
+    -------
+    dict
+        ``macs_per_audio_s``, multiply-adds for a second of speech in utterances of
+        :data:`MACS_AUDIO_S`, and ``against_length`` where ``cost_lengths_s`` asks.
+    """
+    recognizer = config["recognizer"].eval()
+
+    def noise_features(audio_s):
+        noise = torch.randn(1, round(audio_s * config["sample_rate"]), device=device)
+        with torch.no_grad():
+            return config["extractor"](noise, torch.ones(1, device=device))
+
+    macs = count_macs(recognizer, *noise_features(MACS_AUDIO_S))
+    costs = {"macs_per_audio_s": macs // MACS_AUDIO_S}
+    if config["cost_lengths_s"]:
+        costs["against_length"] = cost_against_length(
+            recognizer, noise_features, config["cost_lengths_s"]
+        )
+    return costs
 
 
 def measure_features(config, manifests):

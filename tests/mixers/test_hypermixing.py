@@ -6,6 +6,7 @@ from torch import nn
 
 from hyperconformer.masks import ChunkRule
 from hyperconformer.mixers.hypermixing import HyperMixing, MultiHeadHyperMixing
+from hyperconformer.ops.hypermixing import hypermixing
 from tests.goldens import load_golden, relative_error, section
 
 SPEECHBRAIN_CASES = [
@@ -279,3 +280,49 @@ def test_compiled_whole():
     compiled = torch.compile(mixer, fullgraph=True, backend="aot_eager")
     x = torch.randn(2, 40, 16)
     assert relative_error(compiled(x)[0], mixer(x)[0]) < 1e-5
+
+
+def test_without_positions_the_order_of_frames_is_nothing():
+    torch.manual_seed(1)
+    mixer = MultiHeadHyperMixing(16, 2, hypernet_size=32, positions="none").double()
+    x, order = torch.randn(2, 9, 16).double(), torch.randperm(9)
+    y, _ = mixer(x)
+    assert torch.allclose(mixer(x[:, order])[0], y[:, order], atol=1e-12)
+    chunk = ChunkRule(4)
+    state, steps = mixer.init_state(2, dtype=torch.float64), []
+    for first in range(0, 9, 4):
+        step, state = mixer(x[:, first : first + 4], chunk=chunk, state=state)
+        steps.append(step)
+    assert torch.allclose(torch.cat(steps, 1), mixer(x, chunk=chunk)[0], atol=1e-12)
+
+
+def test_rotary_positions_turn_what_the_hypernetworks_read():
+    torch.manual_seed(2)
+    mixer = MultiHeadHyperMixing(12, 3, hypernet_size=24, positions="rotary").double()
+    x = torch.randn(2, 7, 12, dtype=torch.float64, requires_grad=True)
+    z = torch.empty(2, 7, 12, dtype=torch.float64)
+    with torch.no_grad():
+        for t in range(7):
+            for head in range(3):
+                for c in range(2):  # channels c and c + d / 2 of a head of width d = 4
+                    first, second = 4 * head + c, 4 * head + c + 2
+                    angle = x.new_tensor(t * 10000.0 ** (-2 * c / 4))
+                    cos, sin = angle.cos(), angle.sin()
+                    z[:, t, first] = x[:, t, first] * cos - x[:, t, second] * sin
+                    z[:, t, second] = x[:, t, second] * cos + x[:, t, first] * sin
+        nets = mixer.hyper.w1_gen.weights(), mixer.hyper.w2_gen.weights()
+        expected = mixer.layer_norm(hypermixing(x, z, z, *nets, backend="reference"))
+    got, _ = mixer(x)
+    assert torch.allclose(got, expected, atol=1e-12)
+    got.square().sum().backward()
+    assert torch.isfinite(x.grad).all()
+
+
+def test_positions_that_do_not_exist_or_do_not_stream_are_refused():
+    with pytest.raises(ValueError, match="positions must be one of absolute"):
+        MultiHeadHyperMixing(16, 2, positions="relative")
+    with pytest.raises(ValueError, match="rotary"):
+        MultiHeadHyperMixing(16, 2, positions="rotary", normalize_by_frames=True)
+    mixer = MultiHeadHyperMixing(16, 2, positions="rotary")
+    with pytest.raises(ValueError, match="cannot honour a chunk rule"):
+        mixer(torch.randn(1, 4, 16), chunk=ChunkRule(2))

@@ -1,0 +1,328 @@
+"""From an ablation's YAML file to its runs."""
+
+import dataclasses
+import hashlib
+import io
+import itertools
+import json
+import math
+import os
+import pathlib
+import sys
+from typing import Optional
+
+from ruamel.yaml import YAML
+
+from hyperconformer.config import read_config
+from hyperconformer.registry import unknown
+
+# More epochs than any budget of seconds lasts.
+MANY_EPOCHS = 1_000_000
+
+
+@dataclasses.dataclass(frozen=True)
+class Search:
+    """How to look for good hyperparameters within each arm.
+
+    ``space`` maps a dotted name to a list of choices, or to ``{low, high}`` with
+    ``log: true`` or ``step`` where wanted.
+    """
+
+    sampler: str
+    trials: int
+    space: dict
+    seed: int = 0
+    storage: Optional[str] = None
+
+
+@dataclasses.dataclass(frozen=True)
+class Ablation:
+    """What an ablation's YAML file says; see ``docs/ablations.md``."""
+
+    name: str
+    base: pathlib.Path
+    about: str = ""
+    set: dict = dataclasses.field(default_factory=dict)
+    axes: dict = dataclasses.field(default_factory=dict)
+    combinations: tuple = ({},)
+    exclude: tuple = ()
+    seeds: tuple = (1986,)
+    budget: dict = dataclasses.field(default_factory=dict)
+    metric: str = "WER"
+    baseline: Optional[dict] = None
+    search: Optional[Search] = None
+
+    def arms(self):
+        """Every combination of the axes that is not excluded, as dotted overrides."""
+        values = [axis_values(name, axis) for name, axis in self.axes.items()]
+        arms = [
+            {**dict(zip(self.axes, chosen)), **combination}
+            for combination in self.combinations
+            for chosen in itertools.product(*values)
+        ]
+        return [
+            arm for arm in arms if not any(_matches(arm, rule) for rule in self.exclude)
+        ]
+
+    def run(self, overrides, seed, extra=()):
+        """A run of one arm, or of one point of the search space."""
+        shared = {**self.set, **_budget_overrides(self.budget)}
+        return Run(self.base, {**shared, **overrides, "seed": seed}, extra)
+
+    def baseline_of(self, arm):
+        """The arm to compare an arm with; None without a baseline.
+
+        It has the baseline's values, and the arm's own on every other axis. Of
+        several such arms it is the one that changes least.
+        """
+        if self.baseline is None:
+            return None
+        kept = {name: arm[name] for name in self.axes if name not in self.baseline}
+        fits = [
+            other for other in self.arms() if _matches(other, {**self.baseline, **kept})
+        ]
+        return min(fits, key=len, default=None)
+
+
+@dataclasses.dataclass(frozen=True)
+class Run:
+    """One call of ``train.py``.
+
+    Arguments
+    ---------
+    base : pathlib.Path
+        The YAML file.
+    overrides : dict
+        Dotted names to values.
+    extra : tuple of str
+        Arguments from the command line for every run, for instance ``--device=cuda``.
+    """
+
+    base: pathlib.Path
+    overrides: dict
+    extra: tuple = ()
+
+    @property
+    def key(self):
+        """What identifies the run: a hash of all that it is told to do.
+
+        Where data lie, and comments, do not count; so two ablations that share a run
+        share its result, and a changed base file makes another run.
+        """
+        digest = hashlib.sha256()
+        asked = {k: v for k, v in self.overrides.items() if k != "data_folder"}
+        for event in YAML().parse(io.StringIO(read_config(self.base, asked))):
+            value = getattr(event, "value", ""), getattr(event, "tag", "")
+            digest.update(repr((type(event).__name__, value)).encode())
+        for argument in self.extra:
+            if not argument.startswith("--data_folder="):
+                digest.update(argument.encode())
+        return digest.hexdigest()[:12]
+
+    def command(self, output_folder):
+        """What a user would type, as a list of words."""
+        return [
+            sys.executable,
+            "train.py",
+            str(self.base),
+            *(f"--{key}={as_argument(value)}" for key, value in self.overrides.items()),
+            *self.extra,
+            f"--output_folder={output_folder}",
+        ]
+
+
+def read_ablation(path):
+    """Read and check an ablation's YAML file.
+
+    Arguments
+    ---------
+    path : str or pathlib.Path
+        The file; its ``base`` is relative to it.
+
+    Returns
+    -------
+    Ablation
+
+    Raises
+    ------
+    FileNotFoundError
+        If the file or its base does not exist.
+    ValueError
+        If a key is unknown, here or in the base, or a part is not as it must be.
+    """
+    path = pathlib.Path(path)
+    if not path.is_file():
+        raise FileNotFoundError(f"no such YAML file: {path}")
+    content = YAML(typ="safe").load(path.read_text(encoding="utf-8"))
+    if not isinstance(content, dict) or "base" not in content:
+        raise ValueError(f"{path} must hold keys and values, among them `base`")
+    known = [field.name for field in dataclasses.fields(Ablation)]
+    _check_keys(path, content, [name for name in known if name != "name"])
+    content["base"] = pathlib.Path(os.path.normpath(path.parent / content["base"]))
+    if "search" in content:
+        names = [field.name for field in dataclasses.fields(Search)]
+        _check_keys(f"{path}: search", content["search"], names)
+        content["search"] = Search(**content["search"])
+    for name in ("combinations", "exclude", "seeds"):
+        if name in content:
+            content[name] = tuple(content[name])
+    ablation = Ablation(name=path.stem, **content)
+    arms = ablation.arms()
+    if not arms:
+        raise ValueError(f"{path}: nothing is left to run; see axes and exclude")
+    for arm in arms:  # a misspelt name is better found now than in each run
+        point = dict.fromkeys(ablation.search.space if ablation.search else ())
+        read_config(ablation.base, ablation.run({**arm, **point}, 0).overrides)
+    if ablation.baseline is not None and all(
+        ablation.baseline_of(arm) is None for arm in arms
+    ):
+        raise ValueError(f"{path}: no run is the baseline {ablation.baseline}")
+    return ablation
+
+
+def planned_runs(ablation, extra=()):
+    """The runs that are known in advance: all, unless there is a search.
+
+    Arguments
+    ---------
+    ablation : Ablation
+        What to vary.
+    extra : tuple of str
+        Arguments for every run.
+
+    Returns
+    -------
+    list of (dict, Run)
+        Each with its arm. A seed is tried for all arms before the next seed, so that
+        what an interrupted ablation has is balanced.
+    """
+    return [
+        (arm, ablation.run(arm, seed, extra))
+        for seed in ablation.seeds
+        for arm in ablation.arms()
+    ]
+
+
+def axis_values(name, axis):
+    """The values of an axis: a list, or a range with both ends.
+
+    Arguments
+    ---------
+    name : str
+        For messages.
+    axis : list or dict
+        ``[a, b]``, ``{from, to, step}``, or ``{from, to, count}`` for equal ratios.
+
+    Returns
+    -------
+    list
+
+    Raises
+    ------
+    ValueError
+        If it is neither, or is empty.
+
+    Example
+    -------
+    >>> axis_values("nhead", {"from": 2, "to": 8, "step": 3})
+    [2, 5, 8]
+    >>> axis_values("d_ffn", {"from": 32, "to": 128, "count": 3})
+    [32, 64, 128]
+    """
+    if isinstance(axis, list) and axis:
+        return axis
+    if isinstance(axis, dict) and set(axis) == {"from", "to", "step"}:
+        count = math.floor((axis["to"] - axis["from"]) / axis["step"] + 1e-9) + 1
+        if count > 0:
+            return [axis["from"] + axis["step"] * number for number in range(count)]
+    if isinstance(axis, dict) and set(axis) == {"from", "to", "count"}:
+        first, last, count = axis["from"], axis["to"], axis["count"]
+        if first > 0 and last > 0 and count > 1:
+            ratio = (last / first) ** (1 / (count - 1))
+            values = [first * ratio**number for number in range(count)]
+            whole = isinstance(first, int) and isinstance(last, int)
+            return [
+                round(value) if whole else float(f"{value:.6g}") for value in values
+            ]
+    raise ValueError(
+        f"axis {name!r} must be a list of values, a range {{from, to, step}}, or one "
+        f"of equal ratios {{from, to, count}}, got {axis!r}"
+    )
+
+
+def as_argument(value):
+    """A value as it is typed after ``--key=``.
+
+    Arguments
+    ---------
+    value : object
+        Plain YAML.
+
+    Returns
+    -------
+    str
+
+    Raises
+    ------
+    ValueError
+        If it holds ``=``, at which SpeechBrain divides arguments.
+
+    Example
+    -------
+    >>> as_argument({"tied": True}), as_argument("hypermixing"), as_argument(None)
+    ('{"tied": true}', 'hypermixing', 'null')
+    """
+    text = value if isinstance(value, str) else json.dumps(value)
+    if "=" in text:
+        raise ValueError(f"a value on the command line must not hold '=', got {text!r}")
+    return text
+
+
+def label(overrides):
+    """Overrides in few words.
+
+    Arguments
+    ---------
+    overrides : dict
+        Dotted names to values.
+
+    Returns
+    -------
+    str
+
+    Example
+    -------
+    >>> label({"attention_type": "hypermixing", "mixer_options.tied": True})
+    'hypermixing, tied=true'
+    """
+    words = [
+        value
+        if isinstance(value, str)
+        else f"{key.split('.')[-1]}={as_argument(value)}"
+        for key, value in overrides.items()
+    ]
+    return ", ".join(words) or "base"
+
+
+def _budget_overrides(budget):
+    """What makes ``train.py`` stop after the budget and not before."""
+    if not budget:
+        return {}
+    if set(budget) == {"updates"}:
+        updates = budget["updates"]  # an epoch has one at least
+        return {"max_updates": updates, "number_of_epochs": updates}
+    if set(budget) == {"seconds"}:
+        return {"max_train_s": budget["seconds"], "number_of_epochs": MANY_EPOCHS}
+    raise ValueError(f"budget must be {{updates}} or {{seconds}}, got {budget!r}")
+
+
+def _matches(overrides, rule):
+    return all(
+        key in overrides and overrides[key] == value for key, value in rule.items()
+    )
+
+
+def _check_keys(where, content, known):
+    for key in content:
+        if key not in known:
+            raise ValueError(f"{where}: {unknown('key', key, sorted(known))}")

@@ -1,0 +1,221 @@
+"""What a run measured, in files that programs read."""
+
+import csv
+import json
+import pathlib
+import platform
+import statistics
+import sys
+import time
+
+import speechbrain
+import torch
+from torch.utils.flop_counter import FlopCounterMode
+
+import hyperconformer
+
+
+def write_results(path, splits, brain, valid, test, **measures):
+    """Write ``results.json``: error rates, speed, sizes, and on what they were had.
+
+    Arguments
+    ---------
+    path : str or pathlib.Path
+        The file.
+    splits : dict of str to dict
+        Split to its measures.
+    brain : hyperconformer.training.brain.TrainingBrain
+        Who trained.
+    valid, test : str
+        Which of the splits are for choosing, and for reporting.
+    **measures
+        More of them.
+    """
+    content = {
+        "splits": splits,
+        "valid": valid,
+        "test": test,
+        "parameters": sum(part.numel() for part in brain.modules.parameters()),
+        "updates": brain.optimizer_step,
+        "train_s": brain.train_s,
+        **measures,
+        "peak_memory_bytes": peak_memory_bytes(brain.device),
+        "device": str(brain.device),
+        **versions(),
+    }
+    pathlib.Path(path).write_text(json.dumps(content, indent=2) + "\n")
+
+
+def versions():
+    """What a measurement depends on.
+
+    Returns
+    -------
+    dict
+        Versions, the processor's kind and the number of threads.
+    """
+    return {
+        "python": platform.python_version(),
+        "torch": torch.__version__,
+        "speechbrain": speechbrain.__version__,
+        "hyperconformer": hyperconformer.__version__,
+        "machine": platform.machine(),
+        "threads": torch.get_num_threads(),
+    }
+
+
+def peak_memory_bytes(device):
+    """The most memory that was held: by tensors on a GPU, by the process elsewhere.
+
+    Arguments
+    ---------
+    device : str or torch.device
+        Where the model lives.
+
+    Returns
+    -------
+    int or None
+        None where the system does not tell.
+    """
+    if torch.device(device).type == "cuda":
+        return torch.cuda.max_memory_allocated(device)
+    if sys.platform == "win32":
+        return None
+    import resource  # POSIX alone has it
+
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak if sys.platform == "darwin" else peak * 1024
+
+
+def count_macs(function, *arguments):
+    """Multiply-adds of matrix products, convolutions and attention in a call.
+
+    Arguments
+    ---------
+    function : callable
+        What is called.
+    *arguments
+        With what.
+
+    Returns
+    -------
+    int
+
+    Example
+    -------
+    >>> count_macs(torch.nn.Linear(3, 4), torch.zeros(5, 3))
+    60
+    """
+    # With gradients: without them its hooks fail on a module that returns parameters.
+    with FlopCounterMode(display=False) as counter:
+        function(*arguments)
+    return counter.get_total_flops() // 2  # it counts two for a multiply-add
+
+
+def cost_against_length(recognizer, make_features, lengths_s, repetitions=3):
+    """Time and memory of a single utterance, for several lengths.
+
+    Arguments
+    ---------
+    recognizer : hyperconformer.integration.recognizer.Recognizer
+        Whose encoder and CTC head are measured.
+    make_features : callable
+        From seconds to (1, T, F) features and (1,) frames.
+    lengths_s : list of float
+        The lengths.
+    repetitions : int
+        Of which the median counts, after one that does not.
+
+    Returns
+    -------
+    list of dict
+        ``audio_s``, ``forward_s``, ``update_s`` (forward and backward), and
+        ``kept_bytes``, what the forward pass keeps for the backward pass.
+    """
+    recognizer.eval()  # no dropout: whether a mixer has one is not the question
+    costs = []
+    for audio_s in lengths_s:
+        features = make_features(audio_s)
+
+        def forward(features=features):
+            return recognizer(*features).ctc
+
+        def update(forward=forward):
+            forward().sum().backward()
+            recognizer.zero_grad(set_to_none=True)
+
+        with torch.no_grad():
+            forward_s = median_seconds(forward, repetitions, features[0].device)
+        update_s = median_seconds(update, repetitions, features[0].device)
+        kept = kept_bytes(forward, recognizer.parameters())
+        cost = {"audio_s": audio_s, "forward_s": forward_s, "update_s": update_s}
+        costs.append({**cost, "kept_bytes": kept})
+    return costs
+
+
+def median_seconds(function, repetitions, device):
+    """The median time of a call, after one that is not counted."""
+    times = []
+    for _ in range(repetitions + 1):
+        started = time.perf_counter()
+        function()
+        if device.type == "cuda":
+            torch.cuda.synchronize(device)
+        times.append(time.perf_counter() - started)
+    return statistics.median(times[1:])
+
+
+def kept_bytes(forward, parameters):
+    """Bytes that a forward pass keeps for its backward pass, parameters aside.
+
+    Arguments
+    ---------
+    forward : callable
+        What is called, with gradients.
+    parameters : iterable of torch.Tensor
+        Which are there anyway.
+
+    Returns
+    -------
+    int
+
+    Example
+    -------
+    >>> x = torch.zeros(10, requires_grad=True)
+    >>> kept_bytes(lambda: x.exp(), [x])
+    40
+    """
+    storages = {}
+
+    def keep(tensor):
+        storage = tensor.untyped_storage()
+        storages[storage.data_ptr()] = storage.nbytes()
+        return tensor
+
+    with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
+        result = forward()  # held until the storages are counted
+    for parameter in parameters:
+        storages.pop(parameter.untyped_storage().data_ptr(), None)
+    del result
+    return sum(storages.values())
+
+
+def write_errors(path, words, characters):
+    """Write the errors of each utterance, for comparisons utterance by utterance.
+
+    Arguments
+    ---------
+    path : str or pathlib.Path
+        The CSV: ``ID,words,word_errors,characters,character_errors``.
+    words, characters : speechbrain.utils.metric_stats.ErrorRateStats
+        The counts.
+    """
+    columns = ("ID", "words", "word_errors", "characters", "character_errors")
+    with open(path, "w", newline="", encoding="utf-8") as file:
+        writer = csv.writer(file)
+        writer.writerow(columns)
+        for word, character in zip(words.scores, characters.scores):
+            row = [word["key"]]
+            for score in (word, character):
+                row += [score["num_ref_tokens"], score["num_edits"]]
+            writer.writerow(row)

@@ -1,0 +1,105 @@
+"""Training ends with its budget of updates or seconds, also when resumed."""
+
+import time
+
+import pytest
+import speechbrain as sb
+import torch
+from speechbrain.dataio.dataset import DynamicItemDataset
+from speechbrain.utils.checkpoints import Checkpointer
+from speechbrain.utils.epoch_loop import EpochCounter
+
+from hyperconformer.training.brain import TrainingBrain
+from hyperconformer.training.data import draw_fraction
+from hyperconformer.training.schedule import WarmupCosine
+
+UPDATES_PER_EPOCH = 5
+
+
+class Brain(TrainingBrain):
+    """Learns one number, an update in 10 ms."""
+
+    def compute_forward(self, batch, stage):
+        time.sleep(0.01)
+        return self.modules.model(batch)
+
+    def compute_objectives(self, predictions, batch, stage):
+        return predictions.square().mean()
+
+    def on_stage_end(self, stage, stage_loss, epoch=None):
+        if stage == sb.Stage.TRAIN:
+            self.rates.append(self.optimizer.param_groups[0]["lr"])
+            self.checkpointer.save_and_keep_only(meta={"epoch": epoch})
+
+
+def fit(folder, number_of_epochs, max_updates=None, max_train_s=None):
+    """Train, or continue in the same folder."""
+    model = torch.nn.Linear(2, 1)
+    counter = EpochCounter(limit=number_of_epochs)
+    schedule = WarmupCosine(peak_lr=0.1)
+    checkpointer = Checkpointer(
+        folder, recoverables={"model": model, "counter": counter, "schedule": schedule}
+    )
+    hparams = {
+        "number_of_epochs": number_of_epochs,
+        "max_updates": max_updates,
+        "max_train_s": max_train_s,
+        "lr_schedule": schedule,
+        "epoch_counter": counter,
+    }
+    brain = Brain(
+        train_loader={
+            "batch_sampler": range(UPDATES_PER_EPOCH),
+            "generator": torch.Generator(),
+        },
+        modules={"model": model},
+        opt_class=lambda parameters: torch.optim.SGD(parameters, lr=0.1),
+        hparams=hparams,
+        run_opts={"noprogressbar": True},
+        checkpointer=checkpointer,
+    )
+    brain.rates = []
+    batches = torch.utils.data.DataLoader(torch.randn(UPDATES_PER_EPOCH, 2))
+    brain.fit(counter, batches)
+    return brain
+
+
+def test_epochs_alone(tmp_path):
+    brain = fit(tmp_path, 3)
+    assert brain.optimizer_step == 15 and brain.rates[-1] == pytest.approx(0.0)
+    assert 0.15 <= brain.train_s < 15
+
+
+def test_updates(tmp_path):
+    brain = fit(tmp_path, 100, max_updates=7)
+    assert brain.optimizer_step == 7
+    assert brain.rates[-1] == pytest.approx(0.0)  # the schedule ends with the budget
+
+
+def test_a_spent_budget_trains_no_more_and_a_larger_one_goes_on(tmp_path):
+    before = fit(tmp_path, 100, max_updates=7)
+    spent = fit(tmp_path, 100, max_updates=7)
+    assert spent.optimizer_step == 7 and spent.rates == []
+    assert spent.train_s == before.train_s
+    more = fit(tmp_path, 100, max_updates=12)
+    assert more.optimizer_step == 12 and more.train_s > before.train_s
+
+
+def test_seconds(tmp_path):
+    brain = fit(tmp_path, 1_000_000, max_train_s=0.3)
+    assert 0.3 <= brain.train_s
+    assert brain.optimizer_step <= 30  # of 10 ms at least each
+    assert brain.rates[-1] < 0.05  # the schedule follows the clock to its end
+
+
+def test_fractions_are_nested_and_keep_the_order():
+    dataset = DynamicItemDataset({f"u{i}": {"n": i} for i in range(10)})
+    drawn = [draw_fraction(dataset, part, seed=3).data_ids for part in (0.2, 0.5, 1.0)]
+    assert list(map(len, drawn)) == [2, 5, 10]
+    assert set(drawn[0]) < set(drawn[1]) and drawn[2] == dataset.data_ids
+    assert drawn[1] == [name for name in dataset.data_ids if name in drawn[1]]
+    assert drawn[1] != draw_fraction(dataset, 0.5, seed=4).data_ids
+    assert len(draw_fraction(dataset, 0.01, seed=3)) == 1
+    for wrong in (0.0, 1.1):
+        with pytest.raises(ValueError, match="train_fraction"):
+            draw_fraction(dataset, wrong, seed=3)
