@@ -156,5 +156,5 @@ def _finish(figure, all_axes, picture):
     rows = math.ceil(len(labels) / columns)
     figure.tight_layout(rect=(0, 0.06 * rows, 1, 1))
     figure.legend(handles, labels, loc="lower center", ncols=columns, fontsize="small")
-    figure.savefig(picture, dpi=110)
+    figure.savefig(picture, dpi=110, bbox_inches="tight")
     pyplot.close(figure)

@@ -137,7 +137,7 @@ def test_an_interruption_ends_the_runs_and_records_no_failure(project, tmp_path,
         lambda: len(list(tmp_path.glob("results/ablations/runs/*/output/calls"))) == 2
     )
     process.send_signal(kind)
-    _, said = process.communicate(timeout=60)
+    _, said = process.communicate(timeout=900)
     assert process.returncode == 130 and b"goes on from here" in said
     assert [row["status"] for row in table(tmp_path)] == ["done", "missing"]
     (tmp_path / "train.py").write_text(TRAIN.replace("time.sleep(600)", "pass"))
@@ -151,7 +151,7 @@ def test_an_interruption_ends_the_runs_and_records_no_failure(project, tmp_path,
     assert calls == {1: 1, 99: 2}
 
 
-def wait_for(condition, seconds=60):
+def wait_for(condition, seconds=900):
     limit = time.monotonic() + seconds
     while not condition():
         assert time.monotonic() < limit, "waited in vain"
