@@ -29,6 +29,7 @@ class Brain(TrainingBrain):
     def on_stage_end(self, stage, stage_loss, epoch=None):
         if stage == sb.Stage.TRAIN:
             self.rates.append(self.optimizer.param_groups[0]["lr"])
+        else:
             self.checkpointer.save_and_keep_only(meta={"epoch": epoch})
 
 
@@ -60,7 +61,7 @@ def fit(folder, number_of_epochs, max_updates=None, max_train_s=None):
     )
     brain.rates = []
     batches = torch.utils.data.DataLoader(torch.randn(UPDATES_PER_EPOCH, 2))
-    brain.fit(counter, batches)
+    brain.fit(counter, batches, batches)
     return brain
 
 
