@@ -2,7 +2,8 @@
 
 The argument ``backend`` of an operator, or else the environment variable
 ``HYPERCONFORMER_BACKEND``, forces a path; a forced path that cannot run raises. Left
-to itself, an operator takes its kernels where they can run, and torch elsewhere.
+to itself, an operator takes its kernels on the devices that they are compiled for in
+the tests, and torch elsewhere.
 """
 
 import importlib.util
@@ -11,6 +12,12 @@ import os
 import torch
 
 BACKENDS = ("reference", "torch", "triton")
+
+COMPILED_FOR = ((8, 0), (9, 0))
+"""Compute capabilities that the tests compile the kernels for.
+
+On others they may need more shared memory than there is, so they run only if forced.
+"""
 
 _TRITON_IS_INSTALLED = importlib.util.find_spec("triton") is not None
 
@@ -72,7 +79,7 @@ def choose_backend(operator, backend, tokens, why_not_triton):
     if backend is None:
         backend = os.environ.get("HYPERCONFORMER_BACKEND") or None
     check_backend(backend)
-    if backend is None and tokens.device.type != "cuda":
+    if backend is None and not _is_proven(tokens.device):
         return "torch"
     if backend in (None, "triton"):
         reason = why_no_kernel_runs(tokens.device) or why_not_triton()
@@ -81,6 +88,13 @@ def choose_backend(operator, backend, tokens, why_not_triton):
         if reason:
             raise ValueError(f"the Triton backend of {operator} {reason}")
     return backend
+
+
+def _is_proven(device):
+    """Whether the kernels are known to fit a device."""
+    if device.type != "cuda":
+        return False
+    return torch.cuda.get_device_capability(device) in COMPILED_FOR
 
 
 def why_no_kernel_runs(device):

@@ -68,8 +68,9 @@ def hypermixing(
         (B, M) bool, True = padding.
     backend : str, optional
         "reference", "torch" or "triton", to force that path. None:
-        ``HYPERCONFORMER_BACKEND`` where it is set, else "triton" where its kernels
-        can run, and "torch" elsewhere. The kernels need a CUDA device and one tensor
+        ``HYPERCONFORMER_BACKEND`` where it is set, else "triton" on devices of
+        compute capability 8.0 or 9.0 if the kernels take the arguments, and "torch"
+        elsewhere. The kernels need a CUDA device and one tensor
         as values and keys.
 
     Returns
