@@ -20,8 +20,6 @@ import threading
 
 import numpy as np
 
-from hyperconformer.audio import resample
-
 # From speak_lib.h
 AUDIO_OUTPUT_SYNCHRONOUS = 2
 INITIALIZE_DONT_EXIT = 0x8000
@@ -95,6 +93,9 @@ def speak(
         samples = _synthesize(library, text, name, parameters)
     if not samples.any():
         raise ValueError(f"eSpeak NG says nothing for the text {text!r}.")
+    # Here, because it brings torch, which reading a corpus does not need.
+    from hyperconformer.audio import resample
+
     samples = resample(samples / np.float32(32768), native_rate_hz, sample_rate_hz)
     return np.clip(samples, -1, 1)
 
