@@ -406,6 +406,8 @@ def test_a_hub_without_an_answer_is_named(monkeypatch):
 
 def test_every_experiment_uses_only_listed_names():
     files = [*ROOT.glob("hparams/**/*.yaml"), *ROOT.glob("recipes/*/hparams/**/*.yaml")]
+    # Ablation files are plans over experiments, not experiments.
+    files = [file for file in files if file.parent.name != "ablations"]
     assert len(files) >= 5
     for file in files:
         tree = YAML().load(read_config(file))
