@@ -11,34 +11,28 @@ import torch
 from hyperpyyaml import load_hyperpyyaml
 
 from hyperconformer.config import read_config
+from hyperconformer.training.results import kept_bytes
 
 HPARAMS = pathlib.Path(__file__).resolve().parents[1] / "recipes/LibriSpeech/hparams"
 RECIPES = ("hyperconformer_8M", "hyperconformer_22M", "conformer_baseline")
 UTTERANCES, DURATION_S, TOKENS = 2, 10, 35
 
 
-def kept_bytes(config):
+def recipe_bytes(config):
     """Bytes kept by a forward pass of the recogniser with its losses, float32."""
     recognizer = config["recognizer"].train()
-    weights = {p.untyped_storage().data_ptr() for p in recognizer.parameters()}
-    kept = {}
-
-    def keep(tensor):
-        storage = tensor.untyped_storage()
-        if storage.data_ptr() not in weights:
-            kept[storage.data_ptr()] = storage.nbytes()
-        return tensor
-
     frames = 100 * DURATION_S + 1
     features = torch.randn(UTTERANCES, frames, 80)
     lengths = torch.full((UTTERANCES,), frames)
     tokens = torch.randint(3, config["vocab_size"], (UTTERANCES, TOKENS))
     whole = torch.ones(UTTERANCES)
-    with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
+
+    def forward():
         output = recognizer(features, lengths, tokens)
         config["ctc_cost"](output.ctc, tokens, output.relative_lengths, whole)
         config["seq_cost"](output.seq, tokens, whole)
-        return sum(kept.values())
+
+    return kept_bytes(forward, recognizer.parameters())
 
 
 def main():
@@ -47,7 +41,7 @@ def main():
         with tempfile.TemporaryDirectory() as folder:
             places = {"data_folder": "", "output_folder": folder}
             config = load_hyperpyyaml(read_config(HPARAMS / f"{name}.yaml", places))
-        mib = kept_bytes(config) / 2**20
+        mib = recipe_bytes(config) / 2**20
         print(f"{name:20} {mib / UTTERANCES / DURATION_S:6.1f} MiB a second of audio")
 
 

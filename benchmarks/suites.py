@@ -9,13 +9,13 @@ from benchmarks import cases
 from benchmarks.timing import (
     Disagreement,
     Row,
-    kept_bytes,
     paired_seconds,
     peak_bytes,
     require_agreement,
     seconds_of,
     spread,
 )
+from hyperconformer.training.results import kept_bytes
 
 SWEEP = (100, 300, 1000, 3000, 10_000, 30_000)
 MEMORY_FRAMES = 3000

@@ -176,36 +176,6 @@ def require_agreement(got, expected, tolerance, what):
     return error
 
 
-def kept_bytes(forward, parameters=()):
-    """Memory that a forward pass keeps for its backward pass.
-
-    Arguments
-    ---------
-    forward : callable
-        Takes nothing; returns what the backward pass would start from.
-    parameters : iterable of torch.Tensor
-        Tensors that are there anyway: they and their views do not count.
-
-    Returns
-    -------
-    int
-        Bytes of the distinct storages that autograd saved.
-    """
-    kept = {}
-
-    def keep(tensor):
-        storage = tensor.untyped_storage()
-        # The tensor is held, so that no later one can get its address.
-        kept[storage.data_ptr()] = (storage.nbytes(), tensor)
-        return tensor
-
-    with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
-        forward()
-    for parameter in parameters:
-        kept.pop(parameter.untyped_storage().data_ptr(), None)
-    return sum(size for size, _ in kept.values())
-
-
 def peak_bytes(function):
     """Most memory that the CPU allocator gave out at once during a call.
 

@@ -165,19 +165,20 @@ def median_seconds(function, repetitions, device):
     return statistics.median(times[1:])
 
 
-def kept_bytes(forward, parameters):
-    """Bytes that a forward pass keeps for its backward pass, parameters aside.
+def kept_bytes(forward, parameters=()):
+    """Memory that a forward pass keeps for its backward pass.
 
     Arguments
     ---------
     forward : callable
-        What is called, with gradients.
+        Takes nothing; returns what the backward pass would start from.
     parameters : iterable of torch.Tensor
-        Which are there anyway.
+        Tensors that are there anyway: they and their views do not count.
 
     Returns
     -------
     int
+        Bytes of the distinct storages that autograd saved.
 
     Example
     -------
@@ -185,19 +186,19 @@ def kept_bytes(forward, parameters):
     >>> kept_bytes(lambda: x.exp(), [x])
     40
     """
-    storages = {}
+    kept = {}
 
     def keep(tensor):
         storage = tensor.untyped_storage()
-        storages[storage.data_ptr()] = storage.nbytes()
+        # The tensor is held, so that no later one can get its address.
+        kept[storage.data_ptr()] = (storage.nbytes(), tensor)
         return tensor
 
     with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
-        result = forward()  # held until the storages are counted
+        forward()
     for parameter in parameters:
-        storages.pop(parameter.untyped_storage().data_ptr(), None)
-    del result
-    return sum(storages.values())
+        kept.pop(parameter.untyped_storage().data_ptr(), None)
+    return sum(size for size, _ in kept.values())
 
 
 def write_errors(path, words, characters):

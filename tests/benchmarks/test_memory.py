@@ -4,7 +4,8 @@ import pytest
 import torch
 
 from benchmarks import cases
-from benchmarks.timing import kept_bytes, peak_bytes
+from benchmarks.timing import peak_bytes
+from hyperconformer.training.results import kept_bytes
 
 LENGTH, WIDTH = 3000, 256
 

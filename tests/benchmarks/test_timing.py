@@ -10,12 +10,12 @@ from benchmarks.cases import Contest
 from benchmarks.timing import (
     Disagreement,
     difference,
-    kept_bytes,
     paired_seconds,
     peak_bytes,
     require_agreement,
     spread,
 )
+from hyperconformer.training.results import kept_bytes
 
 
 def contest(got, expected, **times):
