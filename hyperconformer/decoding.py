@@ -1,9 +1,6 @@
 """Searches: from log-probabilities to hypotheses, greedy or with language models.
 
-Each has two methods, ``prepare(tokenizer, sentences, folder)`` before the first batch,
-with the training transcripts, and ``hypotheses(recognition, tokenizer)`` for each
-batch. Those with a method ``texts`` may also stand after ``test_search:`` in a YAML
-file.
+Each is a :class:`Searcher`, and may stand after ``test_search:`` in a YAML file.
 """
 
 import dataclasses
@@ -31,11 +28,45 @@ BLANK_INDEX, BOS_INDEX, EOS_INDEX = 0, 1, 2
 NO_TEXT = (BOS_INDEX, EOS_INDEX)
 
 
-class GreedySearcher:
-    """The best token of each frame, collapsed: fast, one hypothesis."""
+class Searcher:
+    """What every search offers.
+
+    A subclass has ``hypotheses(recognition, tokenizer)``: for each utterance of a
+    batch a list of :class:`~hyperconformer.transcription.Hypothesis`, the best first.
+    """
 
     def prepare(self, tokenizer, sentences=(), folder=None):
-        """Nothing to prepare."""
+        """Make ready for a recogniser, before the first batch; here nothing to do.
+
+        Arguments
+        ---------
+        tokenizer : sentencepiece.SentencePieceProcessor
+            The recogniser's.
+        sentences : list of str
+            Training transcripts.
+        folder : str or pathlib.Path
+            The run's folder.
+        """
+
+    def texts(self, recognition, tokenizer):
+        """Decode a batch.
+
+        Arguments
+        ---------
+        recognition : hyperconformer.integration.recognizer.Recognition
+            Of the batch.
+        tokenizer : sentencepiece.SentencePieceProcessor
+            The recogniser's.
+
+        Returns
+        -------
+        list of str
+        """
+        return [best[0].text for best in self.hypotheses(recognition, tokenizer)]
+
+
+class GreedySearcher(Searcher):
+    """The best token of each frame, collapsed: fast, one hypothesis."""
 
     def hypotheses(self, recognition, tokenizer):
         """Decode a batch.
@@ -62,7 +93,7 @@ class GreedySearcher:
         return found
 
 
-class CTCSearcher:
+class CTCSearcher(Searcher):
     """SpeechBrain's CTC beam search: several readings, hot words, language models.
 
     A hypothesis is scored by its CTC log-probability, plus ``lm_weight`` times that
@@ -179,22 +210,6 @@ class CTCSearcher:
             **options,
         )
 
-    def texts(self, recognition, tokenizer):
-        """Decode a batch.
-
-        Arguments
-        ---------
-        recognition : hyperconformer.integration.recognizer.Recognition
-            Of the batch.
-        tokenizer : sentencepiece.SentencePieceProcessor
-            The recogniser's.
-
-        Returns
-        -------
-        list of str
-        """
-        return [best[0].text for best in self.hypotheses(recognition, tokenizer)]
-
     def hypotheses(self, recognition, tokenizer):
         """Decode a batch.
 
@@ -296,7 +311,7 @@ class NGramSearcher(CTCSearcher):
         super().prepare(tokenizer, sentences, folder)
 
 
-class JointSearcher(S2STransformerBeamSearcher):
+class JointSearcher(Searcher, S2STransformerBeamSearcher):
     """SpeechBrain's beam search over the parts of a recogniser.
 
     A hypothesis is scored by the decoder, the CTC head and, in shallow fusion, a
@@ -419,22 +434,6 @@ class JointSearcher(S2STransformerBeamSearcher):
         """
         if self.lm_tokenizer is not None:
             _require_same_tokens(tokenizer, self.lm_tokenizer, self.lm_folder)
-
-    def texts(self, recognition, tokenizer):
-        """Decode a batch.
-
-        Arguments
-        ---------
-        recognition : hyperconformer.integration.recognizer.Recognition
-            Of the batch.
-        tokenizer : sentencepiece.SentencePieceProcessor
-            The recogniser's.
-
-        Returns
-        -------
-        list of str
-        """
-        return [best[0].text for best in self.hypotheses(recognition, tokenizer)]
 
     def hypotheses(self, recognition, tokenizer):
         """Decode a batch.

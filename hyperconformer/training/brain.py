@@ -7,7 +7,6 @@ import time
 import speechbrain as sb
 import torch
 import yaml
-from speechbrain.decoders.ctc import ctc_greedy_decode
 from speechbrain.utils.checkpoints import (
     average_checkpoints,
     mark_as_loader,
@@ -15,6 +14,7 @@ from speechbrain.utils.checkpoints import (
     register_checkpoint_hooks,
 )
 
+from hyperconformer.decoding import GreedySearcher
 from hyperconformer.masks import lengths_to_padding_mask
 from hyperconformer.plots import plot_training
 from hyperconformer.training.results import write_errors
@@ -349,14 +349,9 @@ class ASRBrain(TrainingBrain):
         return loss
 
     def _decode(self, predictions, stage):
-        search = self.hparams.test_search
-        if stage == sb.Stage.TEST and search is not None:
-            texts = search.texts(predictions, self.tokenizer)
-        else:
-            lengths = predictions.relative_lengths
-            ids = ctc_greedy_decode(predictions.ctc, lengths, blank_id=0)
-            texts = [self.tokenizer.decode_ids(sequence) for sequence in ids]
-        return [text.split() for text in texts]
+        search = self.hparams.test_search if stage == sb.Stage.TEST else None
+        search = search or GreedySearcher()
+        return [text.split() for text in search.texts(predictions, self.tokenizer)]
 
     def on_stage_start(self, stage, epoch=None):
         """Reshuffle for a new epoch, or prepare the error counts."""
