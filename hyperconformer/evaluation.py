@@ -3,11 +3,10 @@
 import csv
 import pathlib
 
-import numpy as np
 from speechbrain.utils.metric_stats import ErrorRateStats
 from tqdm import tqdm
 
-BOOTSTRAP_SAMPLES = 2000
+from hyperconformer.bootstrap import error_rate_interval
 
 
 def evaluate(asr, manifest, progress=True):
@@ -53,28 +52,18 @@ def evaluate(asr, manifest, progress=True):
     return stats
 
 
-def interval(stats, level=0.95, seed=0):
-    """A bootstrap interval of an error rate, by drawing utterances anew.
-
-    Bisani and Ney, "Bootstrap estimates for confidence intervals in ASR performance
-    evaluation", ICASSP 2004. Utterances of a speaker resemble each other, so that the
-    interval is too narrow for other speakers.
+def interval(stats):
+    """A 95 % bootstrap interval of an error rate, see :mod:`hyperconformer.bootstrap`.
 
     Arguments
     ---------
     stats : ErrorRateStats
         With at least one utterance.
-    level : float
-        Share of the drawings that lie inside.
-    seed : int
-        Of the drawings.
 
     Returns
     -------
-    low : float
-        In percent.
-    high : float
-        In percent.
+    low, high : float
+        In percent; both the rate itself where there is a single utterance.
 
     Example
     -------
@@ -84,18 +73,11 @@ def interval(stats, level=0.95, seed=0):
     >>> low <= stats.summarize("WER") <= high
     True
     """
-    errors, lengths = np.array(
-        [
-            (
-                score["insertions"] + score["deletions"] + score["substitutions"],
-                score["num_ref_tokens"],
-            )
-            for score in stats.scores
-        ]
-    ).T
-    drawn = np.random.default_rng(seed).integers(
-        len(errors), size=(BOOTSTRAP_SAMPLES, len(errors))
+    if len(stats.scores) == 1:
+        return (stats.summarize("error_rate"),) * 2
+    return error_rate_interval(
+        {
+            index: (score["num_ref_tokens"], score["num_edits"])
+            for index, score in enumerate(stats.scores)
+        }
     )
-    rates = 100 * errors[drawn].sum(1) / np.maximum(lengths[drawn].sum(1), 1)
-    low, high = np.quantile(rates, [(1 - level) / 2, (1 + level) / 2])
-    return float(low), float(high)

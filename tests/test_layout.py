@@ -9,7 +9,7 @@ PACKAGE = pathlib.Path(__file__).resolve().parents[1] / "hyperconformer"
 
 # Lower floors know nothing of higher ones.
 FLOORS = [
-    ("ops", "masks", "audio", "dropout", "longform", "transcription"),
+    ("ops", "masks", "audio", "bootstrap", "dropout", "longform", "transcription"),
     ("mixers",),
     ("registry",),
     ("encoder", "lm", "config", "corpora", "ngram", "plots", "safe_yaml"),

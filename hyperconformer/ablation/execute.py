@@ -15,7 +15,8 @@ import time
 from filelock import FileLock, Timeout
 from tqdm import tqdm
 
-from hyperconformer.ablation.statistics import error_rate_interval, read_errors
+from hyperconformer.ablation.statistics import read_errors
+from hyperconformer.bootstrap import error_rate_interval
 from hyperconformer.corpora.manifest import write_atomically
 
 

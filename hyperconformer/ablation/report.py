@@ -7,11 +7,8 @@ import statistics
 
 from hyperconformer.ablation import pictures
 from hyperconformer.ablation.plan import label
-from hyperconformer.ablation.statistics import (
-    error_rate_difference,
-    expected_best,
-    read_errors,
-)
+from hyperconformer.ablation.statistics import expected_best, read_errors
+from hyperconformer.bootstrap import error_rate_difference
 
 # Column of a row to its heading in the table and how a value is printed there.
 COLUMNS = {

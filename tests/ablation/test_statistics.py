@@ -5,11 +5,8 @@ import itertools
 import numpy as np
 import pytest
 
-from hyperconformer.ablation.statistics import (
-    error_rate_difference,
-    error_rate_interval,
-    expected_best,
-)
+from hyperconformer.ablation.statistics import expected_best
+from hyperconformer.bootstrap import error_rate_difference, error_rate_interval
 
 
 def test_the_interval_covers_the_truth_as_often_as_it_says():
