@@ -135,8 +135,6 @@ def padded_batch():
 @pytest.mark.parametrize("attention", STOCK_TYPES)
 @pytest.mark.parametrize("chunked", [False, True])
 def test_batch_equals_alone(attention, chunked):
-    if attention == "hypermixing" and chunked:
-        pytest.skip("HyperMixing in chunks is refused, see the next test")
     model = HyperConformerASR(**settings(attention=attention)).eval()
     config = DynChunkTrainConfig(4, 1) if chunked else None
     x, dirty, lengths = padded_batch()
@@ -162,7 +160,7 @@ def test_speechbrain_itself_fails_batch_equals_alone():
 @pytest.mark.parametrize("attention", STOCK_TYPES)
 def test_nan_in_the_padding_reaches_no_gradient(attention):
     model = HyperConformerASR(**settings(attention=attention))
-    config = None if attention == "hypermixing" else DynChunkTrainConfig(4, 0)
+    config = DynChunkTrainConfig(4, 0)
     _, dirty, lengths = padded_batch()
     encoded = model.encode(dirty, lengths / 40, dynchunktrain_config=config)
     encoded[0, :25].square().sum().backward()
