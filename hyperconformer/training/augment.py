@@ -38,3 +38,91 @@ class SpeedPerturb(nn.Module):
         """(B, N) samples in, (B, about 100 N / speed) out."""
         index = torch.randint(len(self.speed_percent), ()).item()
         return torchaudio.functional.resample(wavs, self.speed_percent[index], 100)
+
+
+class VocalTractWarp(nn.Module):
+    """Give each utterance another length of vocal tract.
+
+    "Vocal Tract Length Perturbation (VTLP) improves speech recognition", Jaitly and
+    Hinton, 2013, equation 1: frequencies below 4800 Hz are multiplied by a factor of
+    the utterance, those above are stretched so that the highest stays where it is.
+    Unlike a change of speed it leaves the tempo alone.
+
+    Arguments
+    ---------
+    largest : float
+        Factors are drawn from 1 - largest to 1 + largest; 0 leaves all as it is.
+    num_features : int
+        Mel filters of the features, spread as SpeechBrain's Fbank spreads them.
+    sample_rate_hz : int
+        Of the samples.
+
+    Raises
+    ------
+    ValueError
+        If ``largest`` is not in [0, 0.5].
+
+    Example
+    -------
+    >>> VocalTractWarp(0.1, 80, 16000)(torch.randn(2, 50, 80)).shape
+    torch.Size([2, 50, 80])
+    """
+
+    HIGHEST_SCALED_HZ = 4800.0
+
+    def __init__(self, largest, num_features, sample_rate_hz):
+        super().__init__()
+        if not 0 <= largest <= 0.5:
+            raise ValueError(f"vocal tracts warp by 0 to 0.5, got {largest}")
+        self.largest = largest
+        self.num_features = num_features
+        self.nyquist_hz = sample_rate_hz / 2
+
+    def forward(self, features):
+        """(B, T, F) log-mel features in, the same shape out."""
+        if self.largest == 0:
+            return features
+        spread = 2 * torch.rand(len(features), 1, device=features.device) - 1
+        return self.warp(features, 1 + self.largest * spread)
+
+    def warp(self, features, factors):
+        """Read each filter where the warped spectrum has it.
+
+        Arguments
+        ---------
+        features : torch.Tensor
+            (B, T, F) log-mel features.
+        factors : torch.Tensor
+            (B, 1) factors.
+
+        Returns
+        -------
+        torch.Tensor
+            (B, T, F), interpolated between neighbouring filters.
+        """
+        filters = torch.arange(self.num_features, device=features.device)
+        step_mel = _mel(torch.tensor(self.nyquist_hz)) / (self.num_features + 1)
+        centres_hz = _hz((filters + 1) * step_mel)
+        places = _mel(self._warped_hz(centres_hz, factors)) / step_mel - 1
+        places = places.clamp(0, self.num_features - 1).to(features.dtype)
+        below = places.floor().long().clamp(max=self.num_features - 2)
+        part = (places - below).unsqueeze(1)  # (B, 1, F)
+        below = below.unsqueeze(1).expand_as(features)
+        return torch.lerp(
+            features.gather(-1, below), features.gather(-1, below + 1), part
+        )
+
+    def _warped_hz(self, hz, factors):
+        top, nyquist = self.HIGHEST_SCALED_HZ * factors.clamp(max=1), self.nyquist_hz
+        slope = (nyquist - top) / (nyquist - top / factors)
+        return torch.where(
+            hz <= top / factors, hz * factors, nyquist - slope * (nyquist - hz)
+        )
+
+
+def _mel(hz):
+    return 2595 * torch.log10(1 + hz / 700)
+
+
+def _hz(mel):
+    return 700 * (10 ** (mel / 2595) - 1)

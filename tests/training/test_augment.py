@@ -1,10 +1,11 @@
-"""Speed perturbation."""
+"""Augmentation: another speed, another vocal tract."""
 
 import pytest
 import torch
 from speechbrain.augment.time_domain import SpeedPerturb as StockSpeedPerturb
+from speechbrain.lobes.features import Fbank
 
-from hyperconformer.training.augment import SpeedPerturb
+from hyperconformer.training.augment import SpeedPerturb, VocalTractWarp
 
 
 @pytest.mark.parametrize("percent", [80, 92, 116])
@@ -40,3 +41,45 @@ def test_draws_every_speed():
 def test_impossible_speeds_are_refused(bad):
     with pytest.raises(ValueError, match="positive percents"):
         SpeedPerturb(bad)
+
+
+def heard_filter(hz):
+    """Which of Fbank's 80 filters a tone is loudest in."""
+    time = torch.arange(16000) / 16000
+    tone = torch.sin(2 * torch.pi * hz * time).unsqueeze(0)
+    features = Fbank(sample_rate=16000, n_fft=512, n_mels=80)(tone)
+    return features, features[0, 50].argmax().item()
+
+
+@pytest.mark.parametrize("factor", [0.9, 1.1])
+@pytest.mark.parametrize("hz", [1200, 3000])
+def test_warping_moves_a_tone_to_its_frequency(hz, factor):
+    features, _ = heard_filter(hz)
+    warped = VocalTractWarp(0.1, 80, 16000).warp(features, torch.tensor([[factor]]))
+    # What the warped features hold at f they read at f * factor.
+    _, expected = heard_filter(hz / factor)
+    assert abs(warped[0, 50].argmax().item() - expected) <= 1
+
+
+def test_warping_keeps_the_ends_and_the_tempo():
+    features = torch.randn(2, 7, 80)
+    warp = VocalTractWarp(0.1, 80, 16000)
+    assert torch.allclose(
+        warp.warp(features, torch.ones(2, 1)), features, atol=1e-3, rtol=0
+    )
+    # An event in time stays there, and a flat spectrum stays flat.
+    flat = torch.zeros(1, 7, 80)
+    flat[:, 3] = 1.0
+    assert torch.allclose(warp.warp(flat, torch.tensor([[1.1]])), flat)
+
+
+def test_each_utterance_has_its_own_factor():
+    features = torch.randn(1, 5, 80).expand(4, -1, -1)
+    warped = VocalTractWarp(0.2, 80, 16000)(features)
+    assert not torch.equal(warped[0], warped[1])
+    assert VocalTractWarp(0, 80, 16000)(features) is features
+
+
+def test_impossible_warps_are_refused():
+    with pytest.raises(ValueError, match="0 to 0.5"):
+        VocalTractWarp(1.5, 80, 16000)
