@@ -22,7 +22,7 @@ from hyperconformer.encoder import (
     prefixed,
     within,
 )
-from hyperconformer.masks import last_frames, num_real
+from hyperconformer.masks import last_frames
 
 
 class ConvolutionModule(nn.Module):
@@ -156,7 +156,7 @@ class ConvolutionModule(nn.Module):
         if state is not None:
             if chunk is None and not self.causal:
                 raise ValueError("a convolution that looks ahead streams in chunks")
-            new = num_real(x, padding_mask)
+            new = None if padding_mask is None else (~padding_mask).sum(1)
             x, left = torch.cat([state["past"], x], dim=1), 0
             state = {"past": last_frames(x, new, self.left)}
         if chunk is None and not self.causal:

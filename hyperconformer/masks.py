@@ -160,26 +160,6 @@ def chunk_mask(num_frames, rule, device=None):
     return hidden
 
 
-def num_real(x, padding_mask=None):
-    """How many real frames each sequence has.
-
-    Arguments
-    ---------
-    x : torch.Tensor
-        (B, T, ...) frames.
-    padding_mask : torch.Tensor, optional
-        (B, T) bool, True = padding.
-
-    Returns
-    -------
-    torch.Tensor
-        (B,) int64.
-    """
-    if padding_mask is None:
-        return torch.full((x.shape[0],), x.shape[1], device=x.device)
-    return (~padding_mask).sum(1)
-
-
 def last_frames(history, num_new, length):
     """What streams remember of their past and of a step: the last rows of each.
 
@@ -187,9 +167,9 @@ def last_frames(history, num_new, length):
     ---------
     history : torch.Tensor
         (B, length + T, ...) what was remembered, then the T rows of the step.
-    num_new : torch.Tensor
+    num_new : torch.Tensor or None
         (B,) int64 from 0 to T, how many rows of the step are real; those after
-        them are padding.
+        them are padding. None = all are real.
     length : int
         Rows to remember.
 
@@ -204,6 +184,8 @@ def last_frames(history, num_new, length):
     >>> last_frames(history, torch.tensor([2, 0]), 2).tolist()
     [[3, 4], [5, 6]]
     """
+    if num_new is None:
+        return history[:, history.shape[1] - length :]
     stream = torch.arange(history.shape[0], device=history.device)
     row = num_new[:, None] + torch.arange(length, device=history.device)
     return history[stream[:, None], row]

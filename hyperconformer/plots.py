@@ -37,6 +37,36 @@ def read_train_log(path):
     return columns
 
 
+def read_test_log(path):
+    """Read the results of the sets from SpeechBrain's ``train_log.txt``.
+
+    Arguments
+    ---------
+    path : str or pathlib.Path
+        The log.
+
+    Returns
+    -------
+    dict of str to dict of str to float
+        Set to its ``loss``, ``WER`` and ``CER``, of the last time that it was decoded.
+
+    Example
+    -------
+    >>> import tempfile
+    >>> log = pathlib.Path(tempfile.mkdtemp()) / "train_log.txt"
+    >>> _ = log.write_text("test set: test_640ms - test loss: 0.1, test WER: 9.5\\n")
+    >>> read_test_log(log)
+    {'test_640ms': {'loss': 0.1, 'WER': 9.5}}
+    """
+    results = {}
+    for line in pathlib.Path(path).read_text(encoding="utf-8").splitlines():
+        name, _, stats = line.removeprefix("test set: ").partition(" - ")
+        if line.startswith("test set: "):
+            pairs = re.findall(r"test (\w+): ([-+.\deE]+|nan|inf)", stats)
+            results[name] = {key: float(value) for key, value in pairs}
+    return results
+
+
 def plot_training(log, picture):
     """Draw the losses, and error rates or perplexities, against epochs.
 
@@ -69,6 +99,40 @@ def plot_training(log, picture):
     for axes in (losses, measures):
         axes.legend()
         axes.grid(alpha=0.3)
+    figure.tight_layout()
+    figure.savefig(picture, dpi=120)
+    pyplot.close(figure)
+
+
+def plot_latency(curves, picture):
+    """Draw error rates against latency, beside those of the whole utterance.
+
+    Arguments
+    ---------
+    curves : dict of str to dict of (float or None) to float
+        Model to the word error rate (%) at each latency in milliseconds; None is the
+        whole utterance.
+    picture : str or pathlib.Path
+        Where the PNG goes.
+    """
+    import matplotlib
+
+    matplotlib.use("Agg")
+    from matplotlib import pyplot
+
+    figure, axes = pyplot.subplots(figsize=(7, 4.5))
+    for name, rates in curves.items():
+        points = sorted((ms, rate) for ms, rate in rates.items() if ms is not None)
+        (line,) = axes.plot(*zip(*points), "o-", label=name)
+        if None in rates:
+            axes.axhline(rates[None], color=line.get_color(), linestyle="--", alpha=0.6)
+    axes.set(
+        xlabel="latency (ms); dashed: the whole utterance",
+        ylabel="word error rate (%)",
+        ylim=(0, None),
+    )
+    axes.grid(alpha=0.3)
+    axes.legend()
     figure.tight_layout()
     figure.savefig(picture, dpi=120)
     pyplot.close(figure)

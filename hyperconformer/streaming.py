@@ -29,7 +29,7 @@ from hyperconformer.alignment import WORD_START
 from hyperconformer.audio import read_audio
 from hyperconformer.encoder import prefixed, within
 from hyperconformer.integration.asr import chunk_config, chunk_rule
-from hyperconformer.integration.frontend import frame_ms
+from hyperconformer.integration.frontend import frame_ms, heard_after, look_ahead_ms
 from hyperconformer.model_folder import load_model
 from hyperconformer.streaming_search import GreedySearch, PrefixBeamSearch
 from hyperconformer.transcription import Word
@@ -173,14 +173,10 @@ class StreamingModel:
         stft = extractor.features.compute_STFT
         self.sample_rate_hz, self.hop = stft.sample_rate, stft.hop_length
         self.chunk_features = self.chunk.chunk_frames * recognizer.frontend.stride
-        # A window of the STFT is centred on its frame and, where it is shorter than
-        # the FFT, in the middle of it: what is right of it meets zeros.
-        self.before = stft.n_fft // 2
-        right = (stft.n_fft - stft.win_length) // 2 + stft.win_length - self.before
+        self.before, right = stft.n_fft // 2, heard_after(stft)
         self.unheard = self.before - right
         self.capacity = (self.chunk_features - 1) * self.hop + self.before + right
-        look_ahead = max(right - self.hop, 0)
-        self.latency_ms = chunk_ms + 1000 * look_ahead / self.sample_rate_hz
+        self.latency_ms = chunk_ms + look_ahead_ms(extractor)
         self.device = extractor.mean.device
         self.model_id = self._identity()
         self.init_state(1)  # A part that cannot stream says so now.
@@ -268,7 +264,7 @@ class StreamingModel:
                 f"{state.model_id[:12]}, here {self.model_id[:12]}"
             )
 
-    @torch.no_grad()
+    @torch.inference_mode()
     def feed(self, state, samples, last=False):
         """Take the next samples of each stream, and recognise the chunks they fill.
 

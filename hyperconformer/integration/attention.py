@@ -107,12 +107,13 @@ class _Attention(TokenMixer):
         # A padded frame that sees nothing sees all: a softmax over nothing is NaN.
         hidden = hidden & ~hidden.all(dim=2, keepdim=True)
 
+        real = None if padding_mask is None else new
         by_head = (tensor.transpose(1, 2) for tensor in (q, keys, values))
         y = self._read(*by_head, hidden.unsqueeze(1)).transpose(1, 2).flatten(2)
         return self._output(y), {
             "frames_seen": seen + new,
-            "keys": last_frames(keys, new, past).to(state["keys"].dtype),
-            "values": last_frames(values, new, past).to(state["values"].dtype),
+            "keys": last_frames(keys, real, past).to(state["keys"].dtype),
+            "values": last_frames(values, real, past).to(state["values"].dtype),
         }
 
     def _attend(self, x, hidden, padding_mask):

@@ -251,6 +251,8 @@ def _reflected(layer, x, lengths):
 
 def _cleared(x, lengths):
     """Zeros past each end."""
+    if (lengths == x.shape[1]).all():
+        return x
     mask = lengths_to_padding_mask(lengths, x.shape[1])
     return x.masked_fill(mask[:, :, None, None], 0.0)
 
@@ -303,6 +305,36 @@ def frame_ms(extractor, frontend):
     """
     stft = extractor.features.compute_STFT
     return frontend.stride * stft.hop_length * 1000 / stft.sample_rate
+
+
+def look_ahead_ms(extractor):
+    """How far the features of a chunk look past its end.
+
+    A window is centred on its frame, the last of which lies a hop before the end.
+
+    Arguments
+    ---------
+    extractor : FeatureExtractor
+        Samples to features.
+
+    Returns
+    -------
+    float
+        In milliseconds.
+    """
+    stft = extractor.features.compute_STFT
+    samples = max(heard_after(stft) - stft.hop_length, 0)
+    return samples * 1000 / stft.sample_rate
+
+
+def heard_after(stft):
+    """How many samples after its frame a window of a centred STFT hears.
+
+    Where the window is shorter than the FFT it lies in the middle of it: what is right
+    of it meets zeros.
+    """
+    end = (stft.n_fft - stft.win_length) // 2 + stft.win_length
+    return end - stft.n_fft // 2
 
 
 def _normalize_each(features, lengths):

@@ -359,8 +359,6 @@ class HyperGLU(nn.Module):
         """
         cfg = self.cfg
         before = state["frames_seen"]
-        if num_frames is None:
-            num_frames = torch.full_like(before, x.shape[1])
         inputs = x
         if cfg.use_kv_conv:
             inputs = torch.cat([state["inputs"].to(x.dtype), x], dim=1)
@@ -385,7 +383,8 @@ class HyperGLU(nn.Module):
             )
             for name, tensor in history.items()
         }
-        return y, {**after, "frames_seen": before + num_frames}
+        new = x.shape[1] if num_frames is None else num_frames
+        return y, {**after, "frames_seen": before + new}
 
     def _keys_values(self, x, inputs, position):
         """k (B, T, qk_rank), rotated, and v (B, T, vo_rank).

@@ -578,6 +578,7 @@ def sinusoids(positions, width):
     return codes.flatten(-2)[..., :width].contiguous()
 
 
+@functools.lru_cache(maxsize=8)
 def sinusoidal_frequencies(width):
     """The frequency of each channel of :func:`sinusoids`.
 
@@ -590,11 +591,12 @@ def sinusoidal_frequencies(width):
     -------
     torch.Tensor
         (width,) float32, from the CPU whatever the device: late positions magnify a
-        last bit.
+        last bit. One tensor serves every caller: not to be changed in place.
     """
-    steps = torch.arange(0, width, 2, dtype=torch.float32, device="cpu")
-    frequencies = torch.exp(steps * -(math.log(10000.0) / width))
-    return frequencies.repeat_interleave(2)[:width]
+    with torch.inference_mode(False), torch.device("cpu"):
+        steps = torch.arange(0, width, 2, dtype=torch.float32)
+        frequencies = torch.exp(steps * -(math.log(10000.0) / width))
+        return frequencies.repeat_interleave(2)[:width]
 
 
 @functools.lru_cache(maxsize=8)

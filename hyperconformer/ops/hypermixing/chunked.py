@@ -299,7 +299,8 @@ def _add(x, codes):
 
 def _by_chunk(x, size, heads):
     """(B, T, D) to a view (H, B N, C, d) of N chunks of C frames, the last filled."""
-    x = F.pad(x, (0, 0, 0, -x.shape[1] % size))
+    if x.shape[1] % size:  # F.pad by nothing is a copy.
+        x = F.pad(x, (0, 0, 0, -x.shape[1] % size))
     return x.reshape(-1, size, heads, x.shape[-1] // heads).permute(2, 0, 1, 3)
 
 
