@@ -10,7 +10,7 @@ import speechbrain
 import torch
 
 from benchmarks.report import suite_markdown, write_csv, write_report
-from benchmarks.suites import SUITES
+from benchmarks.suites import LONG_SUITES, SUITES
 
 RESULTS = pathlib.Path(__file__).parent / "results"
 
@@ -40,7 +40,8 @@ def main(arguments=None):
         "suites",
         nargs="*",
         metavar="SUITE",
-        help=f"of {', '.join(SUITES)}, or report; all of them unless named",
+        help=f"of {', '.join(SUITES)}, or report; "
+        f"unless named, all but {', '.join(LONG_SUITES)}",
     )
     parser.add_argument("--threads", type=int, default=2, help="CPU threads")
     parser.add_argument(
@@ -58,7 +59,7 @@ def main(arguments=None):
     options.results.mkdir(parents=True, exist_ok=True)
     facts = environment(options.threads)
     refused = 0
-    for suite in options.suites or SUITES:
+    for suite in options.suites or [s for s in SUITES if s not in LONG_SUITES]:
         if suite == "report":
             continue
         torch.manual_seed(0)

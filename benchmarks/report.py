@@ -202,6 +202,26 @@ def scaling_table(rows):
     return markdown_table(["mixer", *map(str, lengths), "exponent"], lines)
 
 
+def streaming_table(rows):
+    """Seconds of compute for a second of audio, in the first and the last minute."""
+    lines = []
+    for row in rows:
+        chunk_ms = float(row.case.split()[-2])
+        lines.append(
+            [
+                row.contender,
+                f"{row.peer_p50_ms / chunk_ms:.4f}",
+                f"{row.p50_ms / chunk_ms:.4f} "
+                f"({row.p20_ms / chunk_ms:.4f} to {row.p80_ms / chunk_ms:.4f})",
+                f"**{1 / row.ratio_p50:.3f}**",
+                f"{row.peer_kept_bytes:,} / {row.kept_bytes:,}",
+                f"{row.peer_peak_bytes / MB:.1f} / {row.peak_bytes / MB:.1f}",
+            ]
+        )
+    header = "mixer|first minute|last minute|last / first|state bytes|process MiB"
+    return markdown_table(header.split("|"), lines)
+
+
 def _by_contender(rows):
     times = {}
     for row in rows:
@@ -216,6 +236,7 @@ TABLES = {
     "encoder": (race_table,),
     "hyperglu": (race_table,),
     "scaling": (scaling_table,),
+    "streaming": (streaming_table,),
 }
 
 

@@ -6,6 +6,7 @@ import sys
 import torch
 
 from benchmarks import cases
+from benchmarks import streaming as streams
 from benchmarks.timing import (
     Disagreement,
     Row,
@@ -162,7 +163,15 @@ def memory(budget_s):
             )
 
 
+def streaming(budget_s):
+    """An hour of a stream in each mixer: ``budget_s`` does not shorten it."""
+    for name, model in streams.MODELS.items():
+        yield streams.cost_of_an_hour(streams.streaming_model(*model), name)
+
+
 SUITES = {
     suite.__name__: suite
-    for suite in (mixing, limit, memory, encoder, hyperglu, scaling)
+    for suite in (mixing, limit, memory, encoder, hyperglu, scaling, streaming)
 }
+# Only where they are named.
+LONG_SUITES = {"streaming"}

@@ -276,7 +276,7 @@ class MultiHeadHyperMixing(TokenMixer):
                 d_model, max_length, sinusoidal_codes
             )
         # As integers, so that a cast of the module to half precision leaves them exact.
-        bits = sinusoidal_frequencies(d_model).view(torch.int32)
+        bits = sinusoidal_frequencies(d_model).clone().view(torch.int32)
         self.register_buffer("frequency_bits", bits, persistent=False)
         self.normalize_by_frames = normalize_by_frames
         self.decay = None
