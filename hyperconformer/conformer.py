@@ -16,12 +16,12 @@ from torch import nn
 from hyperconformer.dropout import Dropout
 from hyperconformer.encoder import (
     EncoderStack,
-    FeedForward,
     build_encoder_mixer,
     named_norm,
     prefixed,
     within,
 )
+from hyperconformer.feed_forward import FeedForward
 from hyperconformer.masks import last_frames
 
 

@@ -1,4 +1,4 @@
-"""What every encoder shares: the stack of layers, the feed-forward, the mixer's place.
+"""What every encoder shares: the stack of layers and the mixer's place.
 
 The parameters bear SpeechBrain's names, so that its checkpoints load here.
 """
@@ -8,7 +8,6 @@ from collections import OrderedDict
 import torch
 from torch import nn
 
-from hyperconformer.dropout import Dropout
 from hyperconformer.registry import build_mixer, mixer_class, mixer_options
 
 
@@ -152,35 +151,6 @@ def within(name, state):
     return {
         key[start:]: value for key, value in state.items() if key[:start] == f"{name}."
     }
-
-
-class FeedForward(nn.Module):
-    """Position-wise feed-forward: Linear, activation, dropout, Linear.
-
-    Arguments
-    ---------
-    d_model : int
-        Width of the frames.
-    d_ffn : int
-        Width of the hidden layer.
-    activation : type
-        Activation class.
-    dropout : float
-        Dropout rate of the hidden layer.
-    """
-
-    def __init__(self, d_model, d_ffn, activation=nn.SiLU, dropout=0.0):
-        super().__init__()
-        self.ffn = nn.Sequential(
-            nn.Linear(d_model, d_ffn),
-            activation(),
-            Dropout(dropout),
-            nn.Linear(d_ffn, d_model),
-        )
-
-    def forward(self, x):
-        """(B, T, D) in, (B, T, D) out."""
-        return self.ffn(x)
 
 
 def build_encoder_mixer(

@@ -10,6 +10,7 @@ PACKAGE = pathlib.Path(__file__).resolve().parents[1] / "hyperconformer"
 # Lower floors know nothing of higher ones.
 FLOORS = [
     ("ops", "masks", "audio", "bootstrap", "dropout", "longform", "transcription"),
+    ("feed_forward",),
     ("mixers",),
     ("registry",),
     ("encoder", "lm", "config", "corpora", "ngram", "plots", "safe_yaml"),
@@ -24,7 +25,8 @@ FLOORS = [
 ]
 # The parts of the model that work without SpeechBrain.
 WITHOUT_SPEECHBRAIN = {
-    *("ops", "masks", "audio", "dropout", "mixers", "registry", "encoder", "lm"),
+    *("ops", "masks", "audio", "dropout", "feed_forward", "mixers", "registry"),
+    *("encoder", "lm"),
     *("branchformer", "conformer", "transformer"),
 }
 
