@@ -63,7 +63,7 @@ class FeedForward(nn.Module):
 
 
 def _in_blocks(activation):
-    """Whether :class:`_FeedForward` knows an activation, a GELU only as the exact one."""
+    """Whether :class:`_FeedForward` knows an activation; of GELUs the exact one."""
     known = type(activation) in ACTIVATIONS
     return known and getattr(activation, "approximate", "none") == "none"
 

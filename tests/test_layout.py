@@ -10,7 +10,7 @@ PACKAGE = pathlib.Path(__file__).resolve().parents[1] / "hyperconformer"
 # Lower floors know nothing of higher ones.
 FLOORS = [
     ("ops", "masks", "audio", "bootstrap", "dropout", "longform", "transcription"),
-    ("feed_forward",),
+    ("convolution", "feed_forward"),
     ("mixers",),
     ("registry",),
     ("encoder", "lm", "config", "corpora", "ngram", "plots", "safe_yaml"),
@@ -25,8 +25,8 @@ FLOORS = [
 ]
 # The parts of the model that work without SpeechBrain.
 WITHOUT_SPEECHBRAIN = {
-    *("ops", "masks", "audio", "dropout", "feed_forward", "mixers", "registry"),
-    *("encoder", "lm"),
+    *("ops", "masks", "audio", "convolution", "dropout", "feed_forward", "mixers"),
+    *("registry", "encoder", "lm"),
     *("branchformer", "conformer", "transformer"),
 }
 

@@ -14,12 +14,16 @@ from speechbrain.lobes.models import convolution
 from speechbrain.processing.features import spectral_magnitude
 from torch import nn
 
-from hyperconformer.dropout import replace_dropout
+from hyperconformer.convolution import convolve_maps
+from hyperconformer.dropout import is_eager_cpu, replace_dropout
 from hyperconformer.masks import (
     last_frames,
     lengths_to_padding_mask,
     relative_to_frames,
 )
+
+GROUP_SIZE = 2**21
+"""Numbers in a feature map: that of one long utterance, or of several short ones."""
 
 
 class ConvolutionFrontEnd(convolution.ConvolutionFrontEnd):
@@ -109,9 +113,29 @@ class ConvolutionFrontEnd(convolution.ConvolutionFrontEnd):
         given = lengths is not None
         if lengths is None:
             lengths = torch.full((x.shape[0],), x.shape[1], device=x.device)
-        convolve = _after_zeros if self.causal else _reflected
-        x, lengths = self._through_blocks(x, lengths, convolve)
+        x, lengths = self._in_groups(x, lengths)
         return (x, lengths) if given else x
+
+    def _in_groups(self, x, lengths):
+        """The blocks, for as many utterances at once as a CPU's cache holds."""
+        convolve = _after_zeros if self.causal else _reflected
+        size = len(x)
+        if is_eager_cpu(x):
+            size = max(1, int(GROUP_SIZE / (x[0].numel() * self._widening)))
+        if size >= len(x):
+            return self._through_blocks(x, lengths, convolve)
+        groups = zip(x.split(size), lengths.split(size))
+        parts = [self._through_blocks(*group, convolve) for group in groups]
+        x, lengths = zip(*parts)
+        return torch.cat(x), torch.cat(lengths)
+
+    @property
+    def _widening(self):
+        """Numbers in the first convolution's output for each in its input."""
+        for layer in self.modules():
+            if isinstance(layer, convolution.Conv2d):
+                return layer.conv.out_channels / math.prod(layer.stride)
+        return 1
 
     @torch.no_grad()
     def init_state(self, batch_size, *, device=None, dtype=None):
@@ -263,14 +287,14 @@ def _convolve(layer, x, time_pad=0):
     freq_pad = layer.dilation[0] * (layer.kernel_size[0] - 1) // 2
     x = x.permute(0, 3, 1, 2)
     x = F.pad(x, (freq_pad, freq_pad, time_pad, time_pad), mode=layer.padding_mode)
-    return F.conv2d(
-        x,
+    return convolve_maps(
+        x.permute(0, 2, 3, 1),
         layer.conv.weight.transpose(2, 3),
         layer.conv.bias,
         stride=layer.stride[::-1],
         dilation=layer.dilation[::-1],
         groups=layer.conv.groups,
-    ).permute(0, 2, 3, 1)
+    )
 
 
 def _reflect_ends(x, lengths, width):
