@@ -20,6 +20,8 @@ from hyperconformer.plots import plot_training
 from hyperconformer.training.results import write_errors
 from hyperconformer.training.resume import RandomStates
 
+SECONDS_BETWEEN_CURVES = 60
+
 
 def consistency_loss(log_probs, lengths, token_counts):
     """How far two augmented views of each utterance disagree, frame by frame.
@@ -78,6 +80,7 @@ class TrainingBrain(sb.Brain):
         self.hparams.sorting = "by the batch sampler"
         self.batch_sampler = train_loader["batch_sampler"]
         self.train_s = 0.0
+        self.curve_drawn = time.monotonic()
         self.loader_random = train_loader["generator"]
         self.checkpointer.add_recoverable(
             "random_states",
@@ -176,7 +179,7 @@ class TrainingBrain(sb.Brain):
             self.hparams.lr_schedule(self.optimizer)
 
     def end_epoch(self, epoch, train_stats, valid_stats, **keep):
-        """Log, keep a checkpoint and redraw the curve.
+        """Log, keep a checkpoint and redraw the curve, once a minute and at the end.
 
         Arguments
         ---------
@@ -200,8 +203,16 @@ class TrainingBrain(sb.Brain):
             meta={**valid_stats, "epoch": epoch}, **keep
         )
         if sb.utils.distributed.if_main_process():
-            log = pathlib.Path(self.hparams.train_logger.save_file)
-            plot_training(log, log.with_name("curve.png"))
+            last = epoch == self.hparams.number_of_epochs
+            last = last or self._optimizer_step_limit_exceeded
+            # A picture takes longer than an epoch of a tiny corpus.
+            if last or time.monotonic() - self.curve_drawn > SECONDS_BETWEEN_CURVES:
+                self._draw_curve()
+
+    def _draw_curve(self):
+        log = pathlib.Path(self.hparams.train_logger.save_file)
+        plot_training(log, log.with_name("curve.png"))
+        self.curve_drawn = time.monotonic()
 
     def find_checkpoints(self, **wanted):
         """The checkpoints to evaluate.

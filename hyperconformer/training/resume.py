@@ -17,6 +17,8 @@ import yaml
 from speechbrain.utils.checkpoints import (
     CKPT_PREFIX,
     METAFNAME,
+    PARAMFILE_EXT,
+    Checkpoint,
     Checkpointer,
     mark_as_loader,
     mark_as_saver,
@@ -109,6 +111,18 @@ class WholeCheckpointer(Checkpointer):
     def _list_checkpoint_dirs(self):
         return [path for path in super()._list_checkpoint_dirs() if _is_whole(path)]
 
+    @staticmethod
+    def _construct_checkpoint_objects(checkpoint_dirs):
+        # As SpeechBrain's, which parses each file anew a dozen times an epoch.
+        return [
+            Checkpoint(
+                path,
+                _read_meta(path),
+                {file.stem: file for file in path.glob(f"*{PARAMFILE_EXT}")},
+            )
+            for path in checkpoint_dirs
+        ]
+
     def _remove_remains(self):
         """Remove what a killed run has left half written or half deleted."""
         for path in self.checkpoints_dir.glob(f"{CKPT_PREFIX}*"):
@@ -138,15 +152,23 @@ def _finish(checkpoint):
 
 
 def _is_whole(path):
-    file = path / METAFNAME
-    if not file.is_file():
-        return False
-    meta = yaml.safe_load(file.read_text(encoding="utf-8"))
+    meta = _read_meta(path)
     # SpeechBrain's own checkpoints list no sizes.
     return isinstance(meta, dict) and all(
         (path / name).is_file() and (path / name).stat().st_size == size
         for name, size in meta.get(SIZES, {}).items()
     )
+
+
+def _read_meta(path):
+    """What a checkpoint says of itself; None where it says nothing yet."""
+    file = path / METAFNAME
+    return _parse_meta(file, file.stat().st_mtime_ns) if file.is_file() else None
+
+
+@functools.lru_cache(maxsize=64)
+def _parse_meta(file, changed_ns):
+    return yaml.safe_load(file.read_text(encoding="utf-8"))
 
 
 @functools.partial(register_checkpoint_hooks, save_on_main_only=False)
