@@ -1,8 +1,10 @@
 """Reading audio: any container, rate and channel count that libsndfile knows."""
 
 import functools
+import io
 import math
 import pathlib
+import re
 
 import numpy as np
 import scipy.signal
@@ -25,7 +27,7 @@ def read_audio(path, sample_rate_hz=16000):
     Arguments
     ---------
     path : str or pathlib.Path
-        The file.
+        The file, or where it stands in a tar archive: ``ARCHIVE.tar:OFFSET:BYTES``.
     sample_rate_hz : int
         Wanted rate; other rates are resampled, several channels are averaged.
 
@@ -62,12 +64,10 @@ def read_blocks(path, sample_rate_hz=16000):
     AudioError
         As :func:`read_audio`, when the fault is come to.
     """
-    path = pathlib.Path(path)
-    if not path.is_file():
-        raise AudioError(f"no such audio file: {path}")
+    source = _find_source(path)
     empty = True
     try:
-        with soundfile.SoundFile(path) as file:
+        with soundfile.SoundFile(source) as file:
             blocks = file.blocks(
                 max(BLOCK_SAMPLES // file.channels, 1), dtype="float32", always_2d=True
             )
@@ -81,6 +81,19 @@ def read_blocks(path, sample_rate_hz=16000):
         raise AudioError(f"{path}: {error}") from error
     if empty:
         raise AudioError(f"{path}: the audio holds no samples")
+
+
+def _find_source(path):
+    """What libsndfile shall open: a path, or the bytes of a member of an archive."""
+    member = re.fullmatch(r"(.+\.tar):(\d+):(\d+)", str(path))
+    file = pathlib.Path(member[1] if member else path)
+    if not file.is_file():
+        raise AudioError(f"no such audio file: {file}")
+    if member is None:
+        return file
+    with open(file, "rb") as archive:
+        archive.seek(int(member[2]))
+        return io.BytesIO(archive.read(int(member[3])))
 
 
 def prepare_samples(samples, rate_hz, sample_rate_hz):

@@ -55,6 +55,16 @@ def main(arguments=None):
     aloud.add_argument("--utterances", type=int, default=4, help="of each speaker")
     aloud.add_argument("--max-words", type=int, default=25, help="of an utterance")
     aloud.set_defaults(run=_read_aloud)
+    shards = commands.add_parser(
+        "shards", help="a corpus in a few large tar files, to train on"
+    )
+    shards.add_argument("corpus", metavar="CORPUS", help="its name, as librispeech")
+    shards.add_argument("data", metavar="DATA", help="where it lies")
+    shards.add_argument("output", metavar="OUTPUT", help="where the shards go")
+    shards.add_argument(
+        "--shard-mb", type=float, default=1000, metavar="MB", help="size of a shard"
+    )
+    shards.set_defaults(run=_shards)
     mixers = commands.add_parser("mixers", help="print a table of the token mixers")
     mixers.set_defaults(run=_mixers)
     ablate = commands.add_parser(
@@ -244,6 +254,18 @@ def _read_aloud(options):
         max_words=options.max_words,
     )
     print(f"{options.output}: {minutes:.1f} minutes of speech")
+    return 0
+
+
+def _shards(options):
+    from hyperconformer.corpora import prepare
+    from hyperconformer.corpora.shards import write_shards
+
+    manifests = prepare(
+        options.corpus, options.data, pathlib.Path(options.output) / "manifests"
+    )
+    number = write_shards(manifests, options.output, options.shard_mb)
+    print(f"{options.output}: {', '.join(manifests)} in {number} shards")
     return 0
 
 

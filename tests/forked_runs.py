@@ -4,6 +4,7 @@ As a script it imports everything and then waits for lines of JSON, each of whic
 for one run; :class:`Runner` is the other end.
 """
 
+import importlib
 import json
 import os
 import pathlib
@@ -15,6 +16,21 @@ import subprocess
 import sys
 import time
 
+# What runs import, some of it late. That takes longer than a tiny run itself.
+MODULES = [
+    "hyperconformer.inference",
+    "hyperconformer.integration.asr",
+    "hyperconformer.plots",
+    "hyperconformer.training.augment",
+    "hyperconformer.training.language_model",
+    "hyperconformer.training.run",
+    "matplotlib.pyplot",
+    "speechbrain.augment.augmenter",
+    "speechbrain.augment.freq_domain",
+    "speechbrain.augment.time_domain",
+    "speechbrain.lobes.features",
+    "torch._dynamo",  # with the first optimizer
+]
 TRAIN = pathlib.Path(__file__).resolve().parents[1] / "train.py"
 
 
@@ -181,10 +197,8 @@ def fork(arguments, log, death, processes):
 
 
 def serve():
-    import hyperconformer.inference
-    import hyperconformer.plots
-    import hyperconformer.training.run  # noqa: F401
-
+    for module in MODULES:
+        importlib.import_module(module)
     for line in sys.stdin:
         print(json.dumps(fork(*json.loads(line))), flush=True)
 

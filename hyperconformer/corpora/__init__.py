@@ -31,6 +31,7 @@ __all__ = ["list_corpora", "prepare", "register_corpus"]
 _CORPORA: dict[str, Union[str, Callable]] = {
     "an4": "hyperconformer.corpora.an4",
     "librispeech": "hyperconformer.corpora.librispeech",
+    "shards": "hyperconformer.corpora.shards",
     "spoken": "hyperconformer.corpora.spoken",
 }
 

@@ -15,6 +15,7 @@ from typing import Optional
 from hyperconformer.corpora.manifest import (
     Checks,
     Utterance,
+    check_merge,
     map_in_threads,
     merge_manifests,
     prepare_split,
@@ -111,7 +112,7 @@ def prepare_layout(
     data_folder = require(pathlib.Path(data_folder), LAYOUT, SOURCE)
     splits = splits or find_splits(data_folder)
     merge = merge or {}
-    _check_merge(merge, splits)
+    check_merge(merge, splits)
     for split in splits:
         require(data_folder / split, LAYOUT, SOURCE)
     manifests = {
@@ -228,18 +229,6 @@ def write_transcripts(path: pathlib.Path, texts: dict[str, str]):
     """
     lines = (f"{identifier} {text}\n" for identifier, text in texts.items())
     write_atomically(path, "".join(lines).encode())
-
-
-def _check_merge(merge, splits):
-    for name, sources in merge.items():
-        if name in splits:
-            raise ValueError(f"merge: {name!r} is the name of a split already.")
-        unknown = [source for source in sources if source not in splits]
-        if unknown or not sources:
-            raise ValueError(
-                f"merge: {name!r} must be made of some of the splits "
-                f"{', '.join(splits)}, got {', '.join(sources) or 'none'}."
-            )
 
 
 def _list_chapter(folder):

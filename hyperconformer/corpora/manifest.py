@@ -403,9 +403,52 @@ def merge_manifests(name: str, manifests: list, manifest_folder) -> pathlib.Path
             f"{', '.join(str(manifest) for manifest in manifests)}: "
             f"{', '.join(repeated[:5])}"
         )
-    merged = pathlib.Path(manifest_folder) / f"{name}.csv"
-    write_atomically(merged, _to_csv(COLUMNS, ([r[c] for c in COLUMNS] for r in rows)))
-    return merged
+    return write_manifest(pathlib.Path(manifest_folder) / f"{name}.csv", rows)
+
+
+def check_merge(merge: dict, splits: list):
+    """Refuses mergers that cannot be made.
+
+    Arguments
+    ---------
+    merge : dict of str to list of str
+        The splits that each new manifest shall be made of.
+    splits : list of str
+        The splits there are.
+
+    Raises
+    ------
+    ValueError
+        If a merger has the name of a split, or names something that is no split.
+    """
+    for name, sources in merge.items():
+        if name in splits:
+            raise ValueError(f"merge: {name!r} is the name of a split already.")
+        unknown = [source for source in sources if source not in splits]
+        if unknown or not sources:
+            raise ValueError(
+                f"merge: {name!r} must be made of some of the splits "
+                f"{', '.join(splits)}, got {', '.join(sources) or 'none'}."
+            )
+
+
+def write_manifest(path: pathlib.Path, rows: list) -> pathlib.Path:
+    """Writes a manifest.
+
+    Arguments
+    ---------
+    path : pathlib.Path
+        The CSV file.
+    rows : list of dict
+        As :func:`read_manifest` returns them.
+
+    Returns
+    -------
+    pathlib.Path
+        The same path.
+    """
+    write_atomically(path, _to_csv(COLUMNS, ([r[c] for c in COLUMNS] for r in rows)))
+    return path
 
 
 def read_manifest(manifest) -> list:

@@ -30,17 +30,26 @@ def runner():
 
 
 @pytest.fixture(scope="session")
-def train_tiny(runner, tmp_path_factory):
-    """Trains a tiny model into a folder; returns the exit status."""
+def tiny_arguments(tmp_path_factory):
+    """The arguments of train.py that train a tiny model into a folder."""
     corpus = tmp_path_factory.mktemp("corpus")
 
-    def run(folder, *more, **options):
+    def arguments(folder, *more):
         yaml, *settings = TINY
         settings += [f"--data_folder={corpus}", f"--output_folder={folder}", *more]
         # Of a setting that is given twice, the last counts.
         settings = {setting.split("=")[0]: setting for setting in settings}
-        arguments = [yaml, *settings.values()]
-        return runner.run(arguments, f"{folder}.txt", **options)
+        return [yaml, *settings.values()]
+
+    return arguments
+
+
+@pytest.fixture(scope="session")
+def train_tiny(runner, tiny_arguments):
+    """Trains a tiny model into a folder; returns the exit status."""
+
+    def run(folder, *more, **options):
+        return runner.run(tiny_arguments(folder, *more), f"{folder}.txt", **options)
 
     return run
 

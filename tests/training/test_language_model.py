@@ -2,8 +2,6 @@
 
 import math
 import pathlib
-import subprocess
-import sys
 
 import pytest
 import torch
@@ -149,20 +147,21 @@ def test_the_tokenizer_is_that_of_a_recogniser(trained, tmp_path):
     assert own.vocab_size() == theirs.vocab_size()
 
 
-def test_train_py_finds_the_task_and_more_text_and_tokens(trained):
+def test_train_py_finds_the_task_and_more_text_and_tokens(runner, trained):
     folder, _ = trained
     text = folder / "more.txt"
     text.write_text("TURN  ON THE LIGHT\n\nturn it off\nSTOP AFTER TEN HOURS\n")
-    command = [sys.executable, str(ROOT / "train.py"), str(CONFIG), "--reversible=True"]
+    arguments = [CONFIG, "--reversible=True"]
     tokenizer_file = next((folder / "lm/tokenizer").glob("*.model"))
     changes = {"output_folder": folder / "more", "number_of_epochs": 1}
     changes.update(tokenizer_file=tokenizer_file, train_texts=f"[{text}]")
     for key, value in settings(folder, **changes).items():
-        command.append(f"--{key}={value}")
-    done = subprocess.run(command, capture_output=True, text=True, cwd=folder)
-    assert done.returncode == 0, done.stderr
-    assert "word perplexity" in done.stdout
-    assert "2 sentences; 1 left out" in done.stdout + done.stderr
+        arguments.append(f"--{key}={value}")
+    status = runner.run(arguments, folder / "more.log")
+    printed = (folder / "more.log").read_text()
+    assert status == 0, printed
+    assert "word perplexity" in printed
+    assert "2 sentences; 1 left out" in printed
     copied = folder / "more/model/tokenizer.model"
     assert copied.read_bytes() == tokenizer_file.read_bytes()
 

@@ -1,6 +1,7 @@
 """Killed runs end as if nothing had happened; broken checkpoints are never loaded."""
 
 import random
+import time
 
 import pytest
 import torch
@@ -130,17 +131,22 @@ def test_a_full_disk_ends_with_a_message_and_the_last_checkpoint(
     ids=lambda more: " ".join(more) or "plain",
 )
 def test_killed_at_random_times(train, uninterrupted, printed, tmp_path, more):
-    """Ten times each, before it may end."""
+    """Five runs of each kind are killed five times, whatever they are doing."""
     expected = uninterrupted(*more)
+    started = time.monotonic()
+    assert train(tmp_path / "whole", *more) == 0, printed(tmp_path / "whole")
+    whole_s = time.monotonic() - started
     source = random.Random(str(more))
-    kills = 0
-    for attempt in range(10):
-        folder = tmp_path / f"run{attempt}"
-        status = -9
-        while status == -9 and kills < 10 * (attempt + 1):
-            status = train(folder, *more, death=("time", source.uniform(0.3, 4.0)))
-            kills += status == -9
-        if status == -9:
+    kills = runs = 0
+    while kills < 25:
+        folder, status = tmp_path / f"run{runs}", -9
+        runs += 1
+        for _ in range(5):
+            status = train(folder, *more, death=("time", source.uniform(0, whole_s)))
+            if status != -9:
+                break
+            kills += 1
+        else:
             status = train(folder, *more)
         assert status == 0, printed(folder)
         assert_same_end(folder, expected)

@@ -25,18 +25,6 @@ ROOT = pathlib.Path(__file__).resolve().parents[2]
 CORPUS = "{train_utterances: 12, valid_utterances: 4, test_utterances: 4}"
 
 
-def run(folder, *arguments, corpus=None, yaml="hyperconformer"):
-    """train.py in a process of its own, on a tiny model."""
-    command = [
-        sys.executable,
-        str(ROOT / "train.py"),
-        str(ROOT / f"hparams/{yaml}.yaml"),
-        *tiny(folder, corpus or folder.parent / "spoken"),
-        *arguments,
-    ]
-    return subprocess.run(command, capture_output=True, text=True, cwd=folder.parent)
-
-
 def tiny(folder, corpus):
     """What makes a run of seconds of any recipe."""
     return [
@@ -57,18 +45,31 @@ def tiny(folder, corpus):
 
 
 @pytest.fixture(scope="module")
-def trained(tmp_path_factory):
-    """One epoch, then the same command again for two more."""
+def run(runner, tmp_path_factory):
+    """train.py on a tiny model; returns all that it has printed."""
+
+    def run(folder, *arguments, corpus=None, yaml="hyperconformer"):
+        log = tmp_path_factory.mktemp("log") / "log.txt"
+        file = ROOT / f"hparams/{yaml}.yaml"
+        settings = tiny(folder, corpus or folder.parent / "spoken")
+        status = runner.run([file, *settings, *arguments], log)
+        printed = log.read_text()
+        assert status == 0, printed
+        return printed
+
+    return run
+
+
+@pytest.fixture(scope="module")
+def trained(run, tmp_path_factory):
+    """One epoch, then the same command again for two more, and what that printed."""
     folder = tmp_path_factory.mktemp("run") / "out"
-    first = run(folder, "--number_of_epochs=1")
-    assert first.returncode == 0, first.stderr
-    second = run(folder, "--number_of_epochs=3")
-    assert second.returncode == 0, second.stderr
-    return folder, first, second
+    run(folder, "--number_of_epochs=1")
+    return folder, run(folder, "--number_of_epochs=3")
 
 
 def test_the_run_continues_where_it_stopped(trained):
-    folder, _, _ = trained
+    folder, _ = trained
     log = read_train_log(folder / "train_log.txt")
     assert log["epoch"] == [1, 2, 3]
     assert log["valid loss"][-1] < log["valid loss"][0]
@@ -77,22 +78,22 @@ def test_the_run_continues_where_it_stopped(trained):
 
 
 def test_the_run_leaves_what_people_look_for(trained):
-    folder, _, second = trained
+    folder, printed = trained
     for name in ("curve.png", "wer_test.txt", "wer_valid.txt", "hyperparams.yaml"):
         assert (folder / name).stat().st_size > 0
-    assert "WER %" in second.stdout
-    assert "hyperconformer transcribe" in second.stdout
+    assert "WER %" in printed
+    assert "hyperconformer transcribe" in printed
 
 
 def test_the_model_transcribes(trained, capsys):
-    folder, _, second = trained
+    folder, printed = trained
     audio = next((folder.parent / "spoken").rglob("test-spoken/**/*.flac"))
     assert main(["transcribe", str(audio), "--model", str(folder)]) == 0
-    assert capsys.readouterr().out.rstrip("\n") in second.stdout
+    assert capsys.readouterr().out.rstrip("\n") in printed
 
 
 def test_the_model_is_the_average_of_the_last_checkpoints(trained):
-    folder, _, _ = trained
+    folder, _ = trained
     states = [
         torch.load(file, weights_only=True)
         for file in (folder / "checkpoints").glob("*/recognizer.ckpt")
@@ -116,7 +117,7 @@ def test_batch_order_and_company_do_not_change_the_text(trained):
 
 
 def test_bad_files_are_named_and_do_not_stop_the_rest(trained, capsys, tmp_path):
-    folder, _, _ = trained
+    folder, _ = trained
     audio = str(next((folder.parent / "spoken").rglob("*.flac")))
     bad = tmp_path / "bad.wav"
     bad.write_bytes(b"no audio")
@@ -167,7 +168,9 @@ def test_mistakes_are_named(trained, overrides, message):
 
 
 def test_mistakes_end_with_a_message_not_a_traceback(tmp_path):
-    done = run(tmp_path / "out", "--lerning_rate=1")
+    file = ROOT / "hparams/hyperconformer.yaml"
+    command = [sys.executable, ROOT / "train.py", file, "--lerning_rate=1"]
+    done = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path)
     assert done.returncode == 1
     assert done.stderr.strip().splitlines()[-1].startswith("train.py: ")
     assert "Traceback" not in done.stderr
@@ -213,38 +216,36 @@ def test_the_mixer_of_contributing_trains_as_it_stands_there(trained, tmp_path):
     assert "hyperconformer transcribe" in done.stdout
 
 
-def test_half_precision_trains(trained, tmp_path):
+def test_half_precision_trains(run, trained, tmp_path):
     corpus = trained[0].parent / "spoken"
     options = ("--number_of_epochs=1", "--precision=bf16")
-    done = run(tmp_path / "out", *options, corpus=corpus)
-    assert done.returncode == 0, done.stderr
-    assert "training precision: `--precision=bf16`" in done.stdout
+    printed = run(tmp_path / "out", *options, corpus=corpus)
+    assert "training precision: `--precision=bf16`" in printed
     (loss,) = read_train_log(tmp_path / "out/train_log.txt")["train loss"]
     full = read_train_log(trained[0] / "train_log.txt")["train loss"][0]
     # A hundred roundings of 2^-9 each, adding up as their square root.
     assert abs(loss - full) < 10 * 2**-9 * full
 
 
-def test_test_only_evaluates_without_training(trained):
-    folder, _, second = trained
+def test_test_only_evaluates_without_training(run, trained):
+    folder, printed = trained
     before = (folder / "train_log.txt").read_text()
-    done = run(folder, "--number_of_epochs=9", "--test_only")
-    assert done.returncode == 0, done.stderr
+    again = run(folder, "--number_of_epochs=9", "--test_only")
     assert read_train_log(folder / "train_log.txt")["epoch"] == [1, 2, 3]
     assert (folder / "train_log.txt").read_text() != before
-    table = second.stdout[second.stdout.index("split") :].split("$")[0]
-    assert table in done.stdout
+    table = printed[printed.index(f"{'split':<20}") :].split("$")[0]
+    assert table in again
 
 
-def test_a_streaming_run_decodes_at_every_chunk_and_streams(trained, capsys):
+def test_a_streaming_run_decodes_at_every_chunk_and_streams(run, trained, capsys):
     folder = trained[0].parent / "streaming"
     chunks = ("--test_chunks_ms=[null, 640, 320]", "--chunkwise_prob=1.0")
-    done = run(folder, *chunks, "--number_of_epochs=1", yaml="hyperconformer_streaming")
-    assert done.returncode == 0, done.stderr
+    epochs = "--number_of_epochs=1"
+    printed = run(folder, *chunks, epochs, yaml="hyperconformer_streaming")
     log = (folder / "train_log.txt").read_text()
     for name in ("test", "test_640ms", "test_320ms", "valid_640ms"):
         assert f"test set: {name} -" in log
-        assert f"{name:<20}" in done.stdout
+        assert f"{name:<20}" in printed
         assert (folder / f"wer_{name}.txt").stat().st_size > 0
     # Frames that see less of an utterance have other losses.
     losses = re.findall(r"test set: test\S* - test loss: (\S+),", log)

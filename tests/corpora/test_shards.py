@@ -1,0 +1,80 @@
+"""Shards hold what the files hold, in the same order, byte for byte."""
+
+import re
+import tarfile
+
+import pytest
+import torch
+
+from hyperconformer.audio import AudioError, read_audio
+from hyperconformer.cli import main
+from hyperconformer.corpora import prepare
+from hyperconformer.corpora.manifest import read_manifest
+from hyperconformer.corpora.shards import write_shards
+
+MERGE = {"train": ["train-clean-100", "train-clean-360"]}
+
+
+@pytest.fixture
+def shards(libri_folder, tmp_path, capsys):
+    """Two utterances a shard, as a command makes them."""
+    megabytes = 1.5 * next(libri_folder.rglob("*.flac")).stat().st_size / 1e6
+    command = ["shards", "librispeech", libri_folder, tmp_path / "shards"]
+    assert main([*map(str, command), f"--shard-mb={megabytes}"]) == 0
+    assert "dev-clean in 6 shards" in capsys.readouterr().out
+    return tmp_path / "shards"
+
+
+def test_the_same_utterances_in_the_same_order(shards, libri_folder, tmp_path):
+    options = {"merge": MERGE}
+    files = prepare("librispeech", libri_folder, tmp_path / "a", **options)
+    packed = prepare("shards", shards, tmp_path / "b", **options)
+    assert set(packed) == set(files)
+    for split in files:
+        pairs = zip(read_manifest(files[split]), read_manifest(packed[split]))
+        for file, member in pairs:
+            wav, place = file.pop("wav"), member.pop("wav")
+            assert file == member and ".tar:" in place
+            assert torch.equal(read_audio(wav), read_audio(place))
+    assert len(read_manifest(packed["train"])) == 6
+
+
+def test_members_are_named_as_webdataset_names_them(shards):
+    with tarfile.open(shards / "dev-clean-000000.tar") as tar:
+        names = tar.getnames()
+        text = tar.extractfile(names[1]).read()
+    assert names[:2] == ["84-7-0000.flac", "84-7-0000.txt"] and len(names) == 4
+    assert text == b"UTTERANCE OF DEV-CLEAN"
+
+
+def test_the_same_corpus_gives_the_same_bytes(shards, libri_folder, tmp_path):
+    again = tmp_path / "again"
+    manifests = prepare("librispeech", libri_folder, tmp_path / "a")
+    write_shards(manifests, again)
+    write_shards(manifests, again)
+    first = {file.name: file.read_bytes() for file in again.iterdir()}
+    write_shards(manifests, tmp_path / "other")
+    assert first == {f.name: f.read_bytes() for f in (tmp_path / "other").iterdir()}
+    assert len(first) == 6
+
+
+def test_what_is_missing_is_named(shards, tmp_path):
+    shard = shards / "dev-clean-000001.tar"
+    content = shard.read_bytes()
+    shard.write_bytes(content[:600])
+    with pytest.raises(ValueError, match="dev-clean-000001.tar is cut off: 600 of"):
+        prepare("shards", shards, tmp_path / "b")
+    shard.unlink()
+    with pytest.raises(FileNotFoundError, match="dev-clean-000001.tar does not exist"):
+        prepare("shards", shards, tmp_path / "b")
+    with pytest.raises(AudioError, match="no such audio file: .*000001.tar"):
+        read_audio(f"{shard}:512:9")
+    with pytest.raises(FileNotFoundError, match="test-other.csv does not exist"):
+        prepare("shards", shards, tmp_path / "b", splits=["test-other"])
+    with pytest.raises(ValueError, match="made of some of the splits dev-clean"):
+        prepare("shards", shards, tmp_path / "b", merge={"train": ["gone"]})
+
+
+def test_a_size_of_nothing_is_refused(tmp_path):
+    with pytest.raises(ValueError, match=re.escape("shard_mb must be above 0, got 0")):
+        write_shards({}, tmp_path, 0)
