@@ -2,13 +2,16 @@
 
 import logging
 import pathlib
+from typing import NamedTuple
 
 import speechbrain as sb
 from hyperpyyaml import load_hyperpyyaml, resolve_references
 from ruamel.yaml import YAML
+from sentencepiece import SentencePieceProcessor
 
 from hyperconformer.config import read_config, resolve_config
 from hyperconformer.corpora import prepare
+from hyperconformer.model_folder import save_model
 from hyperconformer.training.data import (
     load_tokenizer,
     manifest_durations,
@@ -18,8 +21,57 @@ from hyperconformer.training.data import (
 logger = logging.getLogger(__name__)
 
 
+class Experiment(NamedTuple):
+    """What a run works with.
+
+    Attributes
+    ----------
+    config : dict
+        The loaded YAML file.
+    manifests : dict of str to pathlib.Path
+        Split to manifest.
+    tokenizer : sentencepiece.SentencePieceProcessor
+        Text to tokens.
+    tokenizer_file : pathlib.Path
+        Where that lies.
+    output : pathlib.Path
+        The run's folder.
+    plain : str
+        The YAML file without references.
+    """
+
+    config: dict
+    manifests: dict
+    tokenizer: SentencePieceProcessor
+    tokenizer_file: pathlib.Path
+    output: pathlib.Path
+    plain: str
+
+    def save_model(self, modules, settings=()):
+        """Leave a model folder in the run's folder.
+
+        Arguments
+        ---------
+        modules : list of str
+            Keys of the YAML file that are modules with weights.
+        settings : list of str
+            Other keys that whoever loads the model needs.
+
+        Returns
+        -------
+        pathlib.Path
+            The model folder.
+        """
+        return save_model(
+            self.output / "model",
+            resolve_config(self.plain, keys=[*settings, *modules]),
+            {key: self.config[key] for key in modules},
+            self.tokenizer_file,
+        )
+
+
 def open_experiment(config_file, overrides, used_keys):
-    """Read the YAML file and make the run's folder.
+    """Make the run's folder, the manifests, the tokenizer and the model.
 
     Arguments
     ---------
@@ -32,42 +84,27 @@ def open_experiment(config_file, overrides, used_keys):
 
     Returns
     -------
-    text : str
-        HyperPyYAML text.
-    plain : dict
-        The same with its references resolved and nothing built.
-    output : pathlib.Path
-        The run's folder.
+    Experiment
+
+    Raises
+    ------
+    FileNotFoundError, ValueError
+        On a wrong YAML file, a missing corpus or an empty split.
     """
     text = read_config(config_file, overrides, used_keys)
-    plain = YAML().load(resolve_references(text))
-    output = pathlib.Path(plain["output_folder"])
+    settings = YAML().load(resolve_references(text))
+    output = pathlib.Path(settings["output_folder"])
     sb.create_experiment_directory(experiment_directory=str(output))
-    return text, plain, output
-
-
-def load_experiment(text, found, output):
-    """Build what the YAML file describes, and leave its resolved text in the folder.
-
-    Arguments
-    ---------
-    text : str
-        From :func:`open_experiment`.
-    found : dict
-        Last changes, known only once the corpus is there.
-    output : pathlib.Path
-        The run's folder.
-
-    Returns
-    -------
-    dict
-        The loaded YAML file.
-    """
-    resolved = resolve_config(text, found)
+    manifests = prepare_corpus(settings, output)
+    tokenizer, tokenizer_file = prepare_tokenizer(settings, manifests, output)
+    # How many tokens there are is known only now, and the model is built with it.
+    found = {"vocab_size": tokenizer.vocab_size()}
+    plain = resolve_config(text, found)
     if sb.utils.distributed.if_main_process():
-        (output / "hyperparams.yaml").write_text(resolved, encoding="utf-8")
-    sb.utils.seed.seed_everything(YAML().load(resolved)["seed"], verbose=False)
-    return load_hyperpyyaml(text, found)
+        (output / "hyperparams.yaml").write_text(plain, encoding="utf-8")
+    sb.utils.seed.seed_everything(settings["seed"], verbose=False)
+    config = load_hyperpyyaml(text, found)
+    return Experiment(config, manifests, tokenizer, tokenizer_file, output, plain)
 
 
 def prepare_corpus(config, output):

@@ -9,17 +9,10 @@ from speechbrain.dataio.batch import PaddedBatch
 from speechbrain.dataio.dataset import DynamicItemDataset
 from torch.nn.functional import cross_entropy
 
-from hyperconformer.config import resolve_config
 from hyperconformer.masks import lengths_to_padding_mask, relative_to_frames
-from hyperconformer.model_folder import save_model
 from hyperconformer.training.brain import TrainingBrain
 from hyperconformer.training.data import make_sampler, read_transcripts, text_item
-from hyperconformer.training.experiment import (
-    load_experiment,
-    open_experiment,
-    prepare_corpus,
-    prepare_tokenizer,
-)
+from hyperconformer.training.experiment import open_experiment
 from hyperconformer.training.results import write_results
 
 logger = logging.getLogger(__name__)
@@ -214,24 +207,15 @@ def train(config_file, run_options=None, overrides=None):
     FileNotFoundError, ValueError
         On a wrong YAML file, a missing corpus or text, or an empty split.
     """
-    text, plain, output = open_experiment(config_file, overrides, USED_KEYS)
-    manifests = prepare_corpus(plain, output)
-    tokenizer, tokenizer_file = prepare_tokenizer(plain, manifests, output)
-    found = {"vocab_size": tokenizer.vocab_size()}
-    config = load_experiment(text, found, output)
-    results = _run(config, manifests, tokenizer, output, run_options)
+    experiment = open_experiment(config_file, overrides, USED_KEYS)
+    results = _run(experiment, run_options)
     if sb.utils.distributed.if_main_process():
-        model = save_model(
-            output / "model",
-            resolve_config(text, found, ["language_model"]),
-            {"language_model": config["language_model"]},
-            tokenizer_file,
-        )
-        report(results, model, output)
+        report(results, experiment.save_model(["language_model"]), experiment.output)
     return results
 
 
-def _run(config, manifests, tokenizer, output, run_options):
+def _run(experiment, run_options):
+    config, manifests, tokenizer, _, output, _ = experiment
     transcripts = {split: read_transcripts(file) for split, file in manifests.items()}
     train_set = make_text_dataset(
         transcripts[config["train_split"]]

@@ -10,9 +10,7 @@ from speechbrain.dataio.dataio import load_data_csv
 from tqdm import tqdm
 
 from hyperconformer.audio import read_audio
-from hyperconformer.config import resolve_config
 from hyperconformer.inference import ASR
-from hyperconformer.model_folder import save_model
 from hyperconformer.training.brain import ASRBrain
 from hyperconformer.training.chunks import check_chunk_training, chunks_to_test
 from hyperconformer.training.data import (
@@ -22,12 +20,7 @@ from hyperconformer.training.data import (
     read_transcripts,
     train_loader_options,
 )
-from hyperconformer.training.experiment import (
-    load_experiment,
-    open_experiment,
-    prepare_corpus,
-    prepare_tokenizer,
-)
+from hyperconformer.training.experiment import open_experiment
 from hyperconformer.training.results import (
     cost_against_length,
     count_macs,
@@ -114,29 +107,24 @@ def train(config_file, run_options=None, overrides=None):
     FileNotFoundError, ValueError
         On a wrong YAML file, a missing corpus or an empty split.
     """
-    text, plain, output = open_experiment(config_file, overrides, USED_KEYS)
-    manifests = prepare_corpus(plain, output)
-    tokenizer, tokenizer_file = prepare_tokenizer(plain, manifests, output)
-    # How many tokens there are is known only now, and the model is built with it.
-    found = {"vocab_size": tokenizer.vocab_size()}
-    config = load_experiment(text, found, output)
+    experiment = open_experiment(config_file, overrides, USED_KEYS)
+    config, manifests = experiment.config, experiment.manifests
     check_chunk_training(config)
     if config["test_search"] is not None:
-        sentences = read_transcripts(manifests[plain["train_split"]])
-        config["test_search"].prepare(tokenizer, sentences, output)
-    results = _run(config, manifests, tokenizer, output, run_options)
-    if sb.utils.distributed.if_main_process():
-        model = save_model(
-            output / "model",
-            resolve_config(text, found, ["sample_rate", "extractor", "recognizer"]),
-            {key: config[key] for key in ("extractor", "recognizer")},
-            tokenizer_file,
+        sentences = read_transcripts(manifests[config["train_split"]])
+        config["test_search"].prepare(
+            experiment.tokenizer, sentences, experiment.output
         )
-        report(results, model, manifests[config["test_splits"][0]], output)
+    results = _run(experiment, run_options)
+    if sb.utils.distributed.if_main_process():
+        model = experiment.save_model(["extractor", "recognizer"], ["sample_rate"])
+        test_manifest = manifests[config["test_splits"][0]]
+        report(results, model, test_manifest, experiment.output)
     return results
 
 
-def _run(config, manifests, tokenizer, output, run_options):
+def _run(experiment, run_options):
+    config, manifests, tokenizer, _, output, _ = experiment
     rate_hz = config["sample_rate"]
     train_set = make_dataset(
         manifests[config["train_split"]],

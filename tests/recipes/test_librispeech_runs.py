@@ -105,8 +105,10 @@ def train_and_resume(train, recipe, folder):
 def test_a_recogniser_trains_resumes_and_decodes(train, tmp_path, recipe):
     folder = tmp_path / "run"
     train_and_resume(train, recipe, folder)
-    for split in ("dev-clean", "test-clean"):
-        assert (folder / f"wer_{split}.txt").stat().st_size > 0
+    for chunk_ms in settings_of(recipe)["test_chunks_ms"]:
+        suffix = "" if chunk_ms is None else f"_{chunk_ms}ms"
+        for split in ("dev-clean", "test-clean"):
+            assert (folder / f"wer_{split}{suffix}.txt").stat().st_size > 0
 
 
 @pytest.mark.parametrize("recipe", LANGUAGE_MODELS)

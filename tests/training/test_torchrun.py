@@ -17,6 +17,9 @@ SETTINGS = [
     "--ckpt_interval_minutes=0",
     "--ckpt_interval_steps=1",
 ]
+# As in the README: else what has restarted is sent to the addresses of before
+# (github.com/pytorch/pytorch/issues/135712).
+ENVIRONMENT = {"TORCH_DISABLE_SHARE_RDZV_TCP_STORE": "1", "OMP_NUM_THREADS": "1"}
 WEIGHTS = "model/model.safetensors"
 
 
@@ -30,7 +33,7 @@ def start(tiny_arguments):
                 [*TORCHRUN, *options, TRAIN, *tiny_arguments(folder, *SETTINGS)],
                 stdout=log,
                 stderr=subprocess.STDOUT,
-                env={**os.environ, "OMP_NUM_THREADS": "1"},
+                env={**os.environ, **ENVIRONMENT},
             )
 
     return start
