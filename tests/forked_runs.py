@@ -82,9 +82,9 @@ def count_calls(owner, name, n, replacement):
 
 
 def die_in_update(n):
-    from hyperconformer.training.brain import ASRBrain
+    from hyperconformer.training.brain import TrainingBrain
 
-    count_calls(ASRBrain, "fit_batch", n, lambda *_: die())
+    count_calls(TrainingBrain, "fit_batch", n, lambda *_: die())
 
 
 def die_in_validation(n):
