@@ -1,10 +1,11 @@
-"""What the Triton kernels of HyperMixing need, without a GPU.
+"""What the Triton kernels of HyperMixing and HyperGLU need, without a GPU.
 
 ``python -m benchmarks.kernel_resources`` compiles each kernel ahead of time, for
 sm_80 and sm_90, every dtype and a few head widths, and prints as Markdown what the
 machine code takes of a multiprocessor: registers a thread, shared memory a block,
 and the stack a thread, which is where spilled registers would go. Then it prints the
 bytes that the kernels move, from their block sizes. It fails if anything spills.
+HyperGLU's kernels are those named ``hyperglu_``.
 """
 
 import argparse
@@ -22,9 +23,17 @@ from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
 
 from hyperconformer.ops.backend import is_interpreted
+from hyperconformer.ops.hyperglu import triton_kernels as hyperglu_kernels
+from hyperconformer.ops.hyperglu import triton_path as hyperglu_path
 from hyperconformer.ops.hypermixing import triton_kernels, triton_path
 
 KERNELS = ("reduce", "generate", "expand", "expand_backward", "reduce_backward")
+HYPERGLU_KERNELS = (
+    "hyperglu_forward",
+    "hyperglu_backward_queries",
+    "hyperglu_backward_keys",
+    "hyperglu_backward_mixes",
+)
 CAPABILITIES = (80, 90)
 HEAD_WIDTHS = (16, 18, 32, 64, 128)
 DTYPES = {
@@ -32,6 +41,9 @@ DTYPES = {
     torch.float16: "fp16",
     torch.float32: "fp32",
 }
+HYPERGLU_DTYPES = (torch.bfloat16, torch.float32)
+"""float16 is as bfloat16: both are multiplied as TF32."""
+
 SHARED_MEMORY = {80: 163 * 1024, 90: 227 * 1024}
 """The most that one block can have, in bytes, by compute capability."""
 
@@ -44,8 +56,12 @@ TYPES = {
         ["rows", "length", "width", "span", "span_stride", "grad_stride"], "i32"
     ),
     **dict.fromkeys(["spans", "columns"], "i32"),
+    "born": "*i64",
+    "norm_eps": "fp32",
+    **dict.fromkeys(["frames", "past", "slots"], "i32"),
 }
 OF_TOKENS_DTYPE = {"tokens", "grad_out", "grad_tokens", "out"}
+HYPERGLU_OF_TOKENS_DTYPE = {"q", "k", "v", "grad_q", "grad_k", "grad_v"}
 
 
 class Resources(NamedTuple):
@@ -75,11 +91,11 @@ def compile_kernel(name, dtype, head_width, capability):
     Arguments
     ---------
     name : str
-        One of ``KERNELS``.
+        One of ``KERNELS`` or ``HYPERGLU_KERNELS``.
     dtype : torch.dtype
-        Of the tokens.
+        Of the tokens, or of queries, keys and values.
     head_width : int
-        d, and e too.
+        d, and e too; of HyperGLU, d and d_v.
     capability : int
         90 for sm_90.
 
@@ -94,11 +110,19 @@ def compile_kernel(name, dtype, head_width, capability):
     """
     if is_interpreted():
         raise ValueError("kernels compile only where TRITON_INTERPRET is not set")
-    kernel = getattr(triton_kernels, f"{name}_kernel")
-    constants = _constants(kernel, dtype, head_width)
+    if name in HYPERGLU_KERNELS:
+        kernel = getattr(hyperglu_kernels, name.replace("hyperglu_", "") + "_kernel")
+        constants = _hyperglu_constants(dtype, head_width)
+        of_tokens_dtype = HYPERGLU_OF_TOKENS_DTYPE
+    else:
+        kernel = getattr(triton_kernels, f"{name}_kernel")
+        constants = _constants(kernel, dtype, head_width)
+        of_tokens_dtype = OF_TOKENS_DTYPE
     options = {key: constants.pop(key) for key in ("num_warps", "num_stages")}
     signature = {
-        argument: "constexpr" if argument in constants else _type(argument, dtype)
+        argument: "constexpr"
+        if argument in constants
+        else _type(argument, dtype, of_tokens_dtype)
         for argument in kernel.arg_names
     }
     # Addresses of tensors, the width D and the span are multiples of 16.
@@ -141,13 +165,27 @@ def _constants(kernel, dtype, head_width):
     return {**constants, "LAST_ROW": True}
 
 
-def _type(argument, dtype):
+def _hyperglu_constants(dtype, head_width):
+    """The same of HyperGLU's kernels: both mixings, of the highest rank, a past."""
+    return hyperglu_path.kernel_constants(
+        WIDTH=head_width,
+        VALUE_WIDTH=head_width,
+        RANK1=hyperglu_path.MAX_RANK,
+        RANK2=hyperglu_path.MAX_RANK,
+        GLU=True,
+        NORMALISED=True,
+        HAS_BORN=True,
+        PRECISION="ieee" if dtype == torch.float32 else "tf32",
+    )
+
+
+def _type(argument, dtype, of_tokens_dtype):
     """Triton's name of the type of an argument."""
     if argument in TYPES:
         return TYPES[argument]
     if argument == "out" and dtype == torch.float16:
         return "*fp32"
-    return "*" + (DTYPES[dtype] if argument in OF_TOKENS_DTYPE else "fp32")
+    return "*" + (DTYPES[dtype] if argument in of_tokens_dtype else "fp32")
 
 
 def dump_resource_usage(cubin):
@@ -214,6 +252,41 @@ def moved_bytes(batch, length, heads, head_width, dtype):
     }
 
 
+def hyperglu_moved_bytes(batch, length, heads, window, dtype):
+    """What HyperGLU's forward moves, by what it is, for the widths of its mixer.
+
+    Those are, of D = 32 H: d = D / 8 H, d_v = D / H, both mixings of rank 8. Every
+    tensor counts once: the keys of a window come out of the cache again.
+
+    Arguments
+    ---------
+    batch : int
+        B.
+    length : int
+        T.
+    heads : int
+        H.
+    window : int
+        L.
+    dtype : torch.dtype
+        Of queries, keys and values.
+
+    Returns
+    -------
+    dict of str to int
+        ``floor``: queries, keys and values read once, outputs (float32) written once.
+        ``rows``: controls read, row summaries and sizes written. ``weights``: the
+        mixings. ``window``: what is *not* moved, all scores once in float32.
+    """
+    rows, rank = batch * length * heads, 8
+    return {
+        "floor": rows * ((2 * 2 * 4 + 32) * dtype.itemsize + 4 * 32),
+        "rows": rows * 4 * (3 * 2 * rank + 1),
+        "weights": 4 * 3 * heads * (2 * rank + 1) * window,
+        "window": 4 * 2 * rows * min(window, length),
+    }
+
+
 def print_resources(head_widths, capabilities):
     """Compile every kernel and print its line of the table.
 
@@ -232,13 +305,35 @@ def print_resources(head_widths, capabilities):
     print("| target | d | tokens | kernel | warps | registers | shared | spilled |")
     print("|---|---|---|---|---|---|---|---|")
     failed = []
-    for case in itertools.product(capabilities, head_widths, DTYPES, KERNELS):
+    for case in every_case(head_widths, capabilities):
         capability, width, dtype, name = case
         took = compile_kernel(name, dtype, width, capability)
         print(row(case, took), flush=True)
         if took.stack or took.shared > SHARED_MEMORY[capability]:
             failed.append(row(case, took))
     return failed
+
+
+def every_case(head_widths=HEAD_WIDTHS, capabilities=CAPABILITIES):
+    """What there is to compile.
+
+    Arguments
+    ---------
+    head_widths : iterable of int
+        d.
+    capabilities : iterable of int
+        Compute capabilities.
+
+    Returns
+    -------
+    list of tuple
+        Capability, head width, dtype, kernel.
+    """
+    hypermixing = itertools.product(capabilities, head_widths, DTYPES, KERNELS)
+    hyperglu = itertools.product(
+        capabilities, head_widths, HYPERGLU_DTYPES, HYPERGLU_KERNELS
+    )
+    return [*hypermixing, *hyperglu]
 
 
 def row(case, resources):
@@ -278,6 +373,21 @@ def print_moved_bytes():
         )
 
 
+def print_hyperglu_moved_bytes():
+    """Print the bytes that HyperGLU's forward moves, for common sizes."""
+    print("| HyperGLU, B x T | window | dtype | floor, MB | rows | weights | scores |")
+    print("|---|---|---|---|---|---|---|")
+    sizes = itertools.product(((8, 1000), (1, 10_000)), (64, 256), HYPERGLU_DTYPES)
+    for (batch, length), window, dtype in sizes:
+        moved = hyperglu_moved_bytes(batch, length, 8, window, dtype)
+        floor = moved["floor"]
+        parts = [moved[key] / floor for key in ("rows", "weights", "window")]
+        print(
+            f"| {batch} x {length} | {window} | {DTYPES[dtype]} | {floor / 1e6:.1f} "
+            f"| {parts[0]:.0%} | {parts[1]:.1%} | {parts[2]:.0%}, not moved |"
+        )
+
+
 def main():
     """Print both tables; the exit status says whether all kernels are sound."""
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
@@ -285,6 +395,7 @@ def main():
     parser.add_argument("--capabilities", type=int, nargs="+", default=CAPABILITIES)
     options = parser.parse_args()
     print_moved_bytes()
+    print_hyperglu_moved_bytes()
     failed = print_resources(options.head_widths, options.capabilities)
     if failed:
         sys.exit("spilled registers or too much shared memory:\n" + "\n".join(failed))

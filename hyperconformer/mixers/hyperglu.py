@@ -20,6 +20,7 @@ from hyperconformer.mixers.base import (
     check_right_padding,
     frames_of_step,
 )
+from hyperconformer.ops.backend import check_backend
 from hyperconformer.ops.hyperglu import LowRankMix, hyperglu
 
 _CHOICES = {
@@ -108,6 +109,8 @@ class HyperGLUConfig:
         Queries in a chunk.
     norm_eps : float
         The least norm that is divided by.
+    backend : str, optional
+        Force a path of :func:`hyperconformer.ops.hyperglu.hyperglu`.
 
     Raises
     ------
@@ -153,8 +156,10 @@ class HyperGLUConfig:
     impl_default: str = "chunked"
     chunk_T: int = 1024
     norm_eps: float = 1e-12
+    backend: Optional[str] = None
 
     def __post_init__(self):
+        check_backend(self.backend)
         for name, known in _CHOICES.items():
             if getattr(self, name) not in known:
                 raise ValueError(
@@ -436,6 +441,7 @@ class HyperGLU(nn.Module):
             layout=cfg.aligner_kind,
             past_frames=past_frames,
             chunk_frames=chunk_frames,
+            backend=cfg.backend,
         )
         y = y.transpose(1, 2).flatten(2)
         if cfg.use_vo_gate:
@@ -583,6 +589,8 @@ class HyperGLUMixer(TokenMixer):
         Whether mixings add their input.
     norm_eps : float
         The least norm that is divided by.
+    backend : str, optional
+        Force a path of :func:`hyperconformer.ops.hyperglu.hyperglu`.
 
     Raises
     ------
@@ -637,6 +645,7 @@ class HyperGLUMixer(TokenMixer):
         op2_use_diag: bool = True,
         op2_shortcut: bool = True,
         norm_eps: float = 1e-12,
+        backend: Optional[str] = None,
     ):
         super().__init__(d_model)
         offset = aligner_kind == "offset"
@@ -685,6 +694,7 @@ class HyperGLUMixer(TokenMixer):
             op2_shortcut=op2_shortcut,
             chunk_T=chunk_frames,
             norm_eps=norm_eps,
+            backend=backend,
         )
         self.layer = HyperGLU(cfg)
         self.reverse_layer = HyperGLU(cfg) if bidirectional else None

@@ -19,13 +19,22 @@ def make_mix(batch, heads, frames, slots, rank, *, diag=True, shortcut=True):
     return LowRankMix(U, Vt, d, control, shortcut)
 
 
-def make_case(kind="glu", frames=11, block_size=5, past=0, mix1=True, mix2=True, **mix):
-    batch, heads = 2, 2
+def make_case(
+    kind="glu",
+    frames=11,
+    block_size=5,
+    past=0,
+    mix1=True,
+    mix2=True,
+    sizes=(2, 2, 3, 4),
+    **mix,
+):
+    batch, heads, width, value_width = sizes
     score_sets = heads * (2 if kind == "glu" else 1)
     tensors = {
-        "q": torch.randn(batch, score_sets, frames, 3).double(),
-        "k": torch.randn(batch, score_sets, past + frames, 3).double(),
-        "v": torch.randn(batch, heads, past + frames, 4).double(),
+        "q": torch.randn(batch, score_sets, frames, width).double(),
+        "k": torch.randn(batch, score_sets, past + frames, width).double(),
+        "v": torch.randn(batch, heads, past + frames, value_width).double(),
     }
     shape = (frames, block_size, 3)
     return {

@@ -1,16 +1,11 @@
 """The Triton kernels of HyperMixing, under Triton's interpreter and compiled.
 
-The interpreter must be asked for before Triton is imported, and once it is, nothing
-compiles. So the checks ``check_*`` run in a second process, that of
-``test_checks_under_the_interpreter``.
+The checks ``check_*`` run in a second process; :mod:`tests.ops.interpreted` says why.
 """
 
-import itertools
-import os
 import subprocess
 import sys
 
-import numpy as np
 import pytest
 import torch
 
@@ -18,7 +13,6 @@ pytest.importorskip("triton")
 
 import triton  # noqa: E402
 from triton import language as tl  # noqa: E402
-from triton.runtime import interpreter  # noqa: E402
 
 from benchmarks import kernel_resources  # noqa: E402
 from hyperconformer.masks import ChunkRule  # noqa: E402
@@ -35,37 +29,20 @@ from hyperconformer.ops.hypermixing import (  # noqa: E402
     triton_kernels,
 )
 from tests.goldens import relative_error  # noqa: E402
+from tests.ops.interpreted import (  # noqa: E402, F401
+    MARKERS,
+    prepare_once_a_launch,
+    round_to_nearest,
+    run_checks,
+)
 from tests.ops.test_hypermixing import random_hypernet, tail_mask  # noqa: E402
 
 F32, BF16, F16 = torch.float32, torch.bfloat16, torch.float16
 
 
-@pytest.fixture(autouse=True)
-def _round_to_nearest(monkeypatch):
-    """Triton's interpreter cuts float32 off to bfloat16, where a GPU rounds it."""
-    convert = interpreter._convert_float
-
-    def convert_float(data, source, target, rounding_mode):
-        if source != tl.float32 or target != tl.bfloat16:
-            return convert(data, source, target, rounding_mode)
-        data = torch.from_numpy(np.ascontiguousarray(data))
-        return data.to(BF16).view(torch.int16).numpy().view(np.uint16)
-
-    monkeypatch.setattr(interpreter, "_convert_float", convert_float)
-
-
-@pytest.mark.parametrize(
-    "marker", ["not slow", pytest.param("slow", marks=pytest.mark.slow)]
-)
+@pytest.mark.parametrize("marker", MARKERS)
 def test_checks_under_the_interpreter(marker):
-    done = subprocess.run(
-        [sys.executable, "-m", "pytest", "-q", "-o", "python_functions=check_*"]
-        + ["-p", "no:cacheprovider", "-m", marker, __file__],
-        env={**os.environ, "TRITON_INTERPRET": "1"},
-        capture_output=True,
-        text=True,
-    )
-    assert done.returncode == 0, done.stdout + done.stderr
+    run_checks(__file__, marker)
 
 
 def random_case(batch, length, width, heads, dtype, bias=True):
@@ -363,22 +340,18 @@ def test_without_triton():
     subprocess.run([sys.executable, "-c", code], check=True)
 
 
-EVERY_CASE = list(
-    itertools.product(
-        kernel_resources.CAPABILITIES,
-        kernel_resources.HEAD_WIDTHS,
-        kernel_resources.DTYPES,
-        kernel_resources.KERNELS,
-    )
-)
 # The commonest width and dtype, and in turn what needs most registers.
 IN_CI = {(90, 32, BF16, name) for name in kernel_resources.KERNELS}
 IN_CI |= {(80, 18, F32, "reduce_backward"), (80, 18, F16, "expand_backward")}
+IN_CI |= {(90, 32, BF16, "hyperglu_forward"), (90, 32, BF16, "hyperglu_backward_mixes")}
 
 
 @pytest.mark.parametrize(
     "case",
-    [pytest.param(case, marks=() if case in IN_CI else slow) for case in EVERY_CASE],
+    [
+        pytest.param(case, marks=() if case in IN_CI else slow)
+        for case in kernel_resources.every_case()
+    ],
     ids=lambda case: "-".join(map(str, case)),
 )
 def test_nothing_spills(case):

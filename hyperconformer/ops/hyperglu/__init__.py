@@ -8,10 +8,15 @@ Row i of the scores, lag ``l = i - j`` from 0 to L - 1 (causal offset layout)::
     glu:   a_ij = softplus(s2'_ij) relu(s1'_ij)           relu: a_ij = relu(s'_ij)
     mix2:  the same on a_ij, with its own U, V, d, c
     out_i = sum_j a'_ij v_j / |s1'_i|
+
+Three paths compute the same: ``reference``, with all scores in memory; ``torch``, a
+chunk of queries at a time; ``triton``, kernels for a GPU, a tile of scores at a time.
+:mod:`hyperconformer.ops.backend` chooses.
 """
 
 import torch
 
+from hyperconformer.ops.backend import choose_backend
 from hyperconformer.ops.hyperglu.reference import LowRankMix, hyperglu_dense
 from hyperconformer.ops.hyperglu.torch_path import hyperglu_windowed
 
@@ -33,6 +38,7 @@ def hyperglu(
     layout="offset",
     past_frames=None,
     chunk_frames=64,
+    backend=None,
 ):
     """HyperGLU / HyperMLP mixing of values by rectified, remixed scores.
 
@@ -42,7 +48,8 @@ def hyperglu(
     settings are length dependent, dense, and take T <= block_size.
 
     The arithmetic is float32 (float64 for float64 queries) whatever the inputs
-    and autocast say: scores are unscaled, and sums run over whole rows.
+    and autocast say: scores are unscaled, and sums run over whole rows. The kernels
+    multiply half-precision inputs as TF32, and sum in float32.
 
     Arguments
     ---------
@@ -71,7 +78,15 @@ def hyperglu(
         is younger than P frames, the rest of its P keys and values must be 0;
         None means that all P are real.
     chunk_frames : int, optional
-        Queries handled at once; None = the dense form, all scores in memory.
+        Queries that the torch path handles at once; None = the dense form, all
+        scores in memory.
+    backend : str, optional
+        "reference", "torch" or "triton", to force that path. None:
+        ``HYPERCONFORMER_BACKEND`` where it is set, else "triton" on devices of
+        compute capability 8.0 or 9.0 if the kernels take the arguments, and "torch"
+        elsewhere, which is "reference" for what only the dense form does. The kernels
+        take causal offset layout, heads of width 128 at most, mixings of rank 16 at
+        most, and no float64.
 
     Returns
     -------
@@ -82,7 +97,8 @@ def hyperglu(
     ------
     ValueError
         If options are unknown, shapes do not fit, a causal mixing is not
-        masked, or a length-dependent setting gets too many frames or a past.
+        masked, a length-dependent setting gets too many frames or a past, or the
+        forced backend is unknown or cannot run.
 
     Example
     -------
@@ -96,7 +112,16 @@ def hyperglu(
     if chunk_frames is not None and chunk_frames < 1:
         raise ValueError(f"chunk_frames must be >= 1 or None, got {chunk_frames}")
     windowed = causal and layout == "offset" and chunk_frames is not None
-    if not windowed and k.shape[2] != q.shape[2]:
+
+    def why_not_triton():
+        if not windowed:
+            return "takes causal offset layout in chunks only"
+        return _kernels().why_not(q, k, v, mix1, mix2)
+
+    path = choose_backend("HyperGLU", backend, q, why_not_triton)
+    if not windowed:
+        path = "reference"
+    if path == "reference" and k.shape[2] != q.shape[2]:
         raise ValueError(
             f"keys of earlier frames need causal offset layout in chunks; got "
             f"{k.shape[2]} keys for {q.shape[2]} queries"
@@ -104,20 +129,30 @@ def hyperglu(
     exact = torch.float64 if q.dtype == torch.float64 else torch.float32
     with torch.autocast(q.device.type, enabled=False):
         options = {
-            "kind": kind,
             "norm": norm,
             "mix1": _cast(mix1, exact),
             "mix2": _cast(mix2, exact),
             "block_size": block_size,
             "norm_eps": norm_eps,
         }
+        if path == "triton":
+            y = _kernels().hyperglu(q, k, v, past_frames=past_frames, **options)
+            return y.to(v.dtype)
+        options["kind"] = kind
         operands = [tensor.to(exact) for tensor in (q, k, v)]
-        if windowed:
+        if path == "torch":
             options.update(past_frames=past_frames, chunk_frames=chunk_frames)
             y = hyperglu_windowed(*operands, **options)
         else:
             y = hyperglu_dense(*operands, causal=causal, layout=layout, **options)
     return y.to(v.dtype)
+
+
+def _kernels():
+    """The path of kernels, imported when it is first needed."""
+    from hyperconformer.ops.hyperglu import triton_path
+
+    return triton_path
 
 
 def _cast(mix, dtype):
