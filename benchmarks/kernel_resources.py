@@ -41,8 +41,8 @@ DTYPES = {
     torch.float16: "fp16",
     torch.float32: "fp32",
 }
-HYPERGLU_DTYPES = (torch.bfloat16, torch.float32)
-"""float16 is as bfloat16: both are multiplied as TF32."""
+HYPERGLU_WIDTHS = {torch.bfloat16: (18, 128), torch.float32: (18, 64)}
+"""The widest heads, and some that fill no block; float16 is multiplied as bfloat16."""
 
 SHARED_MEMORY = {80: 163 * 1024, 90: 227 * 1024}
 """The most that one block can have, in bytes, by compute capability."""
@@ -320,7 +320,7 @@ def every_case(head_widths=HEAD_WIDTHS, capabilities=CAPABILITIES):
     Arguments
     ---------
     head_widths : iterable of int
-        d.
+        d, of HyperGLU those in ``HYPERGLU_WIDTHS``.
     capabilities : iterable of int
         Compute capabilities.
 
@@ -330,9 +330,15 @@ def every_case(head_widths=HEAD_WIDTHS, capabilities=CAPABILITIES):
         Capability, head width, dtype, kernel.
     """
     hypermixing = itertools.product(capabilities, head_widths, DTYPES, KERNELS)
-    hyperglu = itertools.product(
-        capabilities, head_widths, HYPERGLU_DTYPES, HYPERGLU_KERNELS
-    )
+    hyperglu = [
+        (capability, width, dtype, name)
+        for capability, (dtype, widths) in itertools.product(
+            capabilities, HYPERGLU_WIDTHS.items()
+        )
+        for width in widths
+        if width in head_widths
+        for name in HYPERGLU_KERNELS
+    ]
     return [*hypermixing, *hyperglu]
 
 
@@ -377,7 +383,7 @@ def print_hyperglu_moved_bytes():
     """Print the bytes that HyperGLU's forward moves, for common sizes."""
     print("| HyperGLU, B x T | window | dtype | floor, MB | rows | weights | scores |")
     print("|---|---|---|---|---|---|---|")
-    sizes = itertools.product(((8, 1000), (1, 10_000)), (64, 256), HYPERGLU_DTYPES)
+    sizes = itertools.product(((8, 1000), (1, 10_000)), (64, 256), HYPERGLU_WIDTHS)
     for (batch, length), window, dtype in sizes:
         moved = hyperglu_moved_bytes(batch, length, 8, window, dtype)
         floor = moved["floor"]

@@ -85,8 +85,8 @@ def hyperglu(
         ``HYPERCONFORMER_BACKEND`` where it is set, else "triton" on devices of
         compute capability 8.0 or 9.0 if the kernels take the arguments, and "torch"
         elsewhere, which is "reference" for what only the dense form does. The kernels
-        take causal offset layout, heads of width 128 at most, mixings of rank 16 at
-        most, and no float64.
+        take causal offset layout, heads of width 64 at most (128 in half precision),
+        mixings of rank 16 at most, and no float64.
 
     Returns
     -------

@@ -19,7 +19,8 @@ from torch.nn import functional as F
 from hyperconformer.ops.hyperglu import triton_kernels as kernels
 
 MAX_WIDTH = 128
-"""Widest query or value of a head."""
+MAX_EXACT_WIDTH = 64
+"""Widest query or value of a head, in half precision and in float32."""
 
 MAX_RANK = 16
 """Highest rank of a mixing."""
@@ -87,9 +88,13 @@ def why_not(q, k, v, mix1, mix2):
     if not set(dtypes) <= set(DTYPES):
         got = ", ".join(map(str, dtypes))
         return f"takes float32, bfloat16 or float16 tensors, got {got}"
-    widest = max(q.shape[-1], v.shape[-1])
-    if widest > MAX_WIDTH:
-        return f"takes heads whose width is at most {MAX_WIDTH}, got {widest}"
+    exact = set(dtypes) == {torch.float32}
+    widest, limit = max(q.shape[-1], v.shape[-1]), MAX_WIDTH
+    if exact:
+        limit = MAX_EXACT_WIDTH
+    if widest > limit:
+        kind = "float32" if exact else "half-precision"
+        return f"takes {kind} heads whose width is at most {limit}, got {widest}"
     for mix in (mix1, mix2):
         if mix is not None and not 1 <= mix.U.shape[2] <= MAX_RANK:
             return f"takes mixings of rank 1 to {MAX_RANK}, got {mix.U.shape[2]}"
