@@ -68,8 +68,19 @@ def assert_as_exact_as_torch(case, dtype, **options):
     [
         # Three tiles, a window of two, widths and ranks that fill none.
         (F32, "out_scale", {"frames": 37, "block_size": 21, "sizes": (1, 1, 18, 40)}),
-        (BF16, "none", {"kind": "relu", "frames": 18, "block_size": 50, "mix2": False}),
-        (F16, "l2", {"frames": 16, "block_size": 16, "mix1": False}),
+        # A window longer than the utterance; then several utterances and heads.
+        (
+            BF16,
+            "none",
+            {
+                "kind": "relu",
+                "frames": 18,
+                "block_size": 50,
+                "mix2": False,
+                "sizes": (1, 1, 16, 5),
+            },
+        ),
+        (F16, "l2", {"frames": 5, "block_size": 4, "mix1": False}),
         pytest.param(F32, "l2", {"frames": 1, "block_size": 30}, marks=slow),
         pytest.param(F32, "none", {"block_size": 1, "diag": False}, marks=slow),
         pytest.param(F32, "out_scale", {"kind": "relu", "shortcut": False}, marks=slow),
