@@ -343,7 +343,7 @@ def test_without_triton():
 # The commonest width and dtype, and in turn what needs most registers.
 IN_CI = {(90, 32, BF16, name) for name in kernel_resources.KERNELS}
 IN_CI |= {(80, 18, F32, "reduce_backward"), (80, 18, F16, "expand_backward")}
-IN_CI |= {(90, 32, BF16, "hyperglu_forward"), (90, 32, BF16, "hyperglu_backward_mixes")}
+IN_CI |= {(90, 18, BF16, "hyperglu_forward"), (90, 18, BF16, "hyperglu_backward_mixes")}
 
 
 @pytest.mark.parametrize(
