@@ -24,7 +24,7 @@ train: $(VENV)/installed
 	$(BIN)/python train.py hparams/hyperconformer.yaml
 
 test: $(VENV)/installed-dev
-	$(BIN)/python -m pytest
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --dist loadscope
 
 test-slow: $(VENV)/installed-dev
 	$(BIN)/python -m pytest -m slow

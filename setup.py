@@ -56,7 +56,13 @@ setup(
         "espeakng-loader>=0.2",
     ],
     extras_require={
-        "dev": ["pytest>=8", "hypothesis>=6", "ruff>=0.6", "optuna>=4"],
+        "dev": [
+            "pytest>=8",
+            "pytest-xdist>=3",
+            "hypothesis>=6",
+            "ruff>=0.6",
+            "optuna>=4",
+        ],
         # Decoding with n-gram language models; compiled when installed.
         "lm": ["kenlm>=0.2", "pygtrie>=2.5"],
         # Random and TPE search in ablations.

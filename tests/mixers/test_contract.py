@@ -7,6 +7,7 @@ from hyperconformer.masks import ChunkRule
 from hyperconformer.registry import build_mixer, list_mixers, mixer_options
 
 D, H = 24, 2
+LONG = 30000  # frames: twenty minutes of speech
 
 # Options without which an input this small would not exercise the mixer.
 SMALL = {
@@ -169,9 +170,22 @@ def test_no_attention_map_and_no_square_of_the_length(name, causal):
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
 def test_half_precision_does_not_overflow_on_long_correlated_input(name, causal, dtype):
     mixer = build(name, causal, dtype=torch.float32)
-    # What is quadratic would hold 30,000^2 numbers a head: 3.6 GB.
-    length = 2000 if "T^2" in mixer.cost else 30000
-    x = 1.0 + 0.1 * torch.randn(1, length, D)
+    # What is quadratic takes minutes for 30,000 frames: below, among the slow tests.
+    length = 2000 if "T^2" in mixer.cost else LONG
+    assert_finite_in_half_precision(mixer, length, D, dtype)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["regularMHA", "RelPosMHAXL", "RoPEMHA"])
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_attention_does_not_overflow_on_long_correlated_input(name, dtype):
+    """One narrow head: the scores alone are 1.8 GB."""
+    mixer = build_mixer(name, d_model=8, num_heads=1).eval()
+    assert_finite_in_half_precision(mixer, LONG, 8, dtype)
+
+
+def assert_finite_in_half_precision(mixer, length, d_model, dtype):
+    x = 1.0 + 0.1 * torch.randn(1, length, d_model)
     with torch.no_grad(), torch.autocast("cpu", dtype=dtype):
         y, _ = mixer(x)
     assert torch.isfinite(y).all()
