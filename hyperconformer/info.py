@@ -8,7 +8,11 @@ import soundfile
 import torch
 
 import hyperconformer
-from hyperconformer.model_folder import DEFAULT_MODEL, list_shipped_models
+from hyperconformer.model_folder import (
+    DEFAULT_MODEL,
+    DEFAULT_STREAMING_MODEL,
+    list_shipped_models,
+)
 from hyperconformer.registry import list_mixers
 
 PACKAGES = ("torch", "torchaudio", "speechbrain", "triton", "safetensors", "soundfile")
@@ -29,7 +33,6 @@ def describe():
     >>> "torch:" in describe()
     True
     """
-    models = list_shipped_models()
     lines = [
         f"hyperconformer: {hyperconformer.__version__}",
         f"python: {platform.python_version()} on {platform.system()}",
@@ -40,11 +43,15 @@ def describe():
         *(f"{name}: {_version(name)} ({use})" for name, use in OPTIONAL.items()),
         f"audio formats: {', '.join(sorted(soundfile.available_formats()))}",
         f"mixers: {', '.join(list_mixers())}",
-        f"shipped models: {', '.join(models) or 'none'}",
-        f"default model: {DEFAULT_MODEL}"
-        + ("" if DEFAULT_MODEL in models else " (not installed)"),
+        f"shipped models: {', '.join(list_shipped_models()) or 'none'}",
+        f"default model: {_shipped(DEFAULT_MODEL)}",
+        f"default streaming model: {_shipped(DEFAULT_STREAMING_MODEL)}",
     ]
     return "\n".join(lines) + "\n"
+
+
+def _shipped(name):
+    return name if name in list_shipped_models() else f"{name} (not installed)"
 
 
 def _version(package):

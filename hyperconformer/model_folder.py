@@ -29,6 +29,7 @@ BUILD_FACTOR, BUILD_BYTES, BUILD_TENSORS = 8, 2**26, 1000
 # The model that comes with the package: in the repository, and in the wheel as data
 # of the package.
 DEFAULT_MODEL = "hyperconformer-an4"
+DEFAULT_STREAMING_MODEL = "hyperconformer-an4-streaming"
 _PACKAGE = pathlib.Path(__file__).resolve().parent
 SHIPPED_FOLDERS = (_PACKAGE / "pretrained", _PACKAGE.parent / "pretrained")
 

@@ -30,7 +30,7 @@ from hyperconformer.audio import read_audio
 from hyperconformer.encoder import prefixed, within
 from hyperconformer.integration.asr import chunk_config, chunk_rule
 from hyperconformer.integration.frontend import frame_ms, heard_after, look_ahead_ms
-from hyperconformer.model_folder import load_model
+from hyperconformer.model_folder import DEFAULT_STREAMING_MODEL, load_model
 from hyperconformer.streaming_search import GreedySearch, PrefixBeamSearch
 from hyperconformer.transcription import Word
 
@@ -442,7 +442,8 @@ class StreamingASR:
         Arguments
         ---------
         source, device, trusted
-            As :func:`hyperconformer.model_folder.load_model`.
+            As :func:`hyperconformer.model_folder.load_model`; without a source, the
+            shipped model that streams.
         chunk_ms, left_context_ms : float
             As :class:`StreamingModel`.
         beam_size : int
@@ -461,6 +462,7 @@ class StreamingASR:
         ValueError
             If it holds another kind of model, or one that cannot stream.
         """
+        source = source or DEFAULT_STREAMING_MODEL
         config, tokenizer = load_model(
             source, ("extractor", "recognizer"), device, trusted
         )

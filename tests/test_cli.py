@@ -11,7 +11,12 @@ import soundfile
 import torch
 
 from hyperconformer.cli import main
-from hyperconformer.model_folder import DEFAULT_MODEL, find_model, list_shipped_models
+from hyperconformer.model_folder import (
+    DEFAULT_MODEL,
+    DEFAULT_STREAMING_MODEL,
+    find_model,
+    list_shipped_models,
+)
 
 ROOT = pathlib.Path(__file__).resolve().parents[1]
 
@@ -132,6 +137,14 @@ def test_the_shipped_model_is_found_by_name(monkeypatch, tmp_path, tiny_model):
     (tmp_path / "clone" / DEFAULT_MODEL).symlink_to(tiny_model)
     assert list_shipped_models() == [DEFAULT_MODEL]
     assert find_model() == find_model(DEFAULT_MODEL) == places[1] / DEFAULT_MODEL
+
+
+def test_what_is_shipped_transcribes_and_streams(capsys, files):
+    """The models in the repository, found without being named."""
+    assert {DEFAULT_MODEL, DEFAULT_STREAMING_MODEL} <= set(list_shipped_models())
+    for arguments in ((), ("--stream",)):
+        code, out, err = run(capsys, "transcribe", files[0], *arguments)
+        assert code == 0 and out.endswith("\n"), err
 
 
 @pytest.fixture
