@@ -118,7 +118,8 @@ def compile_kernel(name, dtype, head_width, capability):
         kernel = getattr(triton_kernels, f"{name}_kernel")
         constants = _constants(kernel, dtype, head_width)
         of_tokens_dtype = OF_TOKENS_DTYPE
-    options = {key: constants.pop(key) for key in ("num_warps", "num_stages")}
+    names = {"num_warps", "num_stages", "maxnreg"} & set(constants)
+    options = {key: constants.pop(key) for key in names}
     signature = {
         argument: "constexpr"
         if argument in constants

@@ -326,6 +326,8 @@ def kernel_constants(**constants):
         "BLOCK_R": _block(max(constants["RANK1"], constants["RANK2"])),
         "num_warps": 4 if max(width, value_width) <= 32 else 8,
         "num_stages": 1,
+        # Or else the assembler spills a little for the sake of more blocks at once.
+        "maxnreg": 255,
     }
 
 
