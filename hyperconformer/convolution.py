@@ -4,7 +4,7 @@ import torch
 import torch.nn.functional as F
 from torch.autograd.function import once_differentiable
 
-from hyperconformer.dropout import BLOCK_SIZE, is_eager_cpu
+from hyperconformer.cpu import BLOCK_SIZE, is_eager_cpu
 
 
 def convolve_maps(x, weight, bias=None, stride=(1, 1), dilation=(1, 1), groups=1):

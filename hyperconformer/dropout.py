@@ -5,13 +5,9 @@ import torch
 from torch import nn
 from torch.autograd.function import once_differentiable
 
-STEPS = 1 << 16
-BLOCK_SIZE = 128 * 1024
-"""Numbers handled at once: what they need in between fits the cache of a core."""
+from hyperconformer.cpu import BLOCK_SIZE, is_eager_cpu, select
 
-# grad where noise > threshold, else 0, in one vectorised pass; `where`, `masked_fill`
-# and a product with a boolean mask each take several times as long on a CPU.
-_select = torch.ops.aten.threshold_backward.grad_input
+STEPS = 1 << 16
 
 
 class Dropout(nn.Dropout):
@@ -43,16 +39,6 @@ class Dropout(nn.Dropout):
         return super().forward(x) if plain else _Drop.apply(x, Noise(x, zeroed))
 
 
-def is_eager_cpu(x):
-    """Whether to compute with ``x`` (float32 or 64) as written for a CPU's cache."""
-    return (
-        x.device.type == "cpu"
-        and x.dtype in (torch.float32, torch.float64)
-        and not torch.compiler.is_compiling()
-        and not torch.is_autocast_enabled("cpu")
-    )
-
-
 class Noise:
     """Which elements of a tensor are zeroed, and what the others are multiplied with.
 
@@ -73,7 +59,7 @@ class Noise:
         """Zero elements of contiguous ``x``, which begins at element ``start``."""
         bits = self.bits[start : start + x.numel()].split(BLOCK_SIZE)
         for part, noise in zip(x.view(-1).split(BLOCK_SIZE), bits):
-            _select(part, noise.to(x.dtype), self.threshold, grad_input=part)
+            select.grad_input(part, noise.to(x.dtype), self.threshold, grad_input=part)
         return x
 
 

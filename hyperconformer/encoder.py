@@ -8,6 +8,7 @@ from collections import OrderedDict
 import torch
 from torch import nn
 
+from hyperconformer.masks import clear_padding
 from hyperconformer.registry import build_mixer, mixer_class, mixer_options
 
 
@@ -49,8 +50,7 @@ class EncoderStack(nn.Module):
         hidden : list of torch.Tensor
             The input and the output of every layer that ran, each (B, T, D).
         """
-        if padding_mask is not None:
-            x = x.masked_fill(padding_mask.unsqueeze(-1), 0.0)
+        x = clear_padding(x, padding_mask)
         hidden = [x]
         for layer in self.layers:
             if self.training and self.layerdrop_prob > 0.0:
@@ -120,8 +120,7 @@ class EncoderStack(nn.Module):
         state : dict of str to torch.Tensor
             The state after these frames.
         """
-        if padding_mask is not None:
-            x = x.masked_fill(padding_mask.unsqueeze(-1), 0.0)
+        x = clear_padding(x, padding_mask)
         new_state = {}
         for index, layer in enumerate(self.layers):
             name = f"layers.{index}"

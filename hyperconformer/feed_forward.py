@@ -9,7 +9,8 @@ import torch
 from torch import nn
 from torch.autograd.function import once_differentiable
 
-from hyperconformer.dropout import BLOCK_SIZE, STEPS, Dropout, Noise, is_eager_cpu
+from hyperconformer.cpu import BLOCK_SIZE, is_eager_cpu
+from hyperconformer.dropout import STEPS, Dropout, Noise
 
 _aten = torch.ops.aten
 # Each activation, and the gradient of its input from that of its output.

@@ -9,6 +9,7 @@ PACKAGE = pathlib.Path(__file__).resolve().parents[1] / "hyperconformer"
 
 # Lower floors know nothing of higher ones.
 FLOORS = [
+    ("cpu",),
     ("ops", "masks", "audio", "bootstrap", "dropout", "longform", "transcription"),
     ("convolution", "feed_forward"),
     ("mixers",),
@@ -25,7 +26,16 @@ FLOORS = [
 ]
 # The parts of the model that work without SpeechBrain.
 WITHOUT_SPEECHBRAIN = {
-    *("ops", "masks", "audio", "convolution", "dropout", "feed_forward", "mixers"),
+    *(
+        "cpu",
+        "ops",
+        "masks",
+        "audio",
+        "convolution",
+        "dropout",
+        "feed_forward",
+        "mixers",
+    ),
     *("registry", "encoder", "lm"),
     *("branchformer", "conformer", "transformer"),
 }

@@ -15,8 +15,10 @@ from speechbrain.processing.features import spectral_magnitude
 from torch import nn
 
 from hyperconformer.convolution import convolve_maps
-from hyperconformer.dropout import is_eager_cpu, replace_dropout
+from hyperconformer.cpu import is_eager_cpu
+from hyperconformer.dropout import replace_dropout
 from hyperconformer.masks import (
+    clear_padding,
     last_frames,
     lengths_to_padding_mask,
     relative_to_frames,
@@ -278,7 +280,7 @@ def _cleared(x, lengths):
     if (lengths == x.shape[1]).all():
         return x
     mask = lengths_to_padding_mask(lengths, x.shape[1])
-    return x.masked_fill(mask[:, :, None, None], 0.0)
+    return clear_padding(x, mask)
 
 
 def _convolve(layer, x, time_pad=0):
@@ -303,7 +305,7 @@ def _reflect_ends(x, lengths, width):
     if (lengths == frames).all():
         return x
     mask = lengths_to_padding_mask(lengths, frames)
-    x = x.masked_fill(mask[:, :, None, None], 0.0)
+    x = clear_padding(x, mask)
     source = x
     for step in range(width):
         rows = torch.nonzero(lengths + step < frames).squeeze(1)
