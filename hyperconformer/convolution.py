@@ -4,7 +4,7 @@ import torch
 import torch.nn.functional as F
 from torch.autograd.function import once_differentiable
 
-from hyperconformer.cpu import BLOCK_SIZE, is_eager_cpu
+from hyperconformer.cpu import block_size, is_eager_cpu
 
 
 def convolve_maps(x, weight, bias=None, stride=(1, 1), dilation=(1, 1), groups=1):
@@ -76,7 +76,7 @@ def _weight_gradient(x, weight, grad, stride):
     windows = windows.unfold(2, over_f, stride[1]).permute(0, 1, 2, 4, 5, 3)
     size = weight[0].numel()
     total = weight.new_zeros(size, channels)
-    frames = max(1, BLOCK_SIZE // windows[:, 0].numel())
+    frames = max(1, block_size() // windows[:, 0].numel())
     for part, g in zip(windows.split(frames, 1), grad.split(frames, 1)):
         total.addmm_(part.reshape(-1, size).t(), g.reshape(-1, channels))
     return total.view(*window, channels).permute(3, 2, 0, 1)

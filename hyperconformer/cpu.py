@@ -2,15 +2,21 @@
 
 import torch
 
-BLOCK_SIZE = 128 * 1024
-"""Numbers handled at once: what they need in between fits the cache of a core."""
-
 select = torch.ops.aten.threshold_backward
 """``select(x, chooser, threshold)``: x where the chooser is above it, else 0.
 
 One vectorised pass, whatever x holds, and the gradient alike. ``where`` and
 ``masked_fill`` take over ten times as long on a CPU.
 """
+
+
+def block_size():
+    """Numbers handled at once: what they need in between fits the cache of a core.
+
+    Threads that share an operation must be woken for it, which costs as much as a
+    small block itself: for them a block fills the cache that the cores share.
+    """
+    return 2**17 if torch.get_num_threads() == 1 else 2**21
 
 
 def is_eager_cpu(x):

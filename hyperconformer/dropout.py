@@ -5,7 +5,7 @@ import torch
 from torch import nn
 from torch.autograd.function import once_differentiable
 
-from hyperconformer.cpu import BLOCK_SIZE, is_eager_cpu, select
+from hyperconformer.cpu import block_size, is_eager_cpu, select
 
 STEPS = 1 << 16
 
@@ -57,8 +57,8 @@ class Noise:
 
     def zero_(self, x, start=0):
         """Zero elements of contiguous ``x``, which begins at element ``start``."""
-        bits = self.bits[start : start + x.numel()].split(BLOCK_SIZE)
-        for part, noise in zip(x.view(-1).split(BLOCK_SIZE), bits):
+        bits, size = self.bits[start : start + x.numel()], block_size()
+        for part, noise in zip(x.view(-1).split(size), bits.split(size)):
             select.grad_input(part, noise.to(x.dtype), self.threshold, grad_input=part)
         return x
 

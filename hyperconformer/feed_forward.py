@@ -9,7 +9,7 @@ import torch
 from torch import nn
 from torch.autograd.function import once_differentiable
 
-from hyperconformer.cpu import BLOCK_SIZE, is_eager_cpu
+from hyperconformer.cpu import block_size, is_eager_cpu
 from hyperconformer.dropout import STEPS, Dropout, Noise
 
 _aten = torch.ops.aten
@@ -149,7 +149,7 @@ def _activated(act, h, spare, noise, block):
 
 
 def _block_rows(hidden):
-    return max(LEAST_ROWS, BLOCK_SIZE // hidden.shape[1])
+    return max(LEAST_ROWS, block_size() // hidden.shape[1])
 
 
 def _blocks(hidden):

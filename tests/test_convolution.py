@@ -11,7 +11,7 @@ from hyperconformer.convolution import convolve_maps
 @pytest.mark.parametrize("block_size", [1, 1 << 17])
 @pytest.mark.parametrize("kernel, stride", [((3, 3), (2, 2)), ((2, 5), (1, 3))])
 def test_equals_conv2d(kernel, stride, block_size, monkeypatch):
-    monkeypatch.setattr(convolution, "BLOCK_SIZE", block_size)
+    monkeypatch.setattr(convolution, "block_size", lambda: block_size)
     x = torch.randn(2, 9, 11, 3, dtype=torch.double, requires_grad=True)
     weight = torch.randn(4, 3, *kernel, dtype=torch.double, requires_grad=True)
     bias = torch.randn(4, dtype=torch.double, requires_grad=True)

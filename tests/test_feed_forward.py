@@ -15,7 +15,7 @@ ACTIVATIONS = [nn.SiLU, nn.GELU]
 def small_blocks(monkeypatch):
     """So small that the tests' inputs fill several, the last one in part."""
     monkeypatch.setattr(feed_forward, "LEAST_ROWS", 3)
-    monkeypatch.setattr(feed_forward, "BLOCK_SIZE", 1)
+    monkeypatch.setattr(feed_forward, "block_size", lambda: 1)
 
 
 def both(module, x, plain):

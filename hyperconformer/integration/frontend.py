@@ -15,7 +15,7 @@ from speechbrain.processing.features import spectral_magnitude
 from torch import nn
 
 from hyperconformer.convolution import convolve_maps
-from hyperconformer.cpu import is_eager_cpu
+from hyperconformer.cpu import block_size, is_eager_cpu
 from hyperconformer.dropout import replace_dropout
 from hyperconformer.masks import (
     clear_padding,
@@ -23,9 +23,6 @@ from hyperconformer.masks import (
     lengths_to_padding_mask,
     relative_to_frames,
 )
-
-GROUP_SIZE = 2**21
-"""Numbers in a feature map: that of one long utterance, or of several short ones."""
 
 
 class ConvolutionFrontEnd(convolution.ConvolutionFrontEnd):
@@ -123,7 +120,7 @@ class ConvolutionFrontEnd(convolution.ConvolutionFrontEnd):
         convolve = _after_zeros if self.causal else _reflected
         size = len(x)
         if is_eager_cpu(x):
-            size = max(1, int(GROUP_SIZE / (x[0].numel() * self._widening)))
+            size = max(1, int(_group_size() / (x[0].numel() * self._widening)))
         if size >= len(x):
             return self._through_blocks(x, lengths, convolve)
         groups = zip(x.split(size), lengths.split(size))
@@ -231,6 +228,11 @@ class ConvolutionFrontEnd(convolution.ConvolutionFrontEnd):
                 y = block.drop(y + shortcut)
             x, lengths = y, y_lengths
         return x, lengths
+
+
+def _group_size():
+    """Numbers in the feature maps of the utterances that are handled at once."""
+    return 16 * block_size()
 
 
 def _through_layers(layers, x, lengths, convolve):

@@ -161,7 +161,7 @@ def test_groups_of_utterances_give_what_the_batch_gives(causal, monkeypatch):
 
     monkeypatch.setattr(cnn, "_through_blocks", counted)
     # The first convolution of this shape makes eight numbers of one.
-    monkeypatch.setattr(frontend, "GROUP_SIZE", 2 * x[0].numel() * 8)
+    monkeypatch.setattr(frontend, "_group_size", lambda: 2 * x[0].numel() * 8)
     groups, group_lengths = cnn(x, lengths)
     assert sizes == [2, 2, 1]
     assert torch.equal(group_lengths, whole_lengths)
