@@ -93,6 +93,50 @@ class GreedySearcher(Searcher):
         return found
 
 
+class TransducerSearcher(Searcher):
+    """SpeechBrain's greedy search of a transducer: one hypothesis.
+
+    Arguments
+    ---------
+    recognizer : hyperconformer.integration.recognizer.Recognizer
+        With a transducer.
+
+    Raises
+    ------
+    ValueError
+        If it has none.
+    """
+
+    def __init__(self, recognizer):
+        if recognizer.transducer is None:
+            raise ValueError("this search needs a transducer, got a recogniser without")
+        self.transducer = recognizer.transducer
+
+    def hypotheses(self, recognition, tokenizer):
+        """Decode a batch.
+
+        Arguments
+        ---------
+        recognition : hyperconformer.integration.recognizer.Recognition
+            Of the batch.
+        tokenizer : sentencepiece.SentencePieceProcessor
+            The recogniser's.
+
+        Returns
+        -------
+        list of list of Hypothesis
+            One for each utterance; its score is its tokens' log-probability.
+        """
+        found = []
+        for frames, length in zip(recognition.encoded, recognition.lengths.tolist()):
+            tokens, score, _ = self.transducer.decode(frames[:length])
+            tokens = tuple(token for token in tokens if token not in NO_TEXT)
+            found.append(
+                [Hypothesis(tokenizer.decode_ids(list(tokens)), score, tokens)]
+            )
+        return found
+
+
 class CTCSearcher(Searcher):
     """SpeechBrain's CTC beam search: several readings, hot words, language models.
 

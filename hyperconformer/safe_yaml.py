@@ -25,6 +25,7 @@ BUILT = {
     "hyperconformer.integration.frontend.FeatureExtractor",
     "hyperconformer.integration.lm.TransformerLM",
     "hyperconformer.integration.recognizer.Recognizer",
+    "hyperconformer.integration.transducer.Transducer",
     "hyperconformer.lm.LinearAttentionTransformerLM",
     "speechbrain.lobes.features.Fbank",
 }

@@ -31,7 +31,11 @@ from hyperconformer.encoder import prefixed, within
 from hyperconformer.integration.asr import chunk_config, chunk_rule
 from hyperconformer.integration.frontend import frame_ms, heard_after, look_ahead_ms
 from hyperconformer.model_folder import DEFAULT_STREAMING_MODEL, load_model
-from hyperconformer.streaming_search import GreedySearch, PrefixBeamSearch
+from hyperconformer.streaming_search import (
+    GreedySearch,
+    PrefixBeamSearch,
+    TransducerSearch,
+)
 from hyperconformer.transcription import Word
 
 
@@ -138,7 +142,7 @@ class StreamState:
 
 
 class StreamingModel:
-    """Extractor, front end, encoder and CTC head, chunk by chunk.
+    """Extractor, front end, encoder and its head, chunk by chunk.
 
     Arguments
     ---------
@@ -280,8 +284,9 @@ class StreamingModel:
 
         Returns
         -------
-        log_probs : list of torch.Tensor
-            Of each stream (T, V), the new frames, maybe none.
+        frames : list of torch.Tensor
+            Of each stream (T, V) log-probabilities of the new frames, maybe none; of
+            a transducer (T, D) encoder frames.
         state : StreamState
             The state after these samples.
 
@@ -320,7 +325,10 @@ class StreamingModel:
         ending = [row for row, end in enumerate(last) if end]
         state = self._close(state, ending, outputs)
         state.tensors["closed"][ending] = True
-        empty = torch.zeros(0, self.recognizer.ctc_head.out_features).to(self.device)
+        head = self.recognizer.ctc_head
+        transducer = self.recognizer.transducer is not None
+        width = head.in_features if transducer else head.out_features
+        empty = torch.zeros(0, width, device=self.device)
         return [torch.cat([empty, *frames]) for frames in outputs], state
 
     def _check_samples(self, state, samples, last):
@@ -406,7 +414,7 @@ class StreamingASR:
     tokenizer : sentencepiece.SentencePieceProcessor
         Tokens to text.
     beam_size : int
-        1 decodes greedily, more by a prefix beam.
+        1 decodes greedily, more by a prefix beam of CTC.
     endpoint_s : float
         Silence (blanks) after words that ends a segment; the encoder then begins anew,
         as with an utterance in training.
@@ -414,7 +422,7 @@ class StreamingASR:
     Raises
     ------
     ValueError
-        If a number is not positive.
+        If a number is not positive, or a transducer shall have a beam.
     """
 
     def __init__(self, model, tokenizer, beam_size=1, endpoint_s=1.0):
@@ -422,6 +430,11 @@ class StreamingASR:
             raise ValueError(
                 "beam_size must be >= 1 and endpoint_s > 0, "
                 f"got {beam_size} and {endpoint_s}"
+            )
+        if beam_size > 1 and model.recognizer.transducer is not None:
+            raise ValueError(
+                f"a transducer's stream is decoded greedily: beam_size must be 1, "
+                f"got {beam_size}"
             )
         self.model, self.tokenizer = model, tokenizer
         self.beam_size, self.endpoint_s = beam_size, endpoint_s
@@ -530,6 +543,9 @@ class StreamingASR:
 
     def new_search(self):
         """A search at a segment's begin."""
+        transducer = self.model.recognizer.transducer
+        if transducer is not None:
+            return TransducerSearch(transducer)
         if self.beam_size == 1:
             return GreedySearch()
         return PrefixBeamSearch(self.beam_size)

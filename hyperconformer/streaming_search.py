@@ -1,6 +1,6 @@
-"""CTC decoding of a stream: what is known grows, and what is final stays.
+"""Decoding of a stream: what is known grows, and what is final stays.
 
-SpeechBrain's searchers are not used: ``CTCBaseSearcher.partial_decode_beams`` calls
+SpeechBrain's CTC searchers are not used: ``CTCBaseSearcher.partial_decode_beams`` calls
 ``partial_decoding`` without its ``wav_len``, and their beams are strings without the
 frames of each token, from which the words' times are made here.
 """
@@ -57,6 +57,39 @@ class GreedySearch:
                 token = Token(index, self.frames, self.frames + 1, log_prob)
                 self.tokens.append(token)
             self.last = index
+            self.frames += 1
+
+    @property
+    def num_final(self):
+        """How many of the tokens can change no more."""
+        return len(self.tokens)
+
+
+class TransducerSearch:
+    """Greedy search of a transducer; every token is final as soon as it is there.
+
+    Arguments
+    ---------
+    transducer : hyperconformer.integration.transducer.Transducer
+        Which also remembers the tokens so far.
+    """
+
+    def __init__(self, transducer):
+        self.transducer = transducer
+        self.tokens = []
+        self.frames = 0
+        self.memory = None
+
+    def advance(self, encoded):
+        """Take the (T, D) next frames of the encoder."""
+        for frame in encoded:
+            indices, log_prob, self.memory = self.transducer.decode(
+                frame[None], self.memory
+            )
+            self.tokens += [
+                Token(index, self.frames, self.frames + 1, log_prob / len(indices))
+                for index in indices
+            ]
             self.frames += 1
 
     @property

@@ -1,4 +1,4 @@
-"""The whole recogniser: front end, encoder, CTC head and attention decoder."""
+"""The whole recogniser: front end, encoder, CTC head, and maybe a second head."""
 
 from typing import NamedTuple, Optional
 
@@ -13,14 +13,15 @@ class Recognition(NamedTuple):
     """What a recogniser says of a batch.
 
     ``ctc`` (B, T, V) log-probabilities; ``lengths`` (B,) int64 frames of them;
-    ``encoded`` (B, T, D); ``seq`` (B, U, V) log-probabilities of the decoder, or
-    None without targets.
+    ``encoded`` (B, T, D); ``seq`` (B, U, V) log-probabilities of the decoder, and
+    ``transducer`` (B, T, U, V) logits, None without targets or such a head.
     """
 
     ctc: torch.Tensor
     lengths: torch.Tensor
     encoded: torch.Tensor
     seq: Optional[torch.Tensor]
+    transducer: Optional[torch.Tensor] = None
 
     @property
     def relative_lengths(self):
@@ -43,9 +44,16 @@ class Recognizer(nn.Module):
         Width of the encoder's frames.
     vocab_size : int
         Number of tokens V; token 0 is the CTC blank.
+    transducer : hyperconformer.integration.transducer.Transducer, optional
+        A second head, in a decoder's place.
+
+    Raises
+    ------
+    ValueError
+        If there are both a decoder and a transducer.
     """
 
-    def __init__(self, frontend, transformer, d_model, vocab_size):
+    def __init__(self, frontend, transformer, d_model, vocab_size, transducer=None):
         super().__init__()
         self.frontend = frontend
         self.transformer = transformer
@@ -53,6 +61,14 @@ class Recognizer(nn.Module):
         self.decoder_head = None
         if hasattr(transformer, "decoder"):
             self.decoder_head = nn.Linear(d_model, vocab_size)
+        self.transducer = transducer
+        if transducer is not None and self.decoder_head is not None:
+            raise ValueError("a transducer stands in a decoder's place, got both")
+
+    @property
+    def needs_targets(self):
+        """Whether a head is trained on the tokens so far."""
+        return self.decoder_head is not None or self.transducer is not None
 
     def forward(self, features, lengths, targets=None, dynchunktrain_config=None):
         """Recognise.
@@ -64,7 +80,8 @@ class Recognizer(nn.Module):
         lengths : torch.Tensor
             (B,) int64 frames.
         targets : torch.Tensor, optional
-            (B, U) int64 tokens, begun with the sentence begin, for the decoder.
+            (B, U) int64 tokens, begun with the sentence begin, for the decoder or
+            the transducer.
         dynchunktrain_config : speechbrain DynChunkTrainConfig, optional
             How far each frame of the encoder may see; None = the whole utterance.
 
@@ -75,21 +92,23 @@ class Recognizer(nn.Module):
         Raises
         ------
         ValueError
-            If targets are given and there is no decoder.
+            If targets are given and no head takes them.
         """
         x, lengths = self.frontend(features, lengths)
         encoded = self.transformer.encode(
             x, lengths / x.shape[1], dynchunktrain_config=dynchunktrain_config
         )
         ctc = self.ctc_head(encoded).log_softmax(dim=-1)
-        seq = None
-        if targets is not None:
-            if self.decoder_head is None:
-                raise ValueError("targets given, but num_decoder_layers is 0")
+        seq = logits = None
+        if targets is not None and not self.needs_targets:
+            raise ValueError("targets given, but num_decoder_layers is 0")
+        if targets is not None and self.transducer is not None:
+            logits = self.transducer(encoded, targets[:, 1:])
+        elif targets is not None:
             mask = lengths_to_padding_mask(lengths, encoded.shape[1])
             decoded = self.transformer.decode_targets(targets, encoded, mask)
             seq = self.decoder_head(decoded).log_softmax(dim=-1)
-        return Recognition(ctc, lengths, encoded, seq)
+        return Recognition(ctc, lengths, encoded, seq, logits)
 
     def init_state(self, batch_size, *, chunk, device=None, dtype=None):
         """The state before the first feature of ``batch_size`` streams.
@@ -125,7 +144,7 @@ class Recognizer(nn.Module):
         }
 
     def step(self, features, lengths, chunk, state):
-        """Recognise the next features of each stream with the CTC head.
+        """Recognise the next features of each stream.
 
         Arguments
         ---------
@@ -140,8 +159,9 @@ class Recognizer(nn.Module):
 
         Returns
         -------
-        log_probs : torch.Tensor
-            (B, T', V).
+        frames : torch.Tensor
+            (B, T', V) log-probabilities of the CTC head; where there is a transducer,
+            the (B, T', D) encoder frames that its search takes.
         lengths : torch.Tensor
             (B,) int64 frames of them.
         state : dict of str to torch.Tensor
@@ -153,6 +173,7 @@ class Recognizer(nn.Module):
         encoded, after = self.transformer.encode_step(
             x, lengths, chunk, within("transformer", state)
         )
-        log_probs = self.ctc_head(encoded).log_softmax(dim=-1)
         new_state = {**prefixed("frontend", front), **prefixed("transformer", after)}
-        return log_probs, lengths, new_state
+        if self.transducer is None:
+            encoded = self.ctc_head(encoded).log_softmax(dim=-1)
+        return encoded, lengths, new_state

@@ -15,6 +15,7 @@ from speechbrain.utils.checkpoints import (
 )
 
 from hyperconformer.decoding import GreedySearcher
+from hyperconformer.integration.transducer import transducer_loss
 from hyperconformer.masks import lengths_to_padding_mask
 from hyperconformer.plots import plot_training
 from hyperconformer.training.results import write_errors
@@ -242,7 +243,7 @@ class TrainingBrain(sb.Brain):
 
 
 class ASRBrain(TrainingBrain):
-    """Trains and evaluates a recogniser with a CTC head and, optionally, a decoder.
+    """Trains and evaluates a recogniser with a CTC head, and maybe another one.
 
     Its one module, ``recognizer``, is a
     :class:`hyperconformer.integration.recognizer.Recognizer`; the other parts come
@@ -298,7 +299,7 @@ class ASRBrain(TrainingBrain):
             )
             lengths = lengths.repeat(views)
         targets = None
-        if train and self.hparams.num_decoder_layers > 0:
+        if train and self.hparams.recognizer.needs_targets:
             targets = batch.tokens_bos[0].repeat(views, 1)
         return self.modules.recognizer(
             features, lengths, targets, self._chunk_config(stage)
@@ -319,7 +320,8 @@ class ASRBrain(TrainingBrain):
         return 2 if augmented and self.hparams.consistency_weight > 0 else 1
 
     def compute_objectives(self, predictions, batch, stage):
-        """CTC loss, joined with the decoder's and the consistency of two views.
+        """CTC loss, joined with that of the decoder or the transducer, and with the
+        consistency of two views.
 
         Arguments
         ---------
@@ -346,11 +348,17 @@ class ASRBrain(TrainingBrain):
             loss = loss + self.hparams.consistency_weight * consistency_loss(
                 predictions.ctc, predictions.lengths, counts
             )
+        weight = self.hparams.ctc_weight
+        if predictions.transducer is not None:
+            counts = (token_lens * tokens.shape[1]).round().long()
+            losses = transducer_loss(
+                predictions.transducer, tokens, predictions.lengths, counts
+            )
+            loss = weight * loss + (1 - weight) * (losses / counts.clamp(min=1)).mean()
         if predictions.seq is not None:
             tokens_eos, eos_lens = batch.tokens_eos
             tokens_eos, eos_lens = tokens_eos.repeat(views, 1), eos_lens.repeat(views)
             seq_loss = self.hparams.seq_cost(predictions.seq, tokens_eos, eos_lens)
-            weight = self.hparams.ctc_weight
             loss = weight * loss + (1 - weight) * seq_loss
         if stage != sb.Stage.TRAIN:
             hypotheses = self._decode(predictions, stage)
