@@ -8,7 +8,7 @@ from streaming_model import streaming_config
 
 from hyperconformer.decoding import TransducerSearcher
 from hyperconformer.integration.asr import chunk_config
-from hyperconformer.integration.recognizer import Recognition
+from hyperconformer.integration.recognizer import Recognition, Recognizer
 from hyperconformer.integration.transducer import Transducer, transducer_loss
 from hyperconformer.streaming import StreamingASR, StreamingModel
 
@@ -76,11 +76,14 @@ def test_two_utterances_are_learnt_by_heart():
 
 def model():
     """Untrained, and with a mind to speak."""
-    torch.manual_seed(3)
+    torch.manual_seed(4)
     transducer = Transducer(d_model=16, vocab_size=VOCAB, width=8)
     with torch.no_grad():
-        transducer.output.weight.mul_(20)
-    config = streaming_config(transducer=transducer, vocab_size=VOCAB)
+        transducer.projection.weight.mul_(4)
+        transducer.output.weight.mul_(4)
+        transducer.output.bias[1:3] = -100.0  # begin and end are no text
+    config = streaming_config(vocab_size=VOCAB)
+    config["recognizer"].transducer = transducer
     return StreamingModel(config["extractor"], config["recognizer"], 160)
 
 
@@ -103,9 +106,11 @@ def test_streamed_equals_offline_however_the_samples_are_cut():
 
 
 def test_what_does_not_go_together_is_refused():
+    plain = streaming_config(num_decoder_layers=1)["recognizer"]
+    parts = plain.frontend, plain.transformer, 16, VOCAB
     with pytest.raises(ValueError, match="got both"):
-        streaming_config(transducer=Transducer(16, VOCAB, 8), num_decoder_layers=1)
+        Recognizer(*parts, Transducer(16, VOCAB, 8))
     with pytest.raises(ValueError, match="beam_size must be 1, got 4"):
         StreamingASR(model(), Tokenizer(), beam_size=4)
     with pytest.raises(ValueError, match="needs a transducer"):
-        TransducerSearcher(streaming_config()["recognizer"])
+        TransducerSearcher(plain)
