@@ -215,10 +215,9 @@ def streaming_table(rows):
                 f"({row.p20_ms / chunk_ms:.4f} to {row.p80_ms / chunk_ms:.4f})",
                 f"**{1 / row.ratio_p50:.3f}**",
                 f"{row.peer_kept_bytes:,} / {row.kept_bytes:,}",
-                f"{row.peer_peak_bytes / MB:.1f} / {row.peak_bytes / MB:.1f}",
             ]
         )
-    header = "mixer|first minute|last minute|last / first|state bytes|process MiB"
+    header = "mixer|first minute|last minute|last / first|state bytes"
     return markdown_table(header.split("|"), lines)
 
 
