@@ -176,6 +176,17 @@ def test_streams_print_the_same_from_a_file_and_from_standard_input(
     assert code == 0 and from_pipe == from_file
 
 
+def test_a_pipe_may_be_empty_but_not_end_within_a_sample(
+    capsys, streaming_model, monkeypatch
+):
+    arguments = ("transcribe", "-", "--stream", "--model", streaming_model)
+    for pcm, code, message in ((b"", 0, ""), (b"abc", 1, "within a 16-bit sample")):
+        stdin = types.SimpleNamespace(buffer=io.BytesIO(pcm))
+        monkeypatch.setattr("sys.stdin", stdin)
+        got, _, err = run(capsys, *arguments)
+        assert got == code and message in err
+
+
 def test_what_streams_cannot_do_is_named(capsys, files, streaming_model, tiny_model):
     command = ("transcribe", "--stream", files[0], "--model")
     for arguments, message in (
