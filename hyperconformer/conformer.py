@@ -16,13 +16,13 @@ from torch import nn
 from hyperconformer.dropout import Dropout
 from hyperconformer.encoder import (
     EncoderStack,
+    FeedForward,
     build_encoder_mixer,
     named_norm,
     prefixed,
     within,
 )
-from hyperconformer.feed_forward import FeedForward
-from hyperconformer.masks import clear_padding, last_frames
+from hyperconformer.masks import last_frames
 
 
 class ConvolutionModule(nn.Module):
@@ -150,7 +150,8 @@ class ConvolutionModule(nn.Module):
         pointwise, gate = self.bottleneck
         x = F.linear(self.layer_norm(x), pointwise.weight.squeeze(-1), pointwise.bias)
         x = gate(x)
-        x = clear_padding(x, padding_mask)
+        if padding_mask is not None:
+            x = x.masked_fill(padding_mask.unsqueeze(-1), 0.0)
         frames, left = x.shape[1], self.left
         if state is not None:
             if chunk is None and not self.causal:

@@ -3,9 +3,6 @@
 import numpy as np
 import torch
 from torch import nn
-from torch.autograd.function import once_differentiable
-
-from hyperconformer.cpu import block_size, is_eager_cpu, select
 
 STEPS = 1 << 16
 
@@ -33,48 +30,12 @@ class Dropout(nn.Dropout):
     def forward(self, x):
         """Tensors of any shape in, of the same out."""
         zeroed = round(self.p * STEPS)
-        if not self.training or zeroed == 0:
-            return x
-        plain = zeroed == STEPS or self.inplace or not is_eager_cpu(x)
-        return super().forward(x) if plain else _Drop.apply(x, Noise(x, zeroed))
-
-
-class Noise:
-    """Which elements of a tensor are zeroed, and what the others are multiplied with.
-
-    Arguments
-    ---------
-    x : torch.Tensor
-        Tells how many.
-    zeroed : int
-        How many in 65536 are zeroed, on average.
-    """
-
-    def __init__(self, x, zeroed):
-        self.bits = _random_int16(x.numel())
-        self.threshold = zeroed - STEPS // 2 - 1
-        self.scale = STEPS / (STEPS - zeroed)
-
-    def zero_(self, x, start=0):
-        """Zero elements of contiguous ``x``, which begins at element ``start``."""
-        bits, size = self.bits[start : start + x.numel()], block_size()
-        for part, noise in zip(x.view(-1).split(size), bits.split(size)):
-            select.grad_input(part, noise.to(x.dtype), self.threshold, grad_input=part)
-        return x
-
-
-class _Drop(torch.autograd.Function):
-    """Zero some elements and scale the others."""
-
-    @staticmethod
-    def forward(ctx, x, noise):
-        ctx.noise = noise
-        return noise.zero_(x.contiguous() * noise.scale)
-
-    @staticmethod
-    @once_differentiable
-    def backward(ctx, grad):
-        return ctx.noise.zero_(grad.contiguous() * ctx.noise.scale), None
+        plain = not self.training or not 0 < zeroed < STEPS or self.inplace
+        if plain or x.device.type != "cpu" or torch.compiler.is_compiling():
+            return super().forward(x)
+        bits = _random_int16(x.numel()).view(x.shape)
+        kept = (bits >= zeroed - STEPS // 2).to(x.dtype)
+        return x * kept.mul_(STEPS / (STEPS - zeroed))
 
 
 def _random_int16(count):

@@ -1,4 +1,4 @@
-"""What every encoder shares: the stack of layers and the mixer's place.
+"""What every encoder shares: the stack of layers, the feed-forward, the mixer's place.
 
 The parameters bear SpeechBrain's names, so that its checkpoints load here.
 """
@@ -8,7 +8,7 @@ from collections import OrderedDict
 import torch
 from torch import nn
 
-from hyperconformer.masks import clear_padding
+from hyperconformer.dropout import Dropout
 from hyperconformer.registry import build_mixer, mixer_class, mixer_options
 
 
@@ -50,7 +50,8 @@ class EncoderStack(nn.Module):
         hidden : list of torch.Tensor
             The input and the output of every layer that ran, each (B, T, D).
         """
-        x = clear_padding(x, padding_mask)
+        if padding_mask is not None:
+            x = x.masked_fill(padding_mask.unsqueeze(-1), 0.0)
         hidden = [x]
         for layer in self.layers:
             if self.training and self.layerdrop_prob > 0.0:
@@ -120,7 +121,8 @@ class EncoderStack(nn.Module):
         state : dict of str to torch.Tensor
             The state after these frames.
         """
-        x = clear_padding(x, padding_mask)
+        if padding_mask is not None:
+            x = x.masked_fill(padding_mask.unsqueeze(-1), 0.0)
         new_state = {}
         for index, layer in enumerate(self.layers):
             name = f"layers.{index}"
@@ -150,6 +152,35 @@ def within(name, state):
     return {
         key[start:]: value for key, value in state.items() if key[:start] == f"{name}."
     }
+
+
+class FeedForward(nn.Module):
+    """Position-wise feed-forward: Linear, activation, dropout, Linear.
+
+    Arguments
+    ---------
+    d_model : int
+        Width of the frames.
+    d_ffn : int
+        Width of the hidden layer.
+    activation : type
+        Activation class.
+    dropout : float
+        Dropout rate of the hidden layer.
+    """
+
+    def __init__(self, d_model, d_ffn, activation=nn.SiLU, dropout=0.0):
+        super().__init__()
+        self.ffn = nn.Sequential(
+            nn.Linear(d_model, d_ffn),
+            activation(),
+            Dropout(dropout),
+            nn.Linear(d_ffn, d_model),
+        )
+
+    def forward(self, x):
+        """(B, T, D) in, (B, T, D) out."""
+        return self.ffn(x)
 
 
 def build_encoder_mixer(

@@ -9,8 +9,6 @@ from typing import Optional
 
 import torch
 
-from hyperconformer.cpu import is_eager_cpu, select
-
 
 @dataclass(frozen=True)
 class ChunkRule:
@@ -107,35 +105,6 @@ def lengths_to_padding_mask(lengths, num_frames):
     """
     index = torch.arange(num_frames, device=lengths.device)
     return index[None, :] >= lengths[:, None]
-
-
-def clear_padding(x, padding_mask):
-    """Zeros in the padded frames, whatever they hold.
-
-    Arguments
-    ---------
-    x : torch.Tensor
-        (B, T, ...) frames.
-    padding_mask : torch.Tensor or None
-        (B, T) bool, True = padding; None = no padding.
-
-    Returns
-    -------
-    torch.Tensor
-        Like ``x``.
-
-    Example
-    -------
-    >>> x = torch.tensor([[[1.0], [float("nan")]]])
-    >>> clear_padding(x, torch.tensor([[False, True]])).flatten().tolist()
-    [1.0, 0.0]
-    """
-    if padding_mask is None:
-        return x
-    mask = padding_mask.view(*padding_mask.shape, *[1] * (x.dim() - 2))
-    if is_eager_cpu(x):
-        return select(x, mask.logical_not().to(x.dtype), 0.0)
-    return x.masked_fill(mask, 0.0)
 
 
 def future_mask(num_frames, device=None):

@@ -6,8 +6,12 @@ With HyperMixing it is the HyperMixer, arXiv:2203.03691.
 from torch import nn
 
 from hyperconformer.dropout import Dropout
-from hyperconformer.encoder import EncoderStack, build_encoder_mixer, named_norm
-from hyperconformer.feed_forward import FeedForward
+from hyperconformer.encoder import (
+    EncoderStack,
+    FeedForward,
+    build_encoder_mixer,
+    named_norm,
+)
 
 
 class TransformerEncoderLayer(nn.Module):

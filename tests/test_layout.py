@@ -9,9 +9,7 @@ PACKAGE = pathlib.Path(__file__).resolve().parents[1] / "hyperconformer"
 
 # Lower floors know nothing of higher ones.
 FLOORS = [
-    ("cpu",),
     ("ops", "masks", "audio", "bootstrap", "dropout", "longform", "transcription"),
-    ("convolution", "feed_forward"),
     ("mixers",),
     ("registry",),
     ("encoder", "lm", "config", "corpora", "ngram", "plots", "safe_yaml"),
@@ -26,17 +24,7 @@ FLOORS = [
 ]
 # The parts of the model that work without SpeechBrain.
 WITHOUT_SPEECHBRAIN = {
-    *(
-        "cpu",
-        "ops",
-        "masks",
-        "audio",
-        "convolution",
-        "dropout",
-        "feed_forward",
-        "mixers",
-    ),
-    *("registry", "encoder", "lm"),
+    *("ops", "masks", "audio", "dropout", "mixers", "registry", "encoder", "lm"),
     *("branchformer", "conformer", "transformer"),
 }
 

@@ -23,7 +23,6 @@ from hyperconformer.conformer import ConformerEncoder
 from hyperconformer.dropout import replace_dropout
 from hyperconformer.masks import (
     ChunkRule,
-    clear_padding,
     lengths_to_padding_mask,
     relative_to_frames,
 )
@@ -198,9 +197,6 @@ class HyperConformerASR(TransformerASR):
             "mixer_options": mixer_options,
             "layerdrop_prob": layerdrop_prob,
         }
-        if conformer_activation is Swish:
-            # The same, and the feed-forward knows it.
-            conformer_activation = nn.SiLU
         if encoder_module == "conformer":
             self.encoder = ConformerEncoder(
                 d_ffn=d_ffn,
@@ -277,7 +273,7 @@ class HyperConformerASR(TransformerASR):
             frames = relative_to_frames(wav_len, src.shape[1])
             if (frames < src.shape[1]).any():
                 padding_mask = lengths_to_padding_mask(frames, src.shape[1])
-                src = clear_padding(src, padding_mask)
+                src = src.masked_fill(padding_mask.unsqueeze(-1), 0.0)
         src = self.custom_src_module(src)
         if self._adds_position(mixer_class(self.attention_type)):
             src = src + self.positional_encoding(src)
@@ -439,7 +435,7 @@ class HyperConformerASR(TransformerASR):
         padding_mask = None
         if (lengths < src.shape[1]).any():
             padding_mask = lengths_to_padding_mask(lengths, src.shape[1])
-            src = clear_padding(src, padding_mask)
+            src = src.masked_fill(padding_mask.unsqueeze(-1), 0.0)
         src = self.custom_src_module(src)
         seen = state["frames_seen"]
         if self._adds_position(mixer_class(self.attention_type)):

@@ -14,11 +14,8 @@ from speechbrain.lobes.models import convolution
 from speechbrain.processing.features import spectral_magnitude
 from torch import nn
 
-from hyperconformer.convolution import convolve_maps
-from hyperconformer.cpu import block_size, is_eager_cpu
 from hyperconformer.dropout import replace_dropout
 from hyperconformer.masks import (
-    clear_padding,
     last_frames,
     lengths_to_padding_mask,
     relative_to_frames,
@@ -112,29 +109,9 @@ class ConvolutionFrontEnd(convolution.ConvolutionFrontEnd):
         given = lengths is not None
         if lengths is None:
             lengths = torch.full((x.shape[0],), x.shape[1], device=x.device)
-        x, lengths = self._in_groups(x, lengths)
-        return (x, lengths) if given else x
-
-    def _in_groups(self, x, lengths):
-        """The blocks, for as many utterances at once as a CPU's cache holds."""
         convolve = _after_zeros if self.causal else _reflected
-        size = len(x)
-        if is_eager_cpu(x):
-            size = max(1, int(_group_size() / (x[0].numel() * self._widening)))
-        if size >= len(x):
-            return self._through_blocks(x, lengths, convolve)
-        groups = zip(x.split(size), lengths.split(size))
-        parts = [self._through_blocks(*group, convolve) for group in groups]
-        x, lengths = zip(*parts)
-        return torch.cat(x), torch.cat(lengths)
-
-    @property
-    def _widening(self):
-        """Numbers in the first convolution's output for each in its input."""
-        for layer in self.modules():
-            if isinstance(layer, convolution.Conv2d):
-                return layer.conv.out_channels / math.prod(layer.stride)
-        return 1
+        x, lengths = self._through_blocks(x, lengths, convolve)
+        return (x, lengths) if given else x
 
     @torch.no_grad()
     def init_state(self, batch_size, *, device=None, dtype=None):
@@ -230,11 +207,6 @@ class ConvolutionFrontEnd(convolution.ConvolutionFrontEnd):
         return x, lengths
 
 
-def _group_size():
-    """Numbers in the feature maps of the utterances that are handled at once."""
-    return 16 * block_size()
-
-
 def _through_layers(layers, x, lengths, convolve):
     for layer in layers.children():
         if isinstance(layer, convolution.Conv2d):
@@ -282,7 +254,7 @@ def _cleared(x, lengths):
     if (lengths == x.shape[1]).all():
         return x
     mask = lengths_to_padding_mask(lengths, x.shape[1])
-    return clear_padding(x, mask)
+    return x.masked_fill(mask[:, :, None, None], 0.0)
 
 
 def _convolve(layer, x, time_pad=0):
@@ -291,14 +263,14 @@ def _convolve(layer, x, time_pad=0):
     freq_pad = layer.dilation[0] * (layer.kernel_size[0] - 1) // 2
     x = x.permute(0, 3, 1, 2)
     x = F.pad(x, (freq_pad, freq_pad, time_pad, time_pad), mode=layer.padding_mode)
-    return convolve_maps(
-        x.permute(0, 2, 3, 1),
+    return F.conv2d(
+        x,
         layer.conv.weight.transpose(2, 3),
         layer.conv.bias,
         stride=layer.stride[::-1],
         dilation=layer.dilation[::-1],
         groups=layer.conv.groups,
-    )
+    ).permute(0, 2, 3, 1)
 
 
 def _reflect_ends(x, lengths, width):
@@ -307,7 +279,7 @@ def _reflect_ends(x, lengths, width):
     if (lengths == frames).all():
         return x
     mask = lengths_to_padding_mask(lengths, frames)
-    x = clear_padding(x, mask)
+    x = x.masked_fill(mask[:, :, None, None], 0.0)
     source = x
     for step in range(width):
         rows = torch.nonzero(lengths + step < frames).squeeze(1)

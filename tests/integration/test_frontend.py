@@ -6,7 +6,6 @@ from speechbrain.lobes.features import Fbank
 from speechbrain.lobes.models import convolution
 
 from hyperconformer import ConvolutionFrontEnd
-from hyperconformer.integration import frontend
 from hyperconformer.integration.frontend import FeatureExtractor
 
 SHAPES = {
@@ -146,23 +145,3 @@ def test_without_top_db_a_later_sound_changes_no_earlier_feature():
         extractor = FeatureExtractor(Fbank(n_mels=40), 40, top_db=top_db)
         features = extractor(wavs)[0][:, :48]
         assert torch.equal(features, extractor(quiet)[0][:, :48]) == equal
-
-
-@pytest.mark.parametrize("causal", [False, True])
-def test_groups_of_utterances_give_what_the_batch_gives(causal, monkeypatch):
-    cnn = build(ConvolutionFrontEnd, "wide", causal=causal).double()
-    x, lengths = torch.randn(5, 41, 20).double(), torch.tensor([41, 30, 24, 41, 33])
-    whole, whole_lengths = cnn(x, lengths)
-    sizes, through_blocks = [], cnn._through_blocks
-
-    def counted(x, *others):
-        sizes.append(len(x))
-        return through_blocks(x, *others)
-
-    monkeypatch.setattr(cnn, "_through_blocks", counted)
-    # The first convolution of this shape makes eight numbers of one.
-    monkeypatch.setattr(frontend, "_group_size", lambda: 2 * x[0].numel() * 8)
-    groups, group_lengths = cnn(x, lengths)
-    assert sizes == [2, 2, 1]
-    assert torch.equal(group_lengths, whole_lengths)
-    assert torch.allclose(groups, whole, rtol=1e-12, atol=1e-12)

@@ -23,8 +23,6 @@ from torch.autograd.function import once_differentiable
 from torch.nn.functional import gelu
 from torch.utils.checkpoint import checkpoint
 
-from hyperconformer.masks import clear_padding
-
 gelu_ = torch.ops.aten.gelu_
 gelu_backward = torch.ops.aten.gelu_backward.grad_input
 
@@ -61,7 +59,7 @@ def hypermixing(
         if not compiling and usual_order_is_cheaper(num_tokens, f1, g1):
             a1 = activation_formula(keys, f1, b1, codes, scale, key_padding_mask)
             a2 = activation_formula(queries, f2, b2, codes, scale, query_padding_mask)
-            v = _by_head(clear_padding(values, key_padding_mask).to(dtype), len(f1))
+            v = _by_head(_fill_padding(values, key_padding_mask).to(dtype), len(f1))
             return usual_order(v, a1, a2, first, second, query_padding_mask)
         reduce, expand = _token_steps(values.device)
         keys = None if keys is values else keys
@@ -163,7 +161,7 @@ def activation_formula(tokens, weights, biases, codes, scale, padding_mask):
     torch.Tensor
         (B, H, T, e).
     """
-    tokens = clear_padding(tokens, padding_mask).to(weights.dtype)
+    tokens = _fill_padding(tokens, padding_mask).to(weights.dtype)
     codes = None if codes is None else codes[: tokens.shape[1]]
     z = _information(tokens, codes, scale)
     a = _by_head(z, len(weights)) @ weights.transpose(1, 2)
@@ -194,14 +192,14 @@ def usual_order(v, a1, a2, first, second, query_padding_mask):
         (B, M, D).
     """
     hidden = gelu(_affine(a1, first).transpose(2, 3) @ v)
-    return clear_padding(_merge(_affine(a2, second) @ hidden), query_padding_mask)
+    return _fill_padding(_merge(_affine(a2, second) @ hidden), query_padding_mask)
 
 
 def reduce_formula(values, keys, weights, biases, codes, scale, padding_mask, has_sum):
     """What :class:`Reduce` computes, as operations that export can see."""
     keys = values if keys is None else keys
     a = activation_formula(keys, weights, biases, codes, scale, padding_mask)
-    v = _by_head(clear_padding(values, padding_mask).to(weights.dtype), len(weights))
+    v = _by_head(_fill_padding(values, padding_mask).to(weights.dtype), len(weights))
     sums = a.transpose(2, 3) @ v
     if has_sum:
         sums = torch.cat([sums, v.sum(2, keepdim=True)], dim=2)
@@ -212,7 +210,7 @@ def expand_formula(queries, weights, biases, codes, scale, padding_mask, mixture
     """What :class:`Expand` computes, as operations that export can see."""
     a = activation_formula(queries, weights, biases, codes, scale, padding_mask)
     out = _affine(a, mixture.permute(2, 0, 3, 1))
-    return clear_padding(_merge(out), padding_mask)
+    return _fill_padding(_merge(out), padding_mask)
 
 
 class Reduce(torch.autograd.Function):
@@ -284,7 +282,7 @@ class Reduce(torch.autograd.Function):
                 _store(grad_keys, block, grad_k, scale=ctx.scale)
             row = _matrices(grad_sums[:, hidden:], block) if ctx.has_sum else None
             _store(grad_values, block, grad_v, row)
-        grad_values = clear_padding(grad_values, padding_mask)
+        _fill_padding_(grad_values, padding_mask)
         grad_values = grad_values.to(values.dtype)
         grad_keys = None if keys is None else grad_keys.to(keys.dtype)
         return (grad_values, grad_keys, *activation.gradients, *[None] * 4)
@@ -331,7 +329,7 @@ class Expand(torch.autograd.Function):
             mixed = torch.bmm(gelu_(h), _matrices(mixture[:, :hidden], block))
             row = _matrices(mixture[:, hidden:], block) if has_bias else None
             _store(out, block, mixed, row)
-        return clear_padding(out, padding_mask)
+        return _fill_padding_(out, padding_mask)
 
     @staticmethod
     @once_differentiable
@@ -438,7 +436,7 @@ def _block(tokens, block, weights, padding_mask=None):
     """
     tokens = tokens[block]
     if padding_mask is not None:
-        tokens = clear_padding(tokens, padding_mask[block])
+        tokens = _fill_padding(tokens, padding_mask[block])
     return _by_head(tokens.to(weights.dtype), len(weights)).flatten(0, 1)
 
 
@@ -474,6 +472,20 @@ def _values_and_keys(values, keys, padding_mask, block, weights):
     """One block (n H, t, d) of each; the same where the keys are the values."""
     v = _block(values, block, weights, padding_mask)
     return v, v if keys is None else _block(keys, block, weights, padding_mask)
+
+
+def _fill_padding(tokens, padding_mask):
+    """Zero the padded rows of (..., T, D)."""
+    if padding_mask is None:
+        return tokens
+    return tokens.masked_fill(padding_mask.unsqueeze(-1), 0.0)
+
+
+def _fill_padding_(tokens, padding_mask):
+    """Zero the padded rows of (..., T, D) in place."""
+    if padding_mask is None:
+        return tokens
+    return tokens.masked_fill_(padding_mask.unsqueeze(-1), 0.0)
 
 
 def _information(tokens, codes, scale):
