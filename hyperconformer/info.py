@@ -2,6 +2,7 @@
 
 import importlib.util
 import platform
+import subprocess
 from importlib import metadata
 
 import soundfile
@@ -52,6 +53,36 @@ def describe():
 
 def _shipped(name):
     return name if name in list_shipped_models() else f"{name} (not installed)"
+
+
+def describe_environment():
+    """All that a result may depend on: versions, devices, revision, packages.
+
+    SpeechBrain's own description asks whatever ``pip`` comes first on the path, which
+    takes a second and need not be that of the Python that runs.
+
+    Returns
+    -------
+    str
+
+    Example
+    -------
+    >>> f"torch=={torch.__version__}".partition("+")[0] in describe_environment()
+    True
+    """
+    packages = {
+        f"{package.metadata['Name']}=={package.version}"
+        for package in metadata.distributions()
+    }
+    return "\n".join([describe() + f"git revision: {_revision()}", *sorted(packages)])
+
+
+def _revision():
+    command = ["git", "rev-parse", "--short", "HEAD"]
+    try:
+        return subprocess.run(command, capture_output=True, text=True).stdout.strip()
+    except OSError:
+        return "git is not installed"
 
 
 def _version(package):

@@ -11,6 +11,7 @@ from sentencepiece import SentencePieceProcessor
 
 from hyperconformer.config import read_config, resolve_config
 from hyperconformer.corpora import prepare
+from hyperconformer.info import describe_environment
 from hyperconformer.model_folder import save_model
 from hyperconformer.training.data import (
     load_tokenizer,
@@ -94,7 +95,7 @@ def open_experiment(config_file, overrides, used_keys):
     text = read_config(config_file, overrides, used_keys)
     settings = YAML().load(resolve_references(text))
     output = pathlib.Path(settings["output_folder"])
-    sb.create_experiment_directory(experiment_directory=str(output))
+    sb.create_experiment_directory(str(output), save_env_desc=False)
     manifests = prepare_corpus(settings, output)
     tokenizer, tokenizer_file = prepare_tokenizer(settings, manifests, output)
     # How many tokens there are is known only now, and the model is built with it.
@@ -102,6 +103,7 @@ def open_experiment(config_file, overrides, used_keys):
     plain = resolve_config(text, found)
     if sb.utils.distributed.if_main_process():
         (output / "hyperparams.yaml").write_text(plain, encoding="utf-8")
+        (output / "env.log").write_text(describe_environment(), encoding="utf-8")
     sb.utils.seed.seed_everything(settings["seed"], verbose=False)
     config = load_hyperpyyaml(text, found)
     return Experiment(config, manifests, tokenizer, tokenizer_file, output, plain)
