@@ -56,7 +56,7 @@ def read_config(path, overrides=None, used_keys=None):
     """
     tree = _read_tree(pathlib.Path(path))
     if isinstance(overrides, str):
-        overrides = YAML().load(overrides)
+        overrides = _parse(overrides, f"override of {path}")
     _update(tree, overrides or {}, f"override of {path}")
     text = _dump(tree)
     if used_keys is not None:
@@ -115,13 +115,17 @@ def _dump(tree):
     return text.getvalue()
 
 
+def _parse(text, source):
+    try:
+        return YAML().load(text)
+    except YAMLError as error:
+        raise ValueError(f"{source} is not valid YAML: {error}") from error
+
+
 def _read_tree(path):
     if not path.is_file():
         raise FileNotFoundError(f"no such YAML file: {path}")
-    try:
-        tree = YAML().load(path.read_text(encoding="utf-8"))
-    except YAMLError as error:
-        raise ValueError(f"{path} is not valid YAML: {error}") from error
+    tree = _parse(path.read_text(encoding="utf-8"), path)
     if not isinstance(tree, dict):
         raise ValueError(f"{path} must hold keys and values, got {type(tree).__name__}")
     base = tree.pop("base", None)

@@ -93,6 +93,8 @@ def test_missing_and_broken_files_are_named(files):
     (files / "broken.yaml").write_text("a: [1, 2\n")
     with pytest.raises(ValueError, match="broken.yaml is not valid YAML"):
         read_config(files / "broken.yaml")
+    with pytest.raises(ValueError, match="(?s)override of .*child.yaml.*duplicate key"):
+        read_config(files / "child.yaml", "lr: 1\nlr: 2\n")
     (files / "list.yaml").write_text("- 1\n")
     with pytest.raises(ValueError, match="list.yaml must hold keys"):
         read_config(files / "list.yaml")

@@ -114,7 +114,7 @@ def test_a_recogniser_trains_resumes_and_decodes(train, tmp_path, recipe):
 @pytest.mark.parametrize("recipe", LANGUAGE_MODELS)
 def test_a_language_model_trains_resumes_and_helps_to_decode(train, tmp_path, recipe):
     train_and_resume(train, recipe, tmp_path / "lm")
-    fusion = ["--max_updates=1", f"--lm_folder={tmp_path / 'lm'}"]
-    status, printed = train("hyperconformer_8M", tmp_path / "run", *fusion)
+    fusion = f"--lm_folder={tmp_path / 'lm'}"
+    status, printed = train("hyperconformer_8M", tmp_path / "run", fusion)
     assert status == 0, printed
     assert (tmp_path / "run/wer_test-clean.txt").stat().st_size > 0
