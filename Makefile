@@ -1,7 +1,7 @@
 # make train   install, train the default model, print its word error rate
 # make test    install, run the tests
 # make test-slow  the tests that take minutes each
-# make bench   timings against the peers, in about five minutes
+# make bench   timings against the peers
 # make lint    style and unused code
 PYTHON ?= python3
 VENV := .venv
