@@ -34,6 +34,7 @@ def describe():
     >>> "torch:" in describe()
     True
     """
+    models = list_shipped_models()
     lines = [
         f"hyperconformer: {hyperconformer.__version__}",
         f"python: {platform.python_version()} on {platform.system()}",
@@ -44,15 +45,15 @@ def describe():
         *(f"{name}: {_version(name)} ({use})" for name, use in OPTIONAL.items()),
         f"audio formats: {', '.join(sorted(soundfile.available_formats()))}",
         f"mixers: {', '.join(list_mixers())}",
-        f"shipped models: {', '.join(list_shipped_models()) or 'none'}",
-        f"default model: {_shipped(DEFAULT_MODEL)}",
-        f"default streaming model: {_shipped(DEFAULT_STREAMING_MODEL)}",
+        f"shipped models: {', '.join(models) or 'none'}",
+        f"default model: {_named(DEFAULT_MODEL, models)}",
+        f"default streaming model: {_named(DEFAULT_STREAMING_MODEL, models)}",
     ]
     return "\n".join(lines) + "\n"
 
 
-def _shipped(name):
-    return name if name in list_shipped_models() else f"{name} (not installed)"
+def _named(model, shipped):
+    return model if model in shipped else f"{model} (not installed)"
 
 
 def describe_environment():
