@@ -34,6 +34,7 @@ setup(
                 "hyperparams.yaml",
                 "model.safetensors",
                 "tokenizer.model",
+                "lm.arpa",
                 "README.md",
             )
         ]
@@ -63,7 +64,7 @@ setup(
             "ruff>=0.6",
             "optuna>=4",
         ],
-        # Decoding with n-gram language models; compiled when installed.
+        # Decoding with large n-gram language models; compiled when installed.
         "lm": ["kenlm>=0.2", "pygtrie>=2.5"],
         # Random and TPE search in ablations.
         "search": ["optuna>=4"],

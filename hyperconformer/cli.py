@@ -168,10 +168,14 @@ def _add_model(command):
     command.add_argument(
         "--lm",
         metavar="PATH",
-        help="language model: an ARPA file, or the output folder of hparams/lm.yaml",
+        help="language model: an ARPA file, or the output folder of hparams/lm.yaml; "
+        "`none` leaves out the n-grams that a model folder holds",
     )
     command.add_argument(
-        "--lm-weight", type=float, default=0.5, metavar="W", help="its weight (0.5)"
+        "--lm-weight",
+        type=float,
+        metavar="W",
+        help="weight of the language model (the model folder's; of another one 0.5)",
     )
 
 
@@ -182,27 +186,39 @@ def _load_asr(options):
         source=options.model, device=options.device, trusted=options.trusted
     )
     wants = (options.nbest != 1, options.beam, options.hotwords, options.lm)
-    if any(wants):
-        asr.use_search(_search(options))
+    if any(wants) or options.lm_weight is not None:
+        asr.use_search(_search(options, asr.ngram))
     return asr
 
 
-def _search(options):
-    from hyperconformer.decoding import CTCSearcher
+def _search(options, ngram):
+    from hyperconformer.decoding import CTCSearcher, GreedySearcher
 
     hotwords = []
     if options.hotwords:
         lines = pathlib.Path(options.hotwords).read_text(encoding="utf-8").splitlines()
         hotwords = [line for line in lines if line.strip()]
-    folder = options.lm is not None and pathlib.Path(options.lm).is_dir()
+    if options.lm is not None:
+        weight = 0.5 if options.lm_weight is None else options.lm_weight
+        if options.lm == "none":
+            lm = {}
+        elif pathlib.Path(options.lm).is_dir():
+            lm = {"lm_folder": options.lm, "rescore_weight": weight}
+        else:
+            lm = {"arpa": options.lm, "lm_weight": weight}
+    elif options.lm_weight is None:
+        lm = ngram
+    elif ngram:
+        lm = {**ngram, "lm_weight": options.lm_weight}
+    else:
+        raise ValueError("--lm-weight needs a language model: name one with --lm")
+    if not (lm or hotwords or options.beam) and options.nbest == 1:
+        return GreedySearcher()
     return CTCSearcher(
         beam_size=options.beam or max(50, options.nbest),
         nbest=options.nbest,
         hotwords=hotwords,
-        arpa=None if folder else options.lm,
-        lm_weight=options.lm_weight,
-        lm_folder=options.lm if folder else None,
-        rescore_weight=options.lm_weight,
+        **lm,
     )
 
 

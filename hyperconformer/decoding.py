@@ -18,8 +18,8 @@ from speechbrain.decoders.ctc import CTCBeamSearcher, filter_ctc_output
 from torch.nn.utils.rnn import pad_sequence
 
 from hyperconformer.masks import lengths_to_padding_mask, relative_to_frames
-from hyperconformer.model_folder import load_model
-from hyperconformer.ngram import train_arpa
+from hyperconformer.model_folder import MAX_BYTES, NGRAM_FILE, load_model
+from hyperconformer.ngram import NGramScorer, train_arpa
 from hyperconformer.transcription import Hypothesis
 
 # The tokens that every tokenizer here begins with; 0 is also "unknown" and padding.
@@ -153,8 +153,8 @@ class CTCSearcher(Searcher):
     nbest : int
         Hypotheses that are returned, from 1 to ``beam_size``.
     arpa : str or pathlib.Path, optional
-        Word n-gram model; needs KenLM's Python package
-        (``pip install "hyperconformer[lm]"``).
+        Word n-gram model, ``*.arpa``. One above 16 MB, or in KenLM's binary form,
+        needs KenLM (``pip install "hyperconformer[lm]"``).
     lm_weight : float
         Weight of the n-gram model, at least 0.
     word_bonus : float
@@ -174,7 +174,7 @@ class CTCSearcher(Searcher):
     FileNotFoundError
         If a language model is missing.
     ValueError
-        If a setting is out of range or a package is not installed.
+        If a setting is out of range.
     """
 
     def __init__(
@@ -208,12 +208,25 @@ class CTCSearcher(Searcher):
         if arpa is not None:
             if not pathlib.Path(arpa).is_file():
                 raise FileNotFoundError(f"no such n-gram model: {arpa}")
-            _require_kenlm()
             self.arpa = arpa
         self.lm_folder = lm_folder
         if lm_folder is not None:
             config, self.lm_tokenizer = load_model(lm_folder, ["language_model"])
             self.lm = config["language_model"]
+
+    @property
+    def ngram(self):
+        """The options that bring the n-gram model, for a model folder to keep.
+
+        Empty without one, and where it is too large to travel with a model.
+        """
+        if self.arpa is None or _needs_kenlm(self.arpa):
+            return {}
+        return {
+            "arpa": self.arpa,
+            "lm_weight": self.lm_weight,
+            "word_bonus": self.word_bonus,
+        }
 
     def prepare(self, tokenizer, sentences=(), folder=None):
         """Build the search for a recogniser.
@@ -230,13 +243,15 @@ class CTCSearcher(Searcher):
         Raises
         ------
         ValueError
-            If a hot word has a character that the recogniser cannot write, or the
-            language model has other tokens.
+            If a hot word has a character that the recogniser cannot write, the
+            language model has other tokens, or KenLM is needed and not installed.
         """
         if self.lm is not None:
             _require_same_tokens(tokenizer, self.lm_tokenizer, self.lm_folder)
         options = {}
-        if self.arpa is not None:
+        by_kenlm = self.arpa is not None and _needs_kenlm(self.arpa)
+        if by_kenlm:
+            _require_kenlm(self.arpa)
             options.update(
                 kenlm_model_path=str(self.arpa),
                 alpha=self.lm_weight,
@@ -253,6 +268,8 @@ class CTCSearcher(Searcher):
             prune_history=self.nbest == 1 and self.lm is None,
             **options,
         )
+        if self.arpa is not None and not by_kenlm:
+            self.search.lm = NGramScorer(self.arpa, self.lm_weight, self.word_bonus)
 
     def hypotheses(self, recognition, tokenizer):
         """Decode a batch.
@@ -313,7 +330,6 @@ class NGramSearcher(CTCSearcher):
     """CTC beam search with a word n-gram model of the training set.
 
     Words that the training transcripts do not have are still possible, at a price.
-    Needs KenLM's Python package (``pip install "hyperconformer[lm]"``).
 
     Arguments
     ---------
@@ -329,14 +345,13 @@ class NGramSearcher(CTCSearcher):
     Raises
     ------
     ValueError
-        If a setting is out of range or a package is not installed.
+        If a setting is out of range.
     """
 
     def __init__(self, order=3, lm_weight=0.5, word_bonus=1.0, beam_size=50):
         if order < 1:
             raise ValueError(f"order must be >= 1, got {order}")
         super().__init__(beam_size, lm_weight=lm_weight, word_bonus=word_bonus)
-        _require_kenlm()
         self.order = order
 
     def prepare(self, tokenizer, sentences=(), folder=None):
@@ -632,10 +647,16 @@ def _require_same_tokens(tokenizer, other, lm_folder):
         )
 
 
-def _require_kenlm():
+def _needs_kenlm(arpa):
+    """Whether an n-gram model is binary, or too large to be read in Python."""
+    path = pathlib.Path(arpa)
+    return path.suffix != ".arpa" or path.stat().st_size > MAX_BYTES[NGRAM_FILE]
+
+
+def _require_kenlm(arpa):
     for package in ("kenlm", "pygtrie"):
         if importlib.util.find_spec(package) is None:
             raise ValueError(
-                f"decoding with an n-gram model needs the package {package}: "
+                f"{arpa} is binary or large: reading it needs the package {package}: "
                 'pip install "hyperconformer[lm]"'
             )

@@ -19,7 +19,7 @@ from hyperconformer.audio import (
     prepare_samples,
     read_blocks,
 )
-from hyperconformer.decoding import BLANK_INDEX, GreedySearcher
+from hyperconformer.decoding import BLANK_INDEX, CTCSearcher, GreedySearcher
 from hyperconformer.integration.recognizer import Recognition
 from hyperconformer.longform import (
     QUIET_S,
@@ -61,6 +61,12 @@ class ASR:
     chunk_s : float
         Longest stretch that is recognised at once, without its context.
 
+    Attributes
+    ----------
+    ngram : dict
+        Options of :class:`~hyperconformer.decoding.CTCSearcher` that bring the word
+        n-grams of the model folder; empty where it has none.
+
     Raises
     ------
     ValueError
@@ -83,6 +89,7 @@ class ASR:
         self.tokenizer = tokenizer
         self.sample_rate_hz = sample_rate_hz
         self.chunk_s = chunk_s
+        self.ngram = {}
         self._check_parts()
         self.use_search(search or GreedySearcher())
         self.frame_samples = (
@@ -131,7 +138,8 @@ class ASR:
             True lets the folder's settings run any code, as SpeechBrain does: only
             for folders of your own that name classes of your own.
         search : object, optional
-            A search of :mod:`hyperconformer.decoding`; None = greedy.
+            A search of :mod:`hyperconformer.decoding`; None = a beam search with the
+            folder's word n-grams or, where it has none, greedy.
         chunk_s : float
             Longest stretch that is recognised at once.
 
@@ -151,7 +159,9 @@ class ASR:
             source, ("extractor", "recognizer"), device, trusted
         )
         try:
-            return cls(
+            if search is None and config["ngram"]:
+                search = CTCSearcher(**config["ngram"])
+            asr = cls(
                 config["extractor"],
                 config["recognizer"],
                 tokenizer,
@@ -159,6 +169,8 @@ class ASR:
                 search,
                 chunk_s,
             )
+            asr.ngram = config["ngram"]
+            return asr
         except ValueError as error:
             raise ValueError(f"the model {source or DEFAULT_MODEL}: {error}") from error
 

@@ -18,7 +18,7 @@ from hyperconformer.registry import list_mixers
 
 PACKAGES = ("torch", "torchaudio", "speechbrain", "triton", "safetensors", "soundfile")
 # Package to what it is for.
-OPTIONAL = {"kenlm": "n-gram language models", "pygtrie": "n-gram language models"}
+OPTIONAL = {"kenlm": "large n-gram models", "pygtrie": "large n-gram models"}
 
 
 def describe():

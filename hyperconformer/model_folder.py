@@ -1,4 +1,4 @@
-"""A trained model as a folder: settings, weights and tokenizer, nothing else.
+"""A trained model as a folder: settings, weights, tokenizer, and maybe word n-grams.
 
 Loading one runs no code of the folder: settings are read by
 :mod:`hyperconformer.safe_yaml`, weights are safetensors whose names and shapes must be
@@ -6,6 +6,7 @@ the model's, and no file outside the folder is opened.
 """
 
 import contextlib
+import math
 import pathlib
 import re
 import shutil
@@ -20,9 +21,15 @@ from hyperconformer.safe_yaml import load_safely
 CONFIG_FILE = "hyperparams.yaml"
 WEIGHTS_FILE = "model.safetensors"
 TOKENIZER_FILE = "tokenizer.model"
+NGRAM_FILE = "lm.arpa"
 FILES = (CONFIG_FILE, WEIGHTS_FILE, TOKENIZER_FILE)
-# Far above any settings, and any SentencePiece model.
-MAX_BYTES = {CONFIG_FILE: 2**16, WEIGHTS_FILE: 2**35, TOKENIZER_FILE: 2**26}
+# Far above any settings, any SentencePiece model, and n-grams that Python should read.
+MAX_BYTES = {
+    CONFIG_FILE: 2**16,
+    WEIGHTS_FILE: 2**35,
+    TOKENIZER_FILE: 2**26,
+    NGRAM_FILE: 2**24,
+}
 # What building a model may take: a few times its weights, and something to begin with.
 BUILD_FACTOR, BUILD_BYTES, BUILD_TENSORS = 8, 2**26, 1000
 
@@ -62,7 +69,7 @@ modules:
   decoder: !ref <decoder>"""
 
 
-def save_model(folder, config_text, modules, tokenizer_file):
+def save_model(folder, config_text, modules, tokenizer_file, ngram=None):
     """Write a model folder.
 
     Arguments
@@ -76,6 +83,9 @@ def save_model(folder, config_text, modules, tokenizer_file):
         ``EncoderASR`` or, where there is a decoder, ``EncoderDecoderASR`` needs.
     tokenizer_file : str or pathlib.Path
         The SentencePiece model.
+    ngram : dict, optional
+        Word n-grams to decode with: ``arpa``, ``lm_weight`` and ``word_bonus`` of
+        :class:`hyperconformer.decoding.CTCSearcher`.
 
     Returns
     -------
@@ -84,6 +94,12 @@ def save_model(folder, config_text, modules, tokenizer_file):
     """
     folder = pathlib.Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
+    (folder / NGRAM_FILE).unlink(missing_ok=True)  # of an earlier run
+    if ngram:
+        shutil.copyfile(ngram["arpa"], folder / NGRAM_FILE)
+        config_text += "".join(
+            f"{name}: {float(ngram[name])!r}\n" for name in ("lm_weight", "word_bonus")
+        )
     if "recognizer" in modules:
         config_text += _for_speechbrain(modules["recognizer"])
     (folder / CONFIG_FILE).write_text(config_text, encoding="utf-8")
@@ -127,8 +143,8 @@ def load_model(source, names, device="cpu", trusted=False):
     Returns
     -------
     config : dict
-        The modules with their weights, in evaluation mode, and the plain values
-        among the settings.
+        The modules with their weights, in evaluation mode, the plain values among the
+        settings, and ``ngram``: what :func:`save_model` was given, else empty.
     tokenizer : sentencepiece.SentencePieceProcessor
 
     Raises
@@ -159,7 +175,23 @@ def load_model(source, names, device="cpu", trusted=False):
         config[name].to(device).eval()
     with _named_errors(folder / TOKENIZER_FILE, RuntimeError):
         tokenizer = SentencePieceProcessor(model_file=str(files[TOKENIZER_FILE]))
+    config["ngram"] = _ngram_options(folder, config)
     return config, tokenizer
+
+
+def _ngram_options(folder, config):
+    if not (folder / NGRAM_FILE).is_file():
+        return {}
+    options = {"arpa": _check_file(folder, NGRAM_FILE)}
+    for name in ("lm_weight", "word_bonus"):
+        value = config.get(name)
+        if not isinstance(value, (int, float)) or not math.isfinite(value):
+            raise ValueError(
+                f"{folder / CONFIG_FILE}: {name} must be a number where there is a "
+                f"{NGRAM_FILE}, got {value!r}"
+            )
+        options[name] = value
+    return options
 
 
 def find_model(source=None):
@@ -170,7 +202,7 @@ def find_model(source=None):
     source : str or pathlib.Path, optional
         A model folder, the output folder of a training run that holds one, the name
         of a shipped model, or ``owner/name`` of a model on the Hugging Face hub, of
-        which only the three files are fetched. None = the shipped default model.
+        which only those files are fetched. None = the shipped default model.
 
     Returns
     -------
@@ -226,11 +258,12 @@ def _find_shipped(name):
 
 
 def _fetch(name):
-    """Copy a hub model's three files into the hub's cache."""
+    """Copy a hub model's files into the hub's cache."""
     from huggingface_hub import snapshot_download
 
+    wanted = [*FILES, NGRAM_FILE]
     try:
-        return pathlib.Path(snapshot_download(name, allow_patterns=list(FILES)))
+        return pathlib.Path(snapshot_download(name, allow_patterns=wanted))
     # The hub's errors share no base class, and "not there" is one of many.
     except Exception as error:
         first = str(error).strip().split("\n")[0]

@@ -1,20 +1,28 @@
-"""Word n-gram language models in ARPA format, from a manifest's transcripts.
+"""Word n-gram language models in ARPA format: estimated, and read by the decoders.
 
-The decoders read them through KenLM, whose Python package brings no estimator of its
-own. Interpolated Witten-Bell smoothing: robust where counts are few, as on the
-transcripts of a small corpus. Chen and Goodman, "An empirical study of smoothing
-techniques for language modeling", 1999, section 2.3.
+KenLM's Python package brings no estimator and must be compiled, so small models do
+without it: :class:`NGramScorer`. Interpolated Witten-Bell smoothing:
+robust where counts are few, as on the transcripts of a small corpus. Chen and Goodman,
+"An empirical study of smoothing techniques for language modeling", 1999, section 2.3.
 """
 
 import collections
+import io
 import math
 import pathlib
+
+from speechbrain.lm.arpa import read_arpa
+from speechbrain.lm.ngram import BackoffNgramLM
 
 from hyperconformer.corpora.manifest import write_atomically
 
 BEGIN, END, UNKNOWN = "<s>", "</s>", "<unk>"
 # The probability of a word that never begins anything, by ARPA's custom.
 NEVER = -99.0
+# KenLM's own limit is 6 unless it is compiled otherwise.
+MAX_ORDER = 10
+# What SpeechBrain's KenlmScorer adds for an unknown word, and up to which length.
+UNKNOWN_OFFSET, UNKNOWN_LENGTH = -10.0, 6
 
 
 def train_arpa(sentences, path, order=3):
@@ -114,3 +122,103 @@ def _format(grams):
             tail = "" if backoff is None else f"\t{backoff:.6f}"
             lines.append(f"{score:.6f}\t{' '.join(gram)}{tail}")
     return "\n".join([*lines, "", "\\end\\", ""])
+
+
+class NGramScorer:
+    """Scores words within SpeechBrain's CTC beam search, without KenLM.
+
+    The methods and the scores of SpeechBrain's ``KenlmScorer``; a model of millions of
+    n-grams is better read by that one. A state is the tuple of the words before.
+
+    Arguments
+    ---------
+    arpa : str or pathlib.Path
+        The model, an ARPA file.
+    weight : float
+        Factor of the natural logarithm of a word's probability.
+    bonus : float
+        Added for each word.
+
+    Attributes
+    ----------
+    order : int
+        Longest n-gram.
+
+    Raises
+    ------
+    ValueError
+        If the file is no ARPA file.
+    """
+
+    def __init__(self, arpa, weight, bonus):
+        try:
+            text = pathlib.Path(arpa).read_text(encoding="utf-8")
+            # SpeechBrain's reader waits forever for the end of half a file.
+            if text.split()[-1:] != ["\\end\\"]:
+                raise ValueError("it does not end with \\end\\")
+            _, ngrams, backoffs = read_arpa(io.StringIO(text))
+            self.model = BackoffNgramLM(ngrams, backoffs)
+            words = set(ngrams[1][()]) - {BEGIN, END, UNKNOWN}
+            _check(ngrams, backoffs)
+        # SpeechBrain's reader leaves a name unbound where a file breaks off.
+        except (ValueError, KeyError, IndexError, UnboundLocalError) as error:
+            raise ValueError(f"{arpa} is no ARPA file: {error}") from error
+        if not words:
+            raise ValueError(f"{arpa} has no words")
+        self.order = self.model.top_order
+        self.weight, self.bonus = weight, bonus
+        self.words = words
+        self.beginnings = {word[:end] for word in words for end in range(len(word) + 1)}
+
+    def get_start_state(self):
+        """The state at the beginning of a sentence."""
+        return self._state((BEGIN,))
+
+    def score(self, state, word, is_last_word=False):
+        """Score a word.
+
+        Arguments
+        ---------
+        state : tuple of str
+            The words before.
+        word : str
+            The word.
+        is_last_word : bool
+            Whether the sentence ends behind it.
+
+        Returns
+        -------
+        score : float
+            ``weight * ln P(word | state) + bonus``; far lower for unknown words.
+        state : tuple of str
+            With the word.
+        """
+        known = word in self.words
+        token = word if known else UNKNOWN
+        score = self.model.logprob(token, state)
+        state = self._state((*state, token))
+        if not known:
+            # Without the token UNKNOWN, the model gives an unknown word nothing.
+            score = max(score, NEVER) + UNKNOWN_OFFSET
+        if is_last_word:
+            score += self.model.logprob(END, state)
+        return self.weight * score * math.log(10) + self.bonus, state
+
+    def score_partial_token(self, beginning):
+        """Score the letters of a word so far: 0, or less where no word begins so."""
+        if beginning in self.beginnings:
+            return 0.0
+        return UNKNOWN_OFFSET * max(1.0, len(beginning) / UNKNOWN_LENGTH)
+
+    def _state(self, words):
+        return words[max(0, len(words) - self.order + 1) :]
+
+
+def _check(ngrams, backoffs):
+    """SpeechBrain's reader takes any order and any number."""
+    if sorted(ngrams) != list(range(1, len(ngrams) + 1)) or len(ngrams) > MAX_ORDER:
+        raise ValueError(f"the orders must be 1, 2, ... up to {MAX_ORDER} at most")
+    tables = [table for order in ngrams.values() for table in order.values()]
+    for table in [*tables, *backoffs.values()]:
+        if not all(math.isfinite(value) for value in table.values()):
+            raise ValueError("a number is not finite")

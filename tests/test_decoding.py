@@ -16,7 +16,13 @@ from hyperconformer.decoding import (
 from hyperconformer.integration.asr import HyperConformerASR
 from hyperconformer.integration.recognizer import Recognition, Recognizer
 from hyperconformer.lm import LinearAttentionTransformerLM
-from hyperconformer.model_folder import load_model, save_model
+from hyperconformer.model_folder import (
+    MAX_BYTES,
+    NGRAM_FILE,
+    load_model,
+    save_model,
+)
+from hyperconformer.ngram import NGramScorer
 from hyperconformer.training import language_model, run
 from hyperconformer.training.data import load_tokenizer, train_tokenizer
 
@@ -267,8 +273,6 @@ class TestNGramSearcher:
     WORDS = ["STOP", "GO"]
 
     def search(self, folder, **options):
-        pytest.importorskip("kenlm")
-        pytest.importorskip("pygtrie")
         manifest = folder / "train.csv"
         manifest.write_text("ID,duration,wav,spk_id,wrd\n1,1.0,a.wav,s,STOP GO POTS\n")
         tokenizer = load_tokenizer(train_tokenizer(manifest, folder, "char", 0))
@@ -296,10 +300,32 @@ class TestNGramSearcher:
         with pytest.raises(ValueError, match="lm_weight must be >= 0"):
             NGramSearcher(lm_weight=-1.0)
 
-    def test_missing_kenlm_is_named(self, monkeypatch):
+    def test_kenlm_changes_nothing(self, tmp_path, monkeypatch):
+        pytest.importorskip("kenlm")
+        pytest.importorskip("pygtrie")
+        own, tokenizer = self.search(tmp_path, order=2)
+        assert isinstance(own.search.lm, NGramScorer)
+        monkeypatch.setitem(MAX_BYTES, NGRAM_FILE, 10)
+        kenlm, _ = self.search(tmp_path, order=2)
+        assert type(kenlm.search.lm).__name__ == "KenlmScorer"
+        log_probs = torch.randn(4, 24, tokenizer.vocab_size()).log_softmax(-1)
+        recognition = Recognition(log_probs, torch.tensor([24, 9, 1, 17]), None, None)
+        pairs = zip(
+            own.hypotheses(recognition, tokenizer),
+            kenlm.hypotheses(recognition, tokenizer),
+        )
+        for (ours,), (theirs,) in pairs:
+            assert ours.text == theirs.text
+            assert ours.score == pytest.approx(theirs.score, abs=1e-3)
+
+    def test_missing_kenlm_is_named(self, tmp_path, monkeypatch):
         monkeypatch.setitem(sys.modules, "kenlm", None)
-        with pytest.raises(ValueError, match="pip install"):
-            NGramSearcher()
+        _, tokenizer = self.search(tmp_path)
+        (tmp_path / "lm.bin").write_bytes(b"mmap lm http://kheafield.com/code")
+        search = CTCSearcher(arpa=tmp_path / "lm.bin")
+        with pytest.raises(ValueError, match="lm.bin is binary .* pip install"):
+            search.prepare(tokenizer)
+        assert search.ngram == {}  # nothing that a model folder could keep
 
 
 class TestCTCSearcher:

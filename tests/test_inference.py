@@ -2,6 +2,7 @@
 
 import itertools
 import json
+import shutil
 
 import numpy as np
 import pytest
@@ -9,8 +10,10 @@ import soundfile
 import torch
 
 from hyperconformer.audio import AudioError
+from hyperconformer.cli import main
 from hyperconformer.decoding import CTCSearcher
 from hyperconformer.inference import ASR
+from hyperconformer.ngram import train_arpa
 from hyperconformer.transcription import (
     FORMATS,
     Hypothesis,
@@ -166,6 +169,40 @@ RESULT = Transcription(
     (Hypothesis("GO ON", -1.23456, (3, 4)), Hypothesis("GO", -2.0)),
     3662.5,
 )
+
+
+def test_a_folder_with_word_ngrams_is_decoded_with_them(tiny_model, tmp_path, capsys):
+    folder = shutil.copytree(tiny_model, tmp_path / "model")
+    samples = noise(3)
+    greedy = ASR.from_hparams(folder)
+    spelled = greedy.transcribe(samples, RATE).text
+    arpa = train_arpa(["AB BA"], folder / "lm.arpa")
+    with open(folder / "hyperparams.yaml", "a") as file:
+        file.write("lm_weight: 2.0\nword_bonus: 3.0\n")
+    search = CTCSearcher(arpa=arpa, lm_weight=2.0, word_bonus=3.0)
+    expected = ASR.from_hparams(tiny_model, search=search).transcribe(samples, RATE)
+    asr = ASR.from_hparams(folder)
+    result = asr.transcribe(samples, RATE)
+    assert result == expected and result.text != spelled
+    # The same search with an option of its own, and none at all.
+    asr.use_search(CTCSearcher(nbest=2, **asr.ngram))
+    assert asr.transcribe(samples, RATE).text == result.text
+    soundfile.write(tmp_path / "a.wav", samples.numpy(), RATE, subtype="FLOAT")
+    for options, expected in (
+        ([], result.text),
+        (["--nbest", "2"], result.text),
+        (["--lm", "none"], spelled),
+    ):
+        command = ["transcribe", str(tmp_path / "a.wav"), "--model", str(folder)]
+        assert main([*command, *options]) == 0
+        assert expected in capsys.readouterr().out
+
+
+def test_a_weight_without_a_model_is_refused(tiny_model, tmp_path, capsys):
+    soundfile.write(tmp_path / "a.wav", noise(1).numpy(), RATE)
+    command = ["transcribe", str(tmp_path / "a.wav"), "--model", str(tiny_model)]
+    assert main([*command, "--lm-weight", "1"]) != 0
+    assert "--lm" in capsys.readouterr().err
 
 
 def test_formats():

@@ -4,7 +4,7 @@ import math
 
 import pytest
 
-from hyperconformer.ngram import train_arpa
+from hyperconformer.ngram import NGramScorer, train_arpa
 
 SENTENCES = ["GO ON", "GO HOME", "STOP", "GO ON NOW", "STOP NOW"]
 WORDS = ["GO", "ON", "HOME", "STOP", "NOW", "</s>", "<unk>"]
@@ -68,3 +68,70 @@ def test_kenlm_reads_it(tmp_path):
         score(ours, words[i], tuple(words[max(0, i - 2) : i])) for i in range(1, 4)
     )
     assert model.score("GO ON") == pytest.approx(expected, abs=1e-4)
+
+
+class TestNGramScorer:
+    """The same scores as KenLM's, from the file alone."""
+
+    def scorer(self, folder, order=3):
+        path = train_arpa(SENTENCES, folder / "lm.arpa", order)
+        return NGramScorer(path, weight=0.4, bonus=0.7)
+
+    @pytest.mark.parametrize("order", [1, 2, 3])
+    def test_a_sentence_is_scored_by_the_files_definition(self, tmp_path, order):
+        scorer = self.scorer(tmp_path, order)
+        model = read(tmp_path / "lm.arpa")
+        state, words = scorer.get_start_state(), ["<s>"]
+        for word, last in [("GO", False), ("HOME", False), ("NOW", True)]:
+            history = tuple(words)[len(words) - min(order - 1, len(words)) :]
+            expected = score(model, word, history)
+            words.append(word)
+            if last:
+                history = tuple(words)[len(words) - min(order - 1, len(words)) :]
+                expected += score(model, "</s>", history)
+            got, state = scorer.score(state, word, is_last_word=last)
+            assert got == pytest.approx(0.4 * expected * math.log(10) + 0.7, abs=1e-6)
+
+    def test_unknown_words_and_their_beginnings_cost(self, tmp_path):
+        scorer = self.scorer(tmp_path)
+        start = scorer.get_start_state()
+        assert scorer.score(start, "GOING")[0] < scorer.score(start, "ON")[0] - 5
+        assert scorer.score_partial_token("HO") == 0.0
+        assert scorer.score_partial_token("HX") == -10.0
+        assert scorer.score_partial_token("HXXXXXXXX") == -15.0
+
+    def test_kenlm_agrees(self, tmp_path):
+        kenlm = pytest.importorskip("kenlm")
+        pytest.importorskip("pygtrie")
+        from speechbrain.integrations.decoders.kenlm_scorer import KenlmScorer
+
+        ours = self.scorer(tmp_path)
+        model = kenlm.Model(str(tmp_path / "lm.arpa"))
+        theirs = KenlmScorer(model, ours.words, alpha=0.4, beta=0.7)
+        for text in ("GO HOME", "HOME", "NOW NOW GO ON", "FLY GO ON", "GO FLY AWAY"):
+            state, other = ours.get_start_state(), theirs.get_start_state()
+            words = text.split()
+            for index, word in enumerate(words):
+                last = index == len(words) - 1
+                got, state = ours.score(state, word, last)
+                expected, other = theirs.score(other, word, last)
+                assert got == pytest.approx(expected, abs=1e-4), (text, word)
+        for begun in ("", "G", "GOX", "STOPPING"):
+            expected = pytest.approx(theirs.score_partial_token(begun))
+            assert ours.score_partial_token(begun) == expected
+
+    @pytest.mark.parametrize(
+        "text",
+        [
+            "",
+            "hello",
+            "\0\1",
+            "\\data\\\nngram 1=1\n",
+            "\\data\\\nngram 1=1\n\n\\1-grams:\nnan\tA\n\n\\end\\\n",
+            "\\data\\\nngram 2=1\n\n\\2-grams:\n-1\tA B\n\n\\end\\\n",
+        ],
+    )
+    def test_another_file_is_refused(self, tmp_path, text):
+        (tmp_path / "a.arpa").write_text(text)
+        with pytest.raises(ValueError, match="a.arpa is no ARPA file"):
+            NGramScorer(tmp_path / "a.arpa", 1.0, 0.0)

@@ -16,6 +16,7 @@ from safetensors.torch import load_file, save_file
 from hyperconformer.config import read_config
 from hyperconformer.inference import ASR
 from hyperconformer.model_folder import find_model, load_model
+from hyperconformer.ngram import train_arpa
 from hyperconformer.safe_yaml import BUILT, NAMED, load_safely
 
 ROOT = pathlib.Path(__file__).resolve().parents[1]
@@ -287,6 +288,19 @@ def transpose(tensors):
             return
 
 
+def with_ngram(attack=None, weight="0.3"):
+    """A folder with word n-grams, then attacked."""
+
+    def change(folder, outside):
+        train_arpa(["AB BA"], folder / "lm.arpa")
+        with open(folder / "hyperparams.yaml", "a") as file:
+            file.write(f"lm_weight: {weight}\nword_bonus: 0.5\n")
+        if attack:
+            attack(folder, outside)
+
+    return change
+
+
 FILE_ATTACKS = {
     "pickle_as_weights": (pickled("model.safetensors"), "safetensors is damaged"),
     "pickle_as_yaml": (pickled("hyperparams.yaml"), "hyperparams.yaml"),
@@ -324,6 +338,12 @@ FILE_ATTACKS = {
     "renamed_weights": (weights(rename), "extractor.mean missing, evil not asked"),
     "integer_weights": (weights(integers), "torch.int64, expected torch.float32"),
     "transposed_weights": (weights(transpose), "has shape"),
+    "ngram_elsewhere": (with_ngram(link_out("lm.arpa")), "leads out of its folder"),
+    "pickle_as_ngram": (with_ngram(pickled("lm.arpa")), "no ARPA file"),
+    "half_an_ngram": (with_ngram(truncated("lm.arpa", 0.5)), "no ARPA file"),
+    "gigabytes_of_ngram": (with_ngram(sparse("lm.arpa", 2**32)), "4294967296 bytes"),
+    "text_for_a_weight": (with_ngram(weight="much"), "lm_weight must be a number"),
+    "negative_weight": (with_ngram(weight="-1.0"), "lm_weight must be >= 0"),
 }
 
 
@@ -346,6 +366,19 @@ def test_other_files_of_the_folder_are_never_opened(folder, tmp_path):
     pickled("recognizer.ckpt")(folder, tmp_path)
     ASR.from_hparams(folder)
     assert not mark.exists()
+
+
+def test_no_ngrams_but_the_folders_own_are_read(folder, tmp_path):
+    outside = train_arpa(["AB BA"], tmp_path / "outside.arpa")
+    with open(folder / "hyperparams.yaml", "a") as file:
+        file.write(f"lm_weight: 0.3\nword_bonus: 0.5\nngram: {outside}\n")
+    assert ASR.from_hparams(folder).ngram == {}
+    train_arpa(["AB BA"], folder / "lm.arpa")
+    assert ASR.from_hparams(folder).ngram == {
+        "arpa": folder.resolve() / "lm.arpa",
+        "lm_weight": 0.3,
+        "word_bonus": 0.5,
+    }
 
 
 def test_a_tokenizer_of_another_model_is_refused(folder, tmp_path):
@@ -382,7 +415,7 @@ def test_half_precision_weights_are_read_as_full_ones(folder):
         assert torch.equal(value, halves[f"recognizer.{key}"].to(value.dtype))
 
 
-def test_the_hub_is_asked_for_the_three_files_only(folder, monkeypatch):
+def test_the_hub_is_asked_for_a_models_files_only(folder, monkeypatch):
     asked = {}
 
     def snapshot(name, allow_patterns):
@@ -391,7 +424,7 @@ def test_the_hub_is_asked_for_the_three_files_only(folder, monkeypatch):
 
     monkeypatch.setattr("huggingface_hub.snapshot_download", snapshot)
     assert find_model("someone/model") == folder
-    files = ["hyperparams.yaml", "model.safetensors", "tokenizer.model"]
+    files = ["hyperparams.yaml", "model.safetensors", "tokenizer.model", "lm.arpa"]
     assert asked == {"someone/model": files}
 
 

@@ -33,6 +33,7 @@ def prepare(
     data_folder,
     manifest_folder,
     valid_speakers: Optional[Union[int, list[str]]] = None,
+    hold_out: bool = True,
     min_duration_s: float = 0.1,
     max_duration_s: Optional[float] = None,
     full_check: bool = False,
@@ -50,6 +51,9 @@ def prepare(
         The training speakers to hold out: their names, or how many to take at equal
         distances from the sorted names. By default, every ninth of the sorted names
         from the fifth on: 8 of the 74 speakers.
+    hold_out : bool
+        False leaves those speakers in the training set too: for a last run, when every
+        choice has been made. What it then says of ``valid`` is no estimate.
     min_duration_s, max_duration_s, full_check, workers
         See :class:`~hyperconformer.corpora.manifest.Checks`.
 
@@ -73,7 +77,7 @@ def prepare(
         valid_speakers,
     )
     splits = {
-        "train": [u for u in training if u.speaker not in held_out],
+        "train": [u for u in training if not (hold_out and u.speaker in held_out)],
         "valid": [u for u in training if u.speaker in held_out],
         "test": list_utterances(data_folder, "test"),
     }

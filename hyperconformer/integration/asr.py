@@ -263,10 +263,26 @@ class HyperConformerASR(TransformerASR):
         hidden : list of torch.Tensor
             Only with ``output_hidden_states``: each (B, T, D).
         """
-        encoded, hidden, _ = self._encode(src, wav_len, dynchunktrain_config)
+        encoded, hidden, _ = self.encode_layers(src, wav_len, dynchunktrain_config)
         return (encoded, hidden) if self.output_hidden_states else encoded
 
-    def _encode(self, src, wav_len, dynchunktrain_config=None):
+    def encode_layers(self, src, wav_len=None, dynchunktrain_config=None):
+        """Encode features, and keep what each layer says.
+
+        Arguments
+        ---------
+        src, wav_len, dynchunktrain_config
+            As in :meth:`encode`.
+
+        Returns
+        -------
+        encoded : torch.Tensor
+            (B, T, D).
+        hidden : list of torch.Tensor
+            The input and the output of every layer that ran, each (B, T, D).
+        padding_mask : torch.Tensor or None
+            (B, T) bool, True = padding; None where there is none.
+        """
         src = src.flatten(2)
         padding_mask = None
         if wav_len is not None:
@@ -307,7 +323,9 @@ class HyperConformerASR(TransformerASR):
         decoded : torch.Tensor
             (B, U, D); left out when ``tgt`` is None.
         """
-        encoded, hidden, padding_mask = self._encode(src, wav_len, dynchunktrain_config)
+        encoded, hidden, padding_mask = self.encode_layers(
+            src, wav_len, dynchunktrain_config
+        )
         outputs = (encoded, hidden) if self.output_hidden_states else (encoded,)
         if tgt is None:
             return outputs if self.output_hidden_states else encoded

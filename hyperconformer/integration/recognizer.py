@@ -1,5 +1,6 @@
 """The whole recogniser: front end, encoder, CTC head, and maybe a second head."""
 
+from collections.abc import Sequence
 from typing import NamedTuple, Optional
 
 import torch
@@ -14,7 +15,8 @@ class Recognition(NamedTuple):
 
     ``ctc`` (B, T, V) log-probabilities; ``lengths`` (B,) int64 frames of them;
     ``encoded`` (B, T, D); ``seq`` (B, U, V) log-probabilities of the decoder, and
-    ``transducer`` (B, T, U, V) logits, None without targets or such a head.
+    ``transducer`` (B, T, U, V) logits, None without targets or such a head; ``hidden``
+    the input and the output of every layer of the encoder, each (B, T, D).
     """
 
     ctc: torch.Tensor
@@ -22,6 +24,7 @@ class Recognition(NamedTuple):
     encoded: torch.Tensor
     seq: Optional[torch.Tensor]
     transducer: Optional[torch.Tensor] = None
+    hidden: Sequence[torch.Tensor] = ()
 
     @property
     def relative_lengths(self):
@@ -95,8 +98,8 @@ class Recognizer(nn.Module):
             If targets are given and no head takes them.
         """
         x, lengths = self.frontend(features, lengths)
-        encoded = self.transformer.encode(
-            x, lengths / x.shape[1], dynchunktrain_config=dynchunktrain_config
+        encoded, hidden, _ = self.transformer.encode_layers(
+            x, lengths / x.shape[1], dynchunktrain_config
         )
         ctc = self.ctc_head(encoded).log_softmax(dim=-1)
         seq = logits = None
@@ -108,7 +111,7 @@ class Recognizer(nn.Module):
             mask = lengths_to_padding_mask(lengths, encoded.shape[1])
             decoded = self.transformer.decode_targets(targets, encoded, mask)
             seq = self.decoder_head(decoded).log_softmax(dim=-1)
-        return Recognition(ctc, lengths, encoded, seq, logits)
+        return Recognition(ctc, lengths, encoded, seq, logits, hidden)
 
     def init_state(self, batch_size, *, chunk, device=None, dtype=None):
         """The state before the first feature of ``batch_size`` streams.

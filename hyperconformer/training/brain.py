@@ -245,9 +245,10 @@ class TrainingBrain(sb.Brain):
 class ASRBrain(TrainingBrain):
     """Trains and evaluates a recogniser with a CTC head, and maybe another one.
 
-    Its one module, ``recognizer``, is a
-    :class:`hyperconformer.integration.recognizer.Recognizer`; the other parts come
-    from the YAML file (``hyperconformer.training.run`` names them all).
+    Its module ``recognizer`` is a
+    :class:`hyperconformer.integration.recognizer.Recognizer`, beside which there may be
+    a ``phone_ctc``, a :class:`hyperconformer.training.phones.PhoneCTC`; the other parts
+    come from the YAML file (``hyperconformer.training.run`` names them all).
 
     Arguments
     ---------
@@ -320,8 +321,8 @@ class ASRBrain(TrainingBrain):
         return 2 if augmented and self.hparams.consistency_weight > 0 else 1
 
     def compute_objectives(self, predictions, batch, stage):
-        """CTC loss, joined with that of the decoder or the transducer, and with the
-        consistency of two views.
+        """CTC loss, joined with that of the decoder or the transducer, with the
+        consistency of two views, and in training with that of the phones.
 
         Arguments
         ---------
@@ -360,6 +361,12 @@ class ASRBrain(TrainingBrain):
             tokens_eos, eos_lens = tokens_eos.repeat(views, 1), eos_lens.repeat(views)
             seq_loss = self.hparams.seq_cost(predictions.seq, tokens_eos, eos_lens)
             loss = weight * loss + (1 - weight) * seq_loss
+        phones = self.hparams.phone_ctc
+        if phones is not None and stage == sb.Stage.TRAIN:
+            phone_loss = self.modules.phone_ctc(
+                predictions.hidden, predictions.relative_lengths, batch.words * views
+            )
+            loss = (1 - phones.weight) * loss + phones.weight * phone_loss
         if stage != sb.Stage.TRAIN:
             hypotheses = self._decode(predictions, stage)
             references = [words.split() for words in batch.words]

@@ -48,7 +48,7 @@ class Experiment(NamedTuple):
     output: pathlib.Path
     plain: str
 
-    def save_model(self, modules, settings=()):
+    def save_model(self, modules, settings=(), ngram=None):
         """Leave a model folder in the run's folder.
 
         Arguments
@@ -57,6 +57,8 @@ class Experiment(NamedTuple):
             Keys of the YAML file that are modules with weights.
         settings : list of str
             Other keys that whoever loads the model needs.
+        ngram : dict, optional
+            As for :func:`hyperconformer.model_folder.save_model`.
 
         Returns
         -------
@@ -68,6 +70,7 @@ class Experiment(NamedTuple):
             resolve_config(self.plain, keys=[*settings, *modules]),
             {key: self.config[key] for key in modules},
             self.tokenizer_file,
+            ngram,
         )
 
 

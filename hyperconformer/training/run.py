@@ -74,6 +74,7 @@ USED_KEYS = {
     "seq_cost",
     "ctc_weight",
     "consistency_weight",
+    "phone_ctc",
     "test_search",
     "error_rate_computer",
     "avg_checkpoints",
@@ -117,7 +118,10 @@ def train(config_file, run_options=None, overrides=None):
         )
     results = _run(experiment, run_options)
     if sb.utils.distributed.if_main_process():
-        model = experiment.save_model(["extractor", "recognizer"], ["sample_rate"])
+        # The folder decodes as the run did.
+        ngram = getattr(config["test_search"], "ngram", None)
+        parts = ["extractor", "recognizer"]
+        model = experiment.save_model(parts, ["sample_rate"], ngram)
         test_manifest = manifests[config["test_splits"][0]]
         report(results, model, test_manifest, experiment.output)
     return results
@@ -142,10 +146,14 @@ def _run(experiment, run_options):
         workers=config["loader_workers"],
         join_fraction=config["join_fraction"],
     )
+    modules = {"recognizer": config["recognizer"]}
+    if config["phone_ctc"] is not None:
+        config["phone_ctc"].require(read_transcripts(manifests[config["train_split"]]))
+        modules["phone_ctc"] = config["phone_ctc"]
     # The checkpointer must know all that a resumed run needs.
     config["checkpointer"].add_recoverables(
         {
-            "recognizer": config["recognizer"],
+            **modules,
             "extractor": config["extractor"],
             "counter": config["epoch_counter"],
             "lr_schedule": config["lr_schedule"],
@@ -154,7 +162,7 @@ def _run(experiment, run_options):
     brain = ASRBrain(
         tokenizer,
         train_loader=loader,
-        modules={"recognizer": config["recognizer"]},
+        modules=modules,
         opt_class=config["optimizer"],
         hparams=config,
         run_opts=run_options,

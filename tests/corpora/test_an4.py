@@ -35,6 +35,16 @@ def test_held_out_speakers_by_name_and_by_number(an4_folder, tmp_path):
     assert not speakers_of(counted["valid"]) & speakers_of(counted["train"])
 
 
+def test_a_last_run_trains_on_everything(an4_folder, tmp_path):
+    rows = rows_of(prepare("an4", an4_folder, tmp_path / "out", hold_out=False))
+    assert {split: len(part) for split, part in rows.items()} == {
+        "train": 20,
+        "valid": 2,
+        "test": 4,
+    }
+    assert speakers_of(rows["valid"]) < speakers_of(rows["train"])
+
+
 @pytest.mark.parametrize(
     "valid_speakers, message",
     [

@@ -1,0 +1,160 @@
+"""Phones as a second task: CTC on an inner layer, with a pronunciation dictionary."""
+
+import pathlib
+import re
+
+import torch
+from speechbrain.nnet.losses import ctc_loss
+from torch import nn
+from torch.nn.utils.rnn import pad_sequence
+
+BLANK_INDEX = 0
+# WORD  PH PH ..., or WORD(2)  PH PH ... for another way to say it.
+ENTRY = re.compile(r"(?P<word>[^\s(]+)(?P<variant>\(\d+\))?\s+(?P<phones>\S.*)")
+
+
+class PhoneCTC(nn.Module):
+    """Lets an inner layer of the encoder hear phones, while training.
+
+    "Hierarchical multitask learning with CTC", Sanabria and Metze, 2018
+    (arXiv:1807.06234), section 3.2: the loss becomes
+    ``(1 - weight) * loss of the tokens + weight * CTC loss of the phones``.
+    Letters say little of how a word sounds (``W`` is seven phones, ``ONE`` three);
+    where speech is scarce, phones teach the layers below what letters cannot. The
+    recogniser itself stays as it is: this head is left behind after training.
+
+    Arguments
+    ---------
+    lexicon : str or pathlib.Path
+        Pronunciation dictionary in CMU's format: a word and its phones on each line.
+        Of several pronunciations the first counts.
+    d_model : int
+        Width D of the encoder's frames.
+    layer : int
+        Whose output is heard: 1 is the first layer of the encoder.
+    weight : float
+        The phones' part in the loss, in (0, 1).
+    pronunciations : dict of str to str, optional
+        Words that the corpus says otherwise, as ``{A: EY}``.
+
+    Raises
+    ------
+    FileNotFoundError
+        If there is no lexicon.
+    ValueError
+        If it cannot be read, or a setting is out of range.
+    """
+
+    def __init__(self, lexicon, d_model, layer, weight, pronunciations=None):
+        super().__init__()
+        if layer < 1 or not 0 < weight < 1:
+            raise ValueError(
+                "layer must be >= 1 and weight in (0, 1), "
+                f"got layer = {layer} and weight = {weight}"
+            )
+        self.lexicon = pathlib.Path(lexicon)
+        self.layer, self.weight = layer, weight
+        words = read_lexicon(self.lexicon)
+        words.update(
+            {word: phones.split() for word, phones in (pronunciations or {}).items()}
+        )
+        names = sorted({phone for phones in words.values() for phone in phones})
+        number = {phone: index for index, phone in enumerate(names, BLANK_INDEX + 1)}
+        self.words = {
+            word: [number[phone] for phone in phones] for word, phones in words.items()
+        }
+        self.norm = nn.LayerNorm(d_model)
+        self.head = nn.Linear(d_model, len(names) + 1)
+
+    def require(self, transcripts):
+        """See that every word can be pronounced.
+
+        Arguments
+        ---------
+        transcripts : iterable of str
+            What is to be trained on.
+
+        Raises
+        ------
+        ValueError
+            Naming the words that cannot.
+        """
+        spoken = {word for text in transcripts for word in text.split()}
+        missing = sorted(spoken - set(self.words))
+        if missing:
+            raise ValueError(
+                f"{self.lexicon} lacks {len(missing)} words of the training set: "
+                f"{', '.join(missing[:10])}"
+            )
+
+    def forward(self, hidden, relative_lengths, transcripts):
+        """The loss of a batch.
+
+        Arguments
+        ---------
+        hidden : list of torch.Tensor
+            The input and the output of every layer, each (B, T, D).
+        relative_lengths : torch.Tensor
+            (B,) lengths in (0, 1].
+        transcripts : list of str
+            Words separated by blanks, one transcript for each of the B utterances.
+
+        Returns
+        -------
+        torch.Tensor
+            Scalar.
+        """
+        phones = [
+            torch.tensor([phone for word in text.split() for phone in self.words[word]])
+            for text in transcripts
+        ]
+        counts = torch.tensor([len(one) for one in phones])
+        targets = pad_sequence(phones, batch_first=True).to(hidden[0].device)
+        # Where layers were dropped, there are fewer.
+        heard = hidden[min(self.layer, len(hidden) - 1)]
+        return ctc_loss(
+            self.head(self.norm(heard)).log_softmax(-1),
+            targets,
+            relative_lengths,
+            (counts / targets.shape[1]).to(relative_lengths.device),
+            blank_index=BLANK_INDEX,
+        )
+
+
+def read_lexicon(path):
+    """Read a pronunciation dictionary.
+
+    Arguments
+    ---------
+    path : str or pathlib.Path
+        In CMU's format; lines that begin with ``;;;`` are comments.
+
+    Returns
+    -------
+    dict of str to list of str
+        The first pronunciation of each word.
+
+    Raises
+    ------
+    FileNotFoundError
+        If there is none.
+    ValueError
+        If a line is something else, or there is no line.
+    """
+    path = pathlib.Path(path)
+    if not path.is_file():
+        raise FileNotFoundError(f"no such pronunciation dictionary: {path}")
+    words = {}
+    lines = path.read_text(encoding="utf-8").splitlines()
+    for number, line in enumerate(lines, start=1):
+        if not line.strip() or line.startswith(";;;"):
+            continue
+        entry = ENTRY.fullmatch(line.strip())
+        if entry is None:
+            raise ValueError(
+                f"{path}:{number}: expected a word and its phones, got {line!r}"
+            )
+        words.setdefault(entry["word"], entry["phones"].split())
+    if not words:
+        raise ValueError(f"{path} has no pronunciations")
+    return words

@@ -1,0 +1,101 @@
+"""Phones as a second task: its loss, its gradients, its dictionary, a run with it."""
+
+import csv
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from hyperconformer.training.phones import PhoneCTC, read_lexicon
+from hyperconformer.training.resume import WholeCheckpointer
+
+LEXICON = """;;; a comment
+A       AH
+A(2)    EY
+BE      B IY
+
+SEA     S IY
+"""
+
+
+@pytest.fixture
+def lexicon(tmp_path):
+    path = tmp_path / "words.dic"
+    path.write_text(LEXICON)
+    return path
+
+
+def test_the_first_pronunciation_counts(lexicon):
+    assert read_lexicon(lexicon) == {"A": ["AH"], "BE": ["B", "IY"], "SEA": ["S", "IY"]}
+
+
+def test_the_loss_is_torchs_on_the_phones(lexicon):
+    torch.manual_seed(0)
+    phones = PhoneCTC(lexicon, 8, layer=2, weight=0.4, pronunciations={"A": "EY"})
+    hidden = [torch.randn(2, 12, 8, requires_grad=True) for _ in range(4)]
+    loss = phones(hidden, torch.tensor([1.0, 0.5]), ["BE A SEA", "A"])
+    # Sorted: B 1, EY 2, IY 3, S 4.
+    log_probs = phones.head(phones.norm(hidden[2])).log_softmax(-1)
+    expected = torch.nn.functional.ctc_loss(
+        log_probs.transpose(0, 1),
+        torch.tensor([[1, 3, 2, 4, 3], [2, 0, 0, 0, 0]]),
+        torch.tensor([12, 6]),
+        torch.tensor([5, 1]),
+    )
+    assert loss.item() == pytest.approx(expected.item(), abs=1e-5)
+    loss.backward()
+    assert [layer.grad is not None for layer in hidden] == [False, False, True, False]
+    assert hidden[2].grad[1, 6:].eq(0).all()  # padding
+
+
+def test_a_dropped_layer_is_no_error(lexicon):
+    phones = PhoneCTC(lexicon, 8, layer=3, weight=0.4)
+    hidden = [torch.randn(1, 9, 8) for _ in range(3)]
+    assert phones(hidden, torch.ones(1), ["A BE"]).isfinite()
+
+
+def test_words_without_pronunciation_are_named(lexicon):
+    phones = PhoneCTC(lexicon, 8, layer=1, weight=0.4)
+    phones.require(["A SEA", "BE"])
+    with pytest.raises(ValueError, match="words.dic lacks 2 words.*: AN, X"):
+        phones.require(["A X", "AN SEA X"])
+
+
+@pytest.mark.parametrize(
+    "options, message",
+    [({"layer": 0}, "layer = 0"), ({"weight": 1.0}, "weight = 1.0")],
+)
+def test_settings_out_of_range_are_refused(lexicon, options, message):
+    with pytest.raises(ValueError, match=message):
+        PhoneCTC(lexicon, 8, **{"layer": 1, "weight": 0.5, **options})
+
+
+def test_other_files_are_refused(tmp_path):
+    with pytest.raises(FileNotFoundError, match="no such pronunciation dictionary"):
+        read_lexicon(tmp_path / "none.dic")
+    for text, message in (("", "no pronunciations"), ("A AH\nB\n", ":2: expected")):
+        (tmp_path / "bad.dic").write_text(text)
+        with pytest.raises(ValueError, match=message):
+            read_lexicon(tmp_path / "bad.dic")
+
+
+def test_a_run_hears_phones_and_ships_none(train_tiny, printed, tmp_path):
+    folder, lexicon = tmp_path / "run", tmp_path / "words.dic"
+    option = (
+        "--phone_ctc=!new:hyperconformer.training.phones.PhoneCTC "
+        f"{{lexicon: {lexicon}, d_model: !ref <d_model>, layer: 1, weight: 0.4}}"
+    )
+    views = ["--augment_from_epoch=1", "--consistency_weight=0.2"]
+    lexicon.write_text("A AH\n")
+    assert train_tiny(folder, option, *views) != 0
+    assert "words of the training set" in printed(folder)
+    with open(folder / "manifests/train-spoken.csv") as file:
+        words = {word for row in csv.DictReader(file) for word in row["wrd"].split()}
+    # Letters will do for phones.
+    lexicon.write_text("".join(f"{word} {' '.join(word)}\n" for word in words))
+    assert train_tiny(folder, option, *views) == 0, printed(folder)
+    weights = load_file(folder / "model/model.safetensors")
+    assert not any("phone" in name for name in weights)
+    kept = WholeCheckpointer(folder / "checkpoints").find_checkpoint().path
+    head = torch.load(kept / "phone_ctc.ckpt", weights_only=True)["head.weight"]
+    assert head.shape == (1 + len(set("".join(words))), 16)
