@@ -1,14 +1,13 @@
 """From manifests to batches: tokenizer, datasets, loaders."""
 
-import os
+import io
 import pathlib
 import random
-import tempfile
 import zlib
 
 import speechbrain as sb
 import torch
-from sentencepiece import SentencePieceProcessor
+from sentencepiece import SentencePieceProcessor, SentencePieceTrainer
 from speechbrain.dataio.batch import PaddedBatch
 from speechbrain.dataio.dataio import load_data_csv
 from speechbrain.dataio.dataset import (
@@ -16,9 +15,9 @@ from speechbrain.dataio.dataset import (
     FilteredSortedDynamicItemDataset,
 )
 from speechbrain.dataio.sampler import DynamicBatchSampler
-from speechbrain.tokenizers.SentencePiece import SentencePiece
 
 from hyperconformer.audio import read_audio
+from hyperconformer.corpora.manifest import write_atomically
 from hyperconformer.decoding import BOS_INDEX, EOS_INDEX
 
 
@@ -57,27 +56,30 @@ def train_tokenizer(manifest, folder, unit, vocab_size):
         The model: token 0 is unknown and serves as the CTC blank and the padding, 1
         begins and 2 ends a sentence.
     """
+    sentences = read_transcripts(manifest)
     if unit == "char":
-        vocab_size = len(set("".join(read_transcripts(manifest))) - {" "}) + 4
+        vocab_size = len(set("".join(sentences)) - {" "}) + 4
     file = pathlib.Path(folder) / f"{vocab_size}_{unit}.model"
 
     def train():
         if file.is_file():
             return
-        file.parent.mkdir(parents=True, exist_ok=True)
-        # Elsewhere first, so that a run killed here leaves no half of a model.
-        with tempfile.TemporaryDirectory(dir=file.parent) as scratch:
-            SentencePiece(
-                scratch,
-                vocab_size,
-                annotation_train=str(manifest),
-                annotation_read="wrd",
-                model_type=unit,
-                character_coverage=1.0,
-                bos_id=BOS_INDEX,
-                eos_id=EOS_INDEX,
-            )
-            os.replace(pathlib.Path(scratch) / file.name, file)
+        # SpeechBrain's wrapper leaves the path of its text in the model, and breaks where
+        # that has a blank. These are its settings.
+        model = io.BytesIO()
+        SentencePieceTrainer.train(
+            sentence_iterator=iter(sentences),
+            model_writer=model,
+            model_type=unit,
+            **({} if unit == "char" else {"vocab_size": vocab_size}),
+            max_sentencepiece_length=10,
+            character_coverage=1.0,
+            unk_id=0,
+            bos_id=BOS_INDEX,
+            eos_id=EOS_INDEX,
+            pad_id=-1,
+        )
+        write_atomically(file, model.getvalue())
 
     sb.utils.distributed.run_on_main(train)
     return file

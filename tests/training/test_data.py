@@ -1,9 +1,14 @@
-"""Batches of joined utterances."""
+"""Tokenizers, and batches of joined utterances."""
 
 import pytest
 import torch
+from speechbrain.tokenizers.SentencePiece import SentencePiece
 
-from hyperconformer.training.data import JoiningBatch
+from hyperconformer.training.data import (
+    JoiningBatch,
+    load_tokenizer,
+    train_tokenizer,
+)
 
 
 def examples(count):
@@ -40,3 +45,25 @@ def test_a_pair_has_one_begin_and_one_end():
 def test_fraction_out_of_range_is_refused():
     with pytest.raises(ValueError, match="join_fraction"):
         JoiningBatch(1.5)
+
+
+@pytest.mark.parametrize("unit, size", [("char", 0), ("unigram", 20), ("bpe", 20)])
+def test_a_tokenizer_is_speechbrains_without_its_path(tmp_path, unit, size):
+    manifest = tmp_path / "train.csv"
+    texts = ["GO ON", "GO HOME NOW", "STOP THE HOME RUN", "ON AND ON", "NOW STOP"]
+    rows = [f"{i},1.0,a.wav,s,{text}\n" for i, text in enumerate(texts)]
+    manifest.write_text("ID,duration,wav,spk_id,wrd\n" + "".join(rows))
+    file = train_tokenizer(manifest, tmp_path / "with a blank", unit, size)
+    ours = load_tokenizer(file)
+    size = ours.vocab_size()
+    assert file.name == f"{size}_{unit}.model"
+    SentencePiece(
+        str(tmp_path / "theirs"), size, str(manifest), "wrd", unit, bos_id=1, eos_id=2
+    )
+    theirs = load_tokenizer(tmp_path / "theirs" / file.name)
+    for index in range(size):
+        assert ours.id_to_piece(index) == theirs.id_to_piece(index)
+        assert ours.get_score(index) == theirs.get_score(index)
+    path = str(tmp_path).encode()
+    assert path not in file.read_bytes()
+    assert path in (tmp_path / "theirs" / file.name).read_bytes()
