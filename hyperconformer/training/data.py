@@ -64,8 +64,8 @@ def train_tokenizer(manifest, folder, unit, vocab_size):
     def train():
         if file.is_file():
             return
-        # SpeechBrain's wrapper leaves the path of its text in the model, and breaks where
-        # that has a blank. These are its settings.
+        # SpeechBrain's wrapper leaves the path of its text in the model, and breaks
+        # where that has a blank. These are its settings.
         model = io.BytesIO()
         SentencePieceTrainer.train(
             sentence_iterator=iter(sentences),
