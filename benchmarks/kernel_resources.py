@@ -41,7 +41,7 @@ DTYPES = {
     torch.float16: "fp16",
     torch.float32: "fp32",
 }
-HYPERGLU_WIDTHS = {torch.bfloat16: (18, 64), torch.float32: (18, 32)}
+HYPERGLU_WIDTHS = {torch.bfloat16: (18, 64, 128), torch.float32: (18, 64)}
 """The widest heads, and some that fill no block; float16 is multiplied as bfloat16."""
 
 SHARED_MEMORY = {80: 163 * 1024, 90: 227 * 1024}

@@ -18,8 +18,8 @@ from torch.nn import functional as F
 
 from hyperconformer.ops.hyperglu import triton_kernels as kernels
 
-MAX_WIDTH = 64
-MAX_EXACT_WIDTH = 32
+MAX_WIDTH = 128
+MAX_EXACT_WIDTH = 64
 """Widest query or value of a head, in half precision and in float32."""
 
 MAX_RANK = 16
