@@ -7,6 +7,7 @@ names; :class:`HyperGLUMixer` and :class:`HyperMLPMixer` are the token mixers
 Paper: HyperMLP: An Integrated Perspective for Sequence Modeling, arXiv:2602.12601.
 """
 
+import functools
 from dataclasses import dataclass
 from typing import Optional
 
@@ -463,14 +464,22 @@ class HyperGLU(nn.Module):
         Angles are float64: a stream may be long.
         """
         frames, width = z.shape[2:]
-        channel = torch.arange(0, width, 2, dtype=torch.float64, device=z.device)
         t = position[:, None] + torch.arange(frames, device=z.device)
-        angle = t[:, None, :, None] * self.cfg.rope_base ** (-channel / width)
+        frequencies = _rope_frequencies(width, self.cfg.rope_base).to(z.device)
+        angle = t[:, None, :, None] * frequencies
         cos, sin = angle.cos().to(z.dtype), angle.sin().to(z.dtype)
         even, odd = z[..., ::2], z[..., 1::2]
         return torch.stack(
             [even * cos - odd * sin, odd * cos + even * sin], dim=-1
         ).flatten(-2)
+
+
+@functools.lru_cache(maxsize=8)
+def _rope_frequencies(width, base):
+    """(width / 2,) float64 on the CPU; not to be changed in place."""
+    with torch.inference_mode(False), torch.device("cpu"):
+        channel = torch.arange(0, width, 2, dtype=torch.float64)
+        return base ** (-channel / width)
 
 
 def _at_least_float32(tensor):
@@ -487,9 +496,18 @@ class _CausalConv(nn.Module):
 
     def forward(self, inputs, frames):
         """(B, K - 1 + T, D) or (B, T, D) to (B, T, D), T = ``frames``."""
-        missing = frames + self.conv.kernel_size[0] - 1 - inputs.shape[1]
-        padded = F.pad(inputs.transpose(1, 2), (missing, 0))
-        return self.conv(padded).transpose(1, 2)
+        taps = self.conv.kernel_size[0]
+        missing = frames + taps - 1 - inputs.shape[1]
+        if torch.is_grad_enabled() or inputs.dtype.itemsize < 4:
+            padded = F.pad(inputs.transpose(1, 2), (missing, 0))
+            return self.conv(padded).transpose(1, 2)
+        # The step of a stream is too short for what it takes to begin a convolution.
+        padded = F.pad(inputs, (0, 0, missing, 0)) if missing else inputs
+        weights = self.conv.weight[:, 0].T
+        y = padded[:, :frames] * weights[0]
+        for tap in range(1, taps):
+            y = y.addcmul_(padded[:, tap : tap + frames], weights[tap])
+        return y
 
 
 class _RowMix(nn.Module):
@@ -716,7 +734,7 @@ class HyperGLUMixer(TokenMixer):
             x = x.masked_fill(padding_mask[..., None], 0.0)
         if state is not None:
             new = frames_of_step(x, padding_mask, state["frames_seen"])
-            return self.layer.step(x, state, new)
+            return self.layer.step(x, state, None if padding_mask is None else new)
         if self.reverse_layer is not None:
             return self._both_directions(x, lengths), None
         if lengths is not None and not self.causal:
