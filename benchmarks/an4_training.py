@@ -1,9 +1,9 @@
 """``python -m benchmarks.an4_training AN4_FOLDER``: training speed on real speech.
 
 The model of recipes/AN4 trains on batches of AN4, and so does the same model built of
-SpeechBrain's own modules: the same features, losses, optimiser and batches, each batch
-first through the one and then through the other. Nothing is printed unless both give
-the same output for the same weights.
+SpeechBrain's own modules: the same features, CTC loss (without the recipe's phones),
+optimiser and batches, each batch first through the one and then through the other.
+Nothing is printed unless both give the same output for the same weights.
 """
 
 import argparse
@@ -85,7 +85,7 @@ class Trainee:
         self.optimizer = config["optimizer"](self.recognizer.parameters())
 
     def loss(self, batch):
-        """The loss of a batch, as ASRBrain computes it."""
+        """The loss of a batch, as ASRBrain computes it without phones."""
         features, lengths = self.config["extractor"](*batch.sig)
         targets = batch.tokens_bos[0] if self.recognizer.decoder_head else None
         output = self.recognizer(features, lengths, targets)

@@ -301,8 +301,8 @@ def _mixers(options):
 def _stream(options):
     from hyperconformer.streaming import StreamingASR, read_pcm, read_pieces
 
-    offline = (options.nbest != 1, options.hotwords, options.lm)
-    if any(offline) or options.format != "txt":
+    wants_lm = options.lm not in (None, "none") or options.lm_weight is not None
+    if options.nbest != 1 or options.hotwords or wants_lm or options.format != "txt":
         raise ValueError("--stream goes without --nbest, --hotwords, --lm and --format")
     asr = StreamingASR.from_hparams(
         options.model,

@@ -366,7 +366,11 @@ class NGramSearcher(CTCSearcher):
         folder : str or pathlib.Path
             Where the model goes, as ``lm.arpa``.
         """
-        self.arpa = train_arpa(sentences, pathlib.Path(folder) / "lm.arpa", self.order)
+        arpa = pathlib.Path(folder) / "lm.arpa"
+        # The model is no smaller than so much text: better said before than after.
+        if sum(map(len, sentences)) > MAX_BYTES[NGRAM_FILE]:
+            _require_kenlm(arpa)
+        self.arpa = train_arpa(sentences, arpa, self.order)
         super().prepare(tokenizer, sentences, folder)
 
 
@@ -657,6 +661,7 @@ def _require_kenlm(arpa):
     for package in ("kenlm", "pygtrie"):
         if importlib.util.find_spec(package) is None:
             raise ValueError(
-                f"{arpa} is binary or large: reading it needs the package {package}: "
+                f"{arpa} is above {MAX_BYTES[NGRAM_FILE] >> 20} MB or not named "
+                f"*.arpa: reading it needs the package {package}: "
                 'pip install "hyperconformer[lm]"'
             )

@@ -94,9 +94,10 @@ def save_model(folder, config_text, modules, tokenizer_file, ngram=None):
     """
     folder = pathlib.Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
+    arpa = pathlib.Path(ngram["arpa"]).read_bytes() if ngram else None
     (folder / NGRAM_FILE).unlink(missing_ok=True)  # of an earlier run
     if ngram:
-        shutil.copyfile(ngram["arpa"], folder / NGRAM_FILE)
+        (folder / NGRAM_FILE).write_bytes(arpa)
         config_text += "".join(
             f"{name}: {float(ngram[name])!r}\n" for name in ("lm_weight", "word_bonus")
         )
@@ -182,7 +183,10 @@ def load_model(source, names, device="cpu", trusted=False):
 def _ngram_options(folder, config):
     if not (folder / NGRAM_FILE).is_file():
         return {}
-    options = {"arpa": _check_file(folder, NGRAM_FILE)}
+    _check_file(folder, NGRAM_FILE)
+    # Under this name: what it may link to in the hub's cache has no suffix, by which
+    # the search knows a text that Python reads from a file for KenLM's C++.
+    options = {"arpa": folder / NGRAM_FILE}
     for name in ("lm_weight", "word_bonus"):
         value = config.get(name)
         if not isinstance(value, (int, float)) or not math.isfinite(value):

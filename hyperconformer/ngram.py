@@ -6,6 +6,7 @@ robust where counts are few, as on the transcripts of a small corpus. Chen and G
 "An empirical study of smoothing techniques for language modeling", 1999, section 2.3.
 """
 
+import bisect
 import collections
 import io
 import math
@@ -21,6 +22,8 @@ BEGIN, END, UNKNOWN = "<s>", "</s>", "<unk>"
 NEVER = -99.0
 # KenLM's own limit is 6 unless it is compiled otherwise.
 MAX_ORDER = 10
+# Of a logarithm; by custom -99 is no probability at all.
+MAX_SIZE = 1000
 # What SpeechBrain's KenlmScorer adds for an unknown word, and up to which length.
 UNKNOWN_OFFSET, UNKNOWN_LENGTH = -10.0, 6
 
@@ -154,7 +157,7 @@ class NGramScorer:
         try:
             text = pathlib.Path(arpa).read_text(encoding="utf-8")
             # SpeechBrain's reader waits forever for the end of half a file.
-            if text.split()[-1:] != ["\\end\\"]:
+            if text.rstrip().rpartition("\n")[2].strip() != "\\end\\":
                 raise ValueError("it does not end with \\end\\")
             _, ngrams, backoffs = read_arpa(io.StringIO(text))
             self.model = BackoffNgramLM(ngrams, backoffs)
@@ -168,7 +171,7 @@ class NGramScorer:
         self.order = self.model.top_order
         self.weight, self.bonus = weight, bonus
         self.words = words
-        self.beginnings = {word[:end] for word in words for end in range(len(word) + 1)}
+        self.sorted_words = sorted(words)
 
     def get_start_state(self):
         """The state at the beginning of a sentence."""
@@ -206,7 +209,9 @@ class NGramScorer:
 
     def score_partial_token(self, beginning):
         """Score the letters of a word so far: 0, or less where no word begins so."""
-        if beginning in self.beginnings:
+        # The first word that is not before it in the alphabet begins with it, if any.
+        place = bisect.bisect_left(self.sorted_words, beginning)
+        if any(w.startswith(beginning) for w in self.sorted_words[place : place + 1]):
             return 0.0
         return UNKNOWN_OFFSET * max(1.0, len(beginning) / UNKNOWN_LENGTH)
 
@@ -220,5 +225,5 @@ def _check(ngrams, backoffs):
         raise ValueError(f"the orders must be 1, 2, ... up to {MAX_ORDER} at most")
     tables = [table for order in ngrams.values() for table in order.values()]
     for table in [*tables, *backoffs.values()]:
-        if not all(math.isfinite(value) for value in table.values()):
-            raise ValueError("a number is not finite")
+        if not all(abs(value) <= MAX_SIZE for value in table.values()):
+            raise ValueError(f"logarithms go from -{MAX_SIZE} to {MAX_SIZE}")

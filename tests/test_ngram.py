@@ -100,6 +100,22 @@ class TestNGramScorer:
         assert scorer.score_partial_token("HX") == -10.0
         assert scorer.score_partial_token("HXXXXXXXX") == -15.0
 
+    @pytest.mark.parametrize(
+        "text, expected",
+        [
+            ("GO HOME", [0.4073, 0.131]),
+            ("NOW NOW GO ON", [-0.599, -0.5373, -0.4173, 0.0604]),
+            ("FLY GO ON", [-10.2909, 0.0222, 0.0604]),
+        ],
+    )
+    def test_what_kenlm_gave(self, tmp_path, text, expected):
+        """Recorded from SpeechBrain's KenlmScorer, which must be compiled."""
+        scorer, words = self.scorer(tmp_path), text.split()
+        state = scorer.get_start_state()
+        for index, word in enumerate(words):
+            score, state = scorer.score(state, word, index == len(words) - 1)
+            assert score == pytest.approx(expected[index], abs=1e-4)
+
     def test_kenlm_agrees(self, tmp_path):
         kenlm = pytest.importorskip("kenlm")
         pytest.importorskip("pygtrie")

@@ -7,6 +7,7 @@ import pickle
 import shutil
 import signal
 import struct
+import sys
 
 import pytest
 import torch
@@ -340,6 +341,21 @@ FILE_ATTACKS = {
     "transposed_weights": (weights(transpose), "has shape"),
     "ngram_elsewhere": (with_ngram(link_out("lm.arpa")), "leads out of its folder"),
     "pickle_as_ngram": (with_ngram(pickled("lm.arpa")), "no ARPA file"),
+    "end_as_a_word": (
+        with_ngram(
+            replaced("lm.arpa", b"\\data\\\nngram 1=1\n\n\\1-grams:\n-1 \\end\\")
+        ),
+        "no ARPA file",
+    ),
+    "huge_logarithms": (
+        with_ngram(
+            replaced(
+                "lm.arpa",
+                b"\\data\\\nngram 1=1\n\n\\1-grams:\n1e308\tA\n\n\\end\\\n",
+            )
+        ),
+        "logarithms go from",
+    ),
     "half_an_ngram": (with_ngram(truncated("lm.arpa", 0.5)), "no ARPA file"),
     "gigabytes_of_ngram": (with_ngram(sparse("lm.arpa", 2**32)), "4294967296 bytes"),
     "text_for_a_weight": (with_ngram(weight="much"), "lm_weight must be a number"),
@@ -375,10 +391,33 @@ def test_no_ngrams_but_the_folders_own_are_read(folder, tmp_path):
     assert ASR.from_hparams(folder).ngram == {}
     train_arpa(["AB BA"], folder / "lm.arpa")
     assert ASR.from_hparams(folder).ngram == {
-        "arpa": folder.resolve() / "lm.arpa",
+        "arpa": folder / "lm.arpa",
         "lm_weight": 0.3,
         "word_bonus": 0.5,
     }
+
+
+def test_a_hub_models_ngrams_are_read_in_python(tiny_model, tmp_path, monkeypatch):
+    """The cache links them to a file without suffix; no C++ reads them."""
+    monkeypatch.setitem(sys.modules, "kenlm", None)
+    folder, blobs = tmp_path / "snapshots/1", tmp_path / "blobs"
+    shutil.copytree(tiny_model, folder)
+    blobs.mkdir()
+    train_arpa(["AB BA"], blobs / "c0ffee")
+    (folder / "lm.arpa").symlink_to(blobs / "c0ffee")
+    with open(folder / "hyperparams.yaml", "a") as file:
+        file.write("lm_weight: 0.3\nword_bonus: 0.5\n")
+    asr = ASR.from_hparams(folder)
+    assert type(asr.search.search.lm).__name__ == "NGramScorer"
+
+
+def test_a_long_word_takes_no_memory(folder):
+    resource = pytest.importorskip("resource")
+    with_ngram()(folder, None)
+    train_arpa(["A" * 10**6], folder / "lm.arpa")
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    ASR.from_hparams(folder)
+    assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 2**18
 
 
 def test_a_tokenizer_of_another_model_is_refused(folder, tmp_path):

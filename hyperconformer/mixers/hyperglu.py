@@ -465,7 +465,10 @@ class HyperGLU(nn.Module):
         """
         frames, width = z.shape[2:]
         t = position[:, None] + torch.arange(frames, device=z.device)
-        frequencies = _rope_frequencies(width, self.cfg.rope_base).to(z.device)
+        frequencies = _rope_frequencies
+        if torch.compiler.is_compiling():  # A traced tensor must not be kept.
+            frequencies = frequencies.__wrapped__
+        frequencies = frequencies(width, self.cfg.rope_base).to(z.device)
         angle = t[:, None, :, None] * frequencies
         cos, sin = angle.cos().to(z.dtype), angle.sin().to(z.dtype)
         even, odd = z[..., ::2], z[..., 1::2]

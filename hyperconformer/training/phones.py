@@ -9,8 +9,8 @@ from torch import nn
 from torch.nn.utils.rnn import pad_sequence
 
 BLANK_INDEX = 0
-# WORD  PH PH ..., or WORD(2)  PH PH ... for another way to say it.
-ENTRY = re.compile(r"(?P<word>[^\s(]+)(?P<variant>\(\d+\))?\s+(?P<phones>\S.*)")
+# WORD  PH PH ..., or WORD(2)  PH PH ... for another way to say it; # a remark.
+ENTRY = re.compile(r"(?P<word>\S+?)(\(\d+\))?\s+(?P<phones>[^\s#][^#]*)(#.*)?")
 
 
 class PhoneCTC(nn.Module):
@@ -66,19 +66,25 @@ class PhoneCTC(nn.Module):
         self.norm = nn.LayerNorm(d_model)
         self.head = nn.Linear(d_model, len(names) + 1)
 
-    def require(self, transcripts):
-        """See that every word can be pronounced.
+    def require(self, transcripts, num_layers):
+        """See that every word can be pronounced, and that the layer is there.
 
         Arguments
         ---------
         transcripts : iterable of str
             What is to be trained on.
+        num_layers : int
+            Of the encoder.
 
         Raises
         ------
         ValueError
-            Naming the words that cannot.
+            Naming the words that cannot, or the layer.
         """
+        if self.layer > num_layers:
+            raise ValueError(
+                f"layer {self.layer} hears phones, but the encoder has {num_layers}"
+            )
         spoken = {word for text in transcripts for word in text.split()}
         missing = sorted(spoken - set(self.words))
         if missing:
@@ -127,7 +133,8 @@ def read_lexicon(path):
     Arguments
     ---------
     path : str or pathlib.Path
-        In CMU's format; lines that begin with ``;;;`` are comments.
+        In CMU's format; comments are lines that begin with ``;;;``, and what follows
+        a ``#``.
 
     Returns
     -------

@@ -35,7 +35,12 @@ def write_results(path, splits, brain, valid, test, **measures):
         "splits": splits,
         "valid": valid,
         "test": test,
-        "parameters": sum(part.numel() for part in brain.modules.parameters()),
+        "parameters": sum(
+            parameter.numel()
+            for name, module in brain.modules.items()
+            if name != "phone_ctc"  # only trains the model
+            for parameter in module.parameters()
+        ),
         "updates": brain.optimizer_step,
         "train_s": brain.train_s,
         **measures,

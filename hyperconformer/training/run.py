@@ -118,10 +118,12 @@ def train(config_file, run_options=None, overrides=None):
         )
     results = _run(experiment, run_options)
     if sb.utils.distributed.if_main_process():
-        # The folder decodes as the run did.
-        ngram = getattr(config["test_search"], "ngram", None)
-        parts = ["extractor", "recognizer"]
-        model = experiment.save_model(parts, ["sample_rate"], ngram)
+        model = experiment.output / "model"
+        # A finished model is not changed by the way it is tested.
+        if not (run_options or {}).get("test_only") or not model.is_dir():
+            parts = ["extractor", "recognizer"]
+            ngram = getattr(config["test_search"], "ngram", None)
+            model = experiment.save_model(parts, ["sample_rate"], ngram)
         test_manifest = manifests[config["test_splits"][0]]
         report(results, model, test_manifest, experiment.output)
     return results
@@ -147,9 +149,13 @@ def _run(experiment, run_options):
         join_fraction=config["join_fraction"],
     )
     modules = {"recognizer": config["recognizer"]}
-    if config["phone_ctc"] is not None:
-        config["phone_ctc"].require(read_transcripts(manifests[config["train_split"]]))
-        modules["phone_ctc"] = config["phone_ctc"]
+    phones = config["phone_ctc"]
+    if phones is not None and not (run_options or {}).get("test_only"):
+        phones.require(
+            read_transcripts(manifests[config["train_split"]]),
+            len(config["recognizer"].transformer.encoder.layers),
+        )
+        modules["phone_ctc"] = phones
     # The checkpointer must know all that a resumed run needs.
     config["checkpointer"].add_recoverables(
         {

@@ -10,11 +10,12 @@ from hyperconformer.training.phones import PhoneCTC, read_lexicon
 from hyperconformer.training.resume import WholeCheckpointer
 
 LEXICON = """;;; a comment
-A       AH
+A       AH # the article, as spoken
 A(2)    EY
 BE      B IY
 
 SEA     S IY
+(PAREN  P AH
 """
 
 
@@ -26,7 +27,12 @@ def lexicon(tmp_path):
 
 
 def test_the_first_pronunciation_counts(lexicon):
-    assert read_lexicon(lexicon) == {"A": ["AH"], "BE": ["B", "IY"], "SEA": ["S", "IY"]}
+    assert read_lexicon(lexicon) == {
+        "A": ["AH"],
+        "BE": ["B", "IY"],
+        "SEA": ["S", "IY"],
+        "(PAREN": ["P", "AH"],
+    }
 
 
 def test_the_loss_is_torchs_on_the_phones(lexicon):
@@ -34,11 +40,11 @@ def test_the_loss_is_torchs_on_the_phones(lexicon):
     phones = PhoneCTC(lexicon, 8, layer=2, weight=0.4, pronunciations={"A": "EY"})
     hidden = [torch.randn(2, 12, 8, requires_grad=True) for _ in range(4)]
     loss = phones(hidden, torch.tensor([1.0, 0.5]), ["BE A SEA", "A"])
-    # Sorted: B 1, EY 2, IY 3, S 4.
+    # Sorted: AH 1, B 2, EY 3, IY 4, P 5, S 6.
     log_probs = phones.head(phones.norm(hidden[2])).log_softmax(-1)
     expected = torch.nn.functional.ctc_loss(
         log_probs.transpose(0, 1),
-        torch.tensor([[1, 3, 2, 4, 3], [2, 0, 0, 0, 0]]),
+        torch.tensor([[2, 4, 3, 6, 4], [3, 0, 0, 0, 0]]),
         torch.tensor([12, 6]),
         torch.tensor([5, 1]),
     )
@@ -56,9 +62,11 @@ def test_a_dropped_layer_is_no_error(lexicon):
 
 def test_words_without_pronunciation_are_named(lexicon):
     phones = PhoneCTC(lexicon, 8, layer=1, weight=0.4)
-    phones.require(["A SEA", "BE"])
+    phones.require(["A SEA", "BE"], num_layers=1)
     with pytest.raises(ValueError, match="words.dic lacks 2 words.*: AN, X"):
-        phones.require(["A X", "AN SEA X"])
+        phones.require(["A X", "AN SEA X"], num_layers=1)
+    with pytest.raises(ValueError, match="layer 1 .* but the encoder has 0"):
+        phones.require([], num_layers=0)
 
 
 @pytest.mark.parametrize(
@@ -96,6 +104,13 @@ def test_a_run_hears_phones_and_ships_none(train_tiny, printed, tmp_path):
     assert train_tiny(folder, option, *views) == 0, printed(folder)
     weights = load_file(folder / "model/model.safetensors")
     assert not any("phone" in name for name in weights)
+    # Tested without phones or beam, the finished model stays as it is.
+    before = (folder / "model/hyperparams.yaml").read_text()
+    search = "!new:hyperconformer.decoding.NGramSearcher {}"
+    status = train_tiny(folder, "--test_only", f"--test_search={search}")
+    assert status == 0, printed(folder)
+    assert not (folder / "model/lm.arpa").exists()
+    assert (folder / "model/hyperparams.yaml").read_text() == before
     kept = WholeCheckpointer(folder / "checkpoints").find_checkpoint().path
     head = torch.load(kept / "phone_ctc.ckpt", weights_only=True)["head.weight"]
     assert head.shape == (1 + len(set("".join(words))), 16)
