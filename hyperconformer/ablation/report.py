@@ -170,7 +170,7 @@ def table(ablation, rows, store):
         headings.insert(len(names) + 2, heading)
     lines = [headings, ["---"] * len(names) + ["---:"] * (len(headings) - len(names))]
     for arm, members in groups:
-        cells = [str(arm.get(name, "")) for name in names] + [str(len(members))]
+        cells = [_shown(arm.get(name, "")) for name in names] + [str(len(members))]
         cells += [_cell(members, name) for name in shown]
         if compared:
             other = ablation.baseline_of(arm)
@@ -178,6 +178,11 @@ def table(ablation, rows, store):
             cells.insert(len(names) + 2, _difference(members, baseline, store, unit))
         lines.append(cells)
     return "\n".join("| " + " | ".join(cells) + " |" for cells in lines)
+
+
+def _shown(value):
+    """A setting as a reader wants it; the results file has every digit."""
+    return f"{value:.4g}" if isinstance(value, float) else str(value)
 
 
 def _is_latency(name):
