@@ -1,7 +1,8 @@
-"""Imports go one way, and importing the package is light."""
+"""Imports go one way, importing the package is light, and links lead somewhere."""
 
 import ast
 import pathlib
+import re
 import subprocess
 import sys
 
@@ -84,3 +85,18 @@ def test_everything_public_can_be_imported():
 
     for name in hyperconformer.__all__:
         assert getattr(hyperconformer, name) is not None
+
+
+def test_links_of_the_documents_lead_somewhere():
+    """Meant for a clean clone, which lacks what version control ignores."""
+    root = PACKAGE.parent
+    ours = [root / name for name in ("docs", "recipes", "pretrained", "benchmarks")]
+    documents = [*root.glob("*.md"), *(file for d in ours for file in d.rglob("*.md"))]
+    assert len(documents) > 10
+    broken = [
+        f"{document.relative_to(root)}: {target}"
+        for document in documents
+        for target in re.findall(r"\]\(([^)#\s]+)", document.read_text("utf-8"))
+        if "://" not in target and not (document.parent / target).exists()
+    ]
+    assert not broken, "\n".join(broken)

@@ -101,6 +101,7 @@ def plot_search(curves, metric, picture):
     for (name, curve), style in zip(curves.items(), _styles(len(curves))):
         axes.plot(range(1, len(curve) + 1), curve, label=name, **style)
     axes.set(xlabel="trials", ylabel=f"expected best validation {metric}")
+    axes.xaxis.get_major_locator().set_params(integer=True)
     _finish(figure, [axes], picture)
 
 
@@ -125,6 +126,9 @@ def plot_lengths(lengths, picture):
             axes.set(
                 xlabel="seconds of speech", ylabel=title, xscale="log", yscale="log"
             )
+            # The lengths that were measured, rather than powers of ten.
+            axes.set_xticks(places, [f"{place:g}" for place in places])
+            axes.set_xticks([], minor=True)
     _finish(figure, all_axes, picture)
 
 
