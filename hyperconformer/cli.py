@@ -198,20 +198,7 @@ def _search(options, ngram):
     if options.hotwords:
         lines = pathlib.Path(options.hotwords).read_text(encoding="utf-8").splitlines()
         hotwords = [line for line in lines if line.strip()]
-    if options.lm is not None:
-        weight = 0.5 if options.lm_weight is None else options.lm_weight
-        if options.lm == "none":
-            lm = {}
-        elif pathlib.Path(options.lm).is_dir():
-            lm = {"lm_folder": options.lm, "rescore_weight": weight}
-        else:
-            lm = {"arpa": options.lm, "lm_weight": weight}
-    elif options.lm_weight is None:
-        lm = ngram
-    elif ngram:
-        lm = {**ngram, "lm_weight": options.lm_weight}
-    else:
-        raise ValueError("--lm-weight needs a language model: name one with --lm")
+    lm = _language_model(options, ngram)
     if not (lm or hotwords or options.beam) and options.nbest == 1:
         return GreedySearcher()
     return CTCSearcher(
@@ -220,6 +207,22 @@ def _search(options, ngram):
         hotwords=hotwords,
         **lm,
     )
+
+
+def _language_model(options, ngram):
+    """Options of CTCSearcher: the model that is named, else the model folder's."""
+    if options.lm is None:
+        if options.lm_weight is None:
+            return ngram
+        if not ngram:
+            raise ValueError("--lm-weight needs a language model: name one with --lm")
+        return {**ngram, "lm_weight": options.lm_weight}
+    if options.lm == "none":
+        return {}
+    weight = 0.5 if options.lm_weight is None else options.lm_weight
+    if pathlib.Path(options.lm).is_dir():
+        return {"lm_folder": options.lm, "rescore_weight": weight}
+    return {"arpa": options.lm, "lm_weight": weight}
 
 
 def _evaluate(options):

@@ -87,9 +87,7 @@ class GreedySearcher(Searcher):
         for log_probs, length in zip(recognition.ctc, recognition.lengths.tolist()):
             scores, path = log_probs[:length].max(dim=-1)
             tokens = filter_ctc_output(path.tolist(), blank_id=BLANK_INDEX)
-            tokens = tuple(token for token in tokens if token not in NO_TEXT)
-            text = tokenizer.decode_ids(list(tokens))
-            found.append([Hypothesis(text, scores.sum().item(), tokens)])
+            found.append([_hypothesis(tokens, scores.sum().item(), tokenizer)])
         return found
 
 
@@ -130,10 +128,7 @@ class TransducerSearcher(Searcher):
         found = []
         for frames, length in zip(recognition.encoded, recognition.lengths.tolist()):
             tokens, score, _ = self.transducer.decode(frames[:length])
-            tokens = tuple(token for token in tokens if token not in NO_TEXT)
-            found.append(
-                [Hypothesis(tokenizer.decode_ids(list(tokens)), score, tokens)]
-            )
+            found.append([_hypothesis(tokens, score, tokenizer)])
         return found
 
 
@@ -248,15 +243,18 @@ class CTCSearcher(Searcher):
         """
         if self.lm is not None:
             _require_same_tokens(tokenizer, self.lm_tokenizer, self.lm_folder)
-        options = {}
-        by_kenlm = self.arpa is not None and _needs_kenlm(self.arpa)
-        if by_kenlm:
+        options, scorer = {}, None
+        if self.arpa is None:
+            pass
+        elif _needs_kenlm(self.arpa):
             _require_kenlm(self.arpa)
-            options.update(
-                kenlm_model_path=str(self.arpa),
-                alpha=self.lm_weight,
-                beta=self.word_bonus,
-            )
+            options = {
+                "kenlm_model_path": str(self.arpa),
+                "alpha": self.lm_weight,
+                "beta": self.word_bonus,
+            }
+        else:
+            scorer = NGramScorer(self.arpa, self.lm_weight, self.word_bonus)
         self.search = _BiasedSearcher(
             phrases=[_as_written(phrase, tokenizer) for phrase in self.hotwords],
             bias=self.hotword_weight,
@@ -268,8 +266,8 @@ class CTCSearcher(Searcher):
             prune_history=self.nbest == 1 and self.lm is None,
             **options,
         )
-        if self.arpa is not None and not by_kenlm:
-            self.search.lm = NGramScorer(self.arpa, self.lm_weight, self.word_bonus)
+        if scorer is not None:
+            self.search.lm = scorer
 
     def hypotheses(self, recognition, tokenizer):
         """Decode a batch.
@@ -366,7 +364,7 @@ class NGramSearcher(CTCSearcher):
         folder : str or pathlib.Path
             Where the model goes, as ``lm.arpa``.
         """
-        arpa = pathlib.Path(folder) / "lm.arpa"
+        arpa = pathlib.Path(folder) / NGRAM_FILE
         # The model is no smaller than so much text: better said before than after.
         if sum(map(len, sentences)) > MAX_BYTES[NGRAM_FILE]:
             _require_kenlm(arpa)
@@ -616,6 +614,12 @@ class _BiasedSearcher(CTCBeamSearcher):
         return matched + max(
             _share_begun(phrase, words[free:], partial) for phrase in self.phrases
         )
+
+
+def _hypothesis(tokens, score, tokenizer):
+    """What a decoder has said, without the tokens that no text holds."""
+    tokens = [token for token in tokens if token not in NO_TEXT]
+    return Hypothesis(tokenizer.decode_ids(tokens), score, tuple(tokens))
 
 
 def _share_begun(phrase, words, partial):

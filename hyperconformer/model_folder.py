@@ -23,6 +23,8 @@ WEIGHTS_FILE = "model.safetensors"
 TOKENIZER_FILE = "tokenizer.model"
 NGRAM_FILE = "lm.arpa"
 FILES = (CONFIG_FILE, WEIGHTS_FILE, TOKENIZER_FILE)
+# What the settings say of it.
+NGRAM_SETTINGS = ("lm_weight", "word_bonus")
 # Far above any settings, any SentencePiece model, and n-grams that Python should read.
 MAX_BYTES = {
     CONFIG_FILE: 2**16,
@@ -99,7 +101,7 @@ def save_model(folder, config_text, modules, tokenizer_file, ngram=None):
     if ngram:
         (folder / NGRAM_FILE).write_bytes(arpa)
         config_text += "".join(
-            f"{name}: {float(ngram[name])!r}\n" for name in ("lm_weight", "word_bonus")
+            f"{name}: {float(ngram[name])!r}\n" for name in NGRAM_SETTINGS
         )
     if "recognizer" in modules:
         config_text += _for_speechbrain(modules["recognizer"])
@@ -187,7 +189,7 @@ def _ngram_options(folder, config):
     # Under this name: what it may link to in the hub's cache has no suffix, by which
     # the search knows a text that Python reads from a file for KenLM's C++.
     options = {"arpa": folder / NGRAM_FILE}
-    for name in ("lm_weight", "word_bonus"):
+    for name in NGRAM_SETTINGS:
         value = config.get(name)
         if not isinstance(value, (int, float)) or not math.isfinite(value):
             raise ValueError(

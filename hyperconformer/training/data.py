@@ -56,9 +56,8 @@ def train_tokenizer(manifest, folder, unit, vocab_size):
         The model: token 0 is unknown and serves as the CTC blank and the padding, 1
         begins and 2 ends a sentence.
     """
-    sentences = read_transcripts(manifest)
     if unit == "char":
-        vocab_size = len(set("".join(sentences)) - {" "}) + 4
+        vocab_size = len(set("".join(read_transcripts(manifest))) - {" "}) + 4
     file = pathlib.Path(folder) / f"{vocab_size}_{unit}.model"
 
     def train():
@@ -68,7 +67,7 @@ def train_tokenizer(manifest, folder, unit, vocab_size):
         # where that has a blank. These are its settings.
         model = io.BytesIO()
         SentencePieceTrainer.train(
-            sentence_iterator=iter(sentences),
+            sentence_iterator=iter(read_transcripts(manifest)),
             model_writer=model,
             model_type=unit,
             **({} if unit == "char" else {"vocab_size": vocab_size}),

@@ -108,6 +108,7 @@ def train(config_file, run_options=None, overrides=None):
     FileNotFoundError, ValueError
         On a wrong YAML file, a missing corpus or an empty split.
     """
+    run_options = run_options or {}
     experiment = open_experiment(config_file, overrides, USED_KEYS)
     config, manifests = experiment.config, experiment.manifests
     check_chunk_training(config)
@@ -120,7 +121,7 @@ def train(config_file, run_options=None, overrides=None):
     if sb.utils.distributed.if_main_process():
         model = experiment.output / "model"
         # A finished model is not changed by the way it is tested.
-        if not (run_options or {}).get("test_only") or not model.is_dir():
+        if not run_options.get("test_only") or not model.is_dir():
             parts = ["extractor", "recognizer"]
             ngram = getattr(config["test_search"], "ngram", None)
             model = experiment.save_model(parts, ["sample_rate"], ngram)
@@ -150,7 +151,7 @@ def _run(experiment, run_options):
     )
     modules = {"recognizer": config["recognizer"]}
     phones = config["phone_ctc"]
-    if phones is not None and not (run_options or {}).get("test_only"):
+    if phones is not None and not run_options.get("test_only"):
         phones.require(
             read_transcripts(manifests[config["train_split"]]),
             len(config["recognizer"].transformer.encoder.layers),
