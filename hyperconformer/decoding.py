@@ -244,17 +244,15 @@ class CTCSearcher(Searcher):
         if self.lm is not None:
             _require_same_tokens(tokenizer, self.lm_tokenizer, self.lm_folder)
         options, scorer = {}, None
-        if self.arpa is None:
-            pass
-        elif _needs_kenlm(self.arpa):
+        if self.arpa is not None and not _needs_kenlm(self.arpa):
+            scorer = NGramScorer(self.arpa, self.lm_weight, self.word_bonus)
+        elif self.arpa is not None:
             _require_kenlm(self.arpa)
             options = {
                 "kenlm_model_path": str(self.arpa),
                 "alpha": self.lm_weight,
                 "beta": self.word_bonus,
             }
-        else:
-            scorer = NGramScorer(self.arpa, self.lm_weight, self.word_bonus)
         self.search = _BiasedSearcher(
             phrases=[_as_written(phrase, tokenizer) for phrase in self.hotwords],
             bias=self.hotword_weight,

@@ -268,7 +268,8 @@ def _run(experiment, run_options):
     }
     if sb.utils.distributed.if_main_process():
         names = {"valid": config["valid_split"], "test": config["test_splits"][0]}
-        write_results(output / "results.json", results, brain, **names)
+        model = config["language_model"]
+        write_results(output / "results.json", results, brain, model, **names)
     return results
 
 

@@ -15,7 +15,7 @@ from torch.utils.flop_counter import FlopCounterMode
 import hyperconformer
 
 
-def write_results(path, splits, brain, valid, test, **measures):
+def write_results(path, splits, brain, model, valid, test, **measures):
     """Write ``results.json``: error rates, speed, sizes, and on what they were had.
 
     Arguments
@@ -26,6 +26,8 @@ def write_results(path, splits, brain, valid, test, **measures):
         Split to its measures.
     brain : hyperconformer.training.brain.TrainingBrain
         Who trained.
+    model : torch.nn.Module
+        What was trained to be used, without heads that only help to train it.
     valid, test : str
         Which of the splits are for choosing, and for reporting.
     **measures
@@ -35,12 +37,7 @@ def write_results(path, splits, brain, valid, test, **measures):
         "splits": splits,
         "valid": valid,
         "test": test,
-        "parameters": sum(
-            parameter.numel()
-            for name, module in brain.modules.items()
-            if name != "phone_ctc"  # only trains the model
-            for parameter in module.parameters()
-        ),
+        "parameters": sum(part.numel() for part in model.parameters()),
         "updates": brain.optimizer_step,
         "train_s": brain.train_s,
         **measures,

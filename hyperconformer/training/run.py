@@ -214,7 +214,8 @@ def _run(experiment, run_options):
             "valid": config["valid_split"] + first,
             "test": config["test_splits"][0] + first,
         }
-        write_results(output / "results.json", results, brain, **names, **costs)
+        model = config["recognizer"]
+        write_results(output / "results.json", results, brain, model, **names, **costs)
     return results
 
 
