@@ -30,6 +30,7 @@ __all__ = ["list_corpora", "prepare", "register_corpus"]
 # A built-in corpus is kept as a module's name and imported when it is asked for.
 _CORPORA: dict[str, Union[str, Callable]] = {
     "an4": "hyperconformer.corpora.an4",
+    "an4_synthetic": "hyperconformer.corpora.an4_synthetic",
     "librispeech": "hyperconformer.corpora.librispeech",
     "shards": "hyperconformer.corpora.shards",
     "spoken": "hyperconformer.corpora.spoken",

@@ -233,7 +233,8 @@ def synthesize_corpus(
             raise ValueError(f"{split}_utterances must be at least 1, got {size}.")
     data_folder = pathlib.Path(data_folder)
     settings = {"version": CORPUS_VERSION, "seed": seed, **sizes}
-    _make_room(data_folder, settings)
+    folders = [data_folder / split.folder for split in SPLITS.values()]
+    claim_folder(data_folder, settings, folders)
     lines = [
         line
         for split, size in sizes.items()
@@ -296,8 +297,10 @@ def plan_split(data_folder, split: str, size: int, seed: int = 0) -> list[Line]:
     return lines
 
 
-def make_sentence(source: random.Random, symbol: str = "sentence") -> str:
-    """Draws a sentence from the grammar.
+def make_sentence(
+    source: random.Random, symbol: str = "sentence", grammar: Optional[dict] = None
+) -> str:
+    """Draws a sentence from a grammar.
 
     Arguments
     ---------
@@ -305,6 +308,8 @@ def make_sentence(source: random.Random, symbol: str = "sentence") -> str:
         What decides between the alternatives.
     symbol : str
         Where to begin.
+    grammar : dict of str to tuple of str, optional
+        The alternatives of each symbol; by default those of this corpus.
 
     Returns
     -------
@@ -316,14 +321,31 @@ def make_sentence(source: random.Random, symbol: str = "sentence") -> str:
     >>> make_sentence(random.Random(3), "hour") in ("TEN", "ELEVEN", "TWELVE")
     True
     """
-    template = source.choice(GRAMMAR[symbol])
-    return re.sub(r"{(\w+)}", lambda match: make_sentence(source, match[1]), template)
+    grammar = grammar or GRAMMAR
+    template = source.choice(grammar[symbol])
+    return re.sub(
+        r"{(\w+)}", lambda match: make_sentence(source, match[1], grammar), template
+    )
 
 
-def _make_room(data_folder, settings):
-    """Records the settings; removes what other settings have made."""
+def claim_folder(data_folder: pathlib.Path, settings: dict, folders: list):
+    """Records what a corpus is made with; removes what other settings have made.
+
+    Arguments
+    ---------
+    data_folder : pathlib.Path
+        Where the corpus lies or shall lie.
+    settings : dict
+        What decides on every byte of it.
+    folders : list of pathlib.Path
+        What it is made of.
+
+    Raises
+    ------
+    ValueError
+        If the folder holds another corpus.
+    """
     record = data_folder / SETTINGS_FILE
-    folders = [data_folder / split.folder for split in SPLITS.values()]
     if record.exists():
         if json.loads(record.read_text(encoding="utf-8")) == settings:
             return

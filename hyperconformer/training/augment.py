@@ -40,6 +40,58 @@ class SpeedPerturb(nn.Module):
         return torchaudio.functional.resample(wavs, self.speed_percent[index], 100)
 
 
+class Telephone(nn.Module):
+    """Send a batch through a telephone: 300 to 4000 Hz, and 8 bits of mu-law.
+
+    ITU-T G.711: 8000 samples a second, companded with mu = 255.
+
+    Arguments
+    ---------
+    probability : float
+        Of a batch to be sent; from 0 to 1.
+    sample_rate_hz : int
+        Of the samples, before and after.
+
+    Raises
+    ------
+    ValueError
+        If the probability is none, or the rate is below the telephone's.
+
+    Example
+    -------
+    >>> Telephone(1.0, 16000)(torch.randn(2, 1000)).shape
+    torch.Size([2, 1000])
+    """
+
+    RATE_HZ = 8000
+    LOWEST_HZ = 300.0
+    LEVELS = 256
+
+    def __init__(self, probability, sample_rate_hz):
+        super().__init__()
+        if not 0 <= probability <= 1:
+            raise ValueError(f"a probability lies in [0, 1], got {probability}")
+        if sample_rate_hz < self.RATE_HZ:
+            raise ValueError(
+                f"a telephone needs {self.RATE_HZ} Hz or more, got {sample_rate_hz}"
+            )
+        self.probability = probability
+        self.sample_rate_hz = sample_rate_hz
+
+    def forward(self, wavs):
+        """(B, N) samples between -1 and 1 in, as many out."""
+        if torch.rand(()).item() >= self.probability:
+            return wavs
+        narrow = torchaudio.functional.resample(wavs, self.sample_rate_hz, self.RATE_HZ)
+        narrow = torchaudio.functional.highpass_biquad(
+            narrow, self.RATE_HZ, self.LOWEST_HZ
+        )
+        sent = torchaudio.functional.mu_law_encoding(narrow.clamp(-1, 1), self.LEVELS)
+        heard = torchaudio.functional.mu_law_decoding(sent, self.LEVELS)
+        wide = torchaudio.functional.resample(heard, self.RATE_HZ, self.sample_rate_hz)
+        return wide[:, : wavs.shape[1]]
+
+
 class VocalTractWarp(nn.Module):
     """Give each utterance another length of vocal tract.
 

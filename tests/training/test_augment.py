@@ -1,17 +1,16 @@
-"""Augmentation: another speed, another vocal tract."""
+"""Augmentation: another speed, another vocal tract, a telephone."""
 
 import pytest
 import torch
 from speechbrain.augment.time_domain import SpeedPerturb as StockSpeedPerturb
 from speechbrain.lobes.features import Fbank
 
-from hyperconformer.training.augment import SpeedPerturb, VocalTractWarp
+from hyperconformer.training.augment import SpeedPerturb, Telephone, VocalTractWarp
 
 
 @pytest.mark.parametrize("percent", [80, 92, 116])
 def test_plays_at_that_speed(percent):
-    time = torch.arange(16000) / 16000
-    wavs = torch.sin(2 * torch.pi * 400 * time).expand(2, -1)
+    wavs = tone(400).expand(2, -1)
     faster = SpeedPerturb([percent])(wavs)
     assert abs(faster.shape[1] - 1600000 / percent) <= 1
     # A tone of 400 Hz is heard at 4 * percent Hz.
@@ -43,11 +42,52 @@ def test_impossible_speeds_are_refused(bad):
         SpeedPerturb(bad)
 
 
+def tone(hz, rate_hz=16000):
+    return 0.5 * torch.sin(2 * torch.pi * hz * torch.arange(rate_hz) / rate_hz)
+
+
+def loudness_db(wav):
+    """In the middle half, where no filter rings in or out."""
+    quarter = len(wav) // 4
+    return 10 * torch.log10(wav[quarter:-quarter].square().mean()).item()
+
+
+@pytest.mark.parametrize("rate_hz", [8000, 16000, 44100])
+def test_a_telephone_passes_its_band_only(rate_hz):
+    telephone = Telephone(1.0, rate_hz)
+    for hz, least, most in ((1000, -0.5, 0.5), (60, -60, -20), (300, -4, -2)):
+        wav = tone(hz, rate_hz)
+        heard = telephone(wav.unsqueeze(0))[0]
+        assert heard.shape == wav.shape and heard.abs().max() <= 1.01
+        assert least <= loudness_db(heard) - loudness_db(wav) <= most
+    if rate_hz > 8000:
+        heard = telephone(tone(5000, rate_hz).unsqueeze(0))[0]
+        assert loudness_db(heard) < -40
+
+
+def test_a_telephone_has_eight_bits():
+    heard = Telephone(1.0, 8000)(torch.randn(1, 8000).clamp(-1, 1))
+    assert 200 < len(heard.unique()) <= 256
+
+
+def test_a_telephone_is_taken_that_often():
+    wavs = torch.randn(2, 400)
+    telephone = Telephone(0.3, 16000)
+    sent = sum(not torch.equal(telephone(wavs), wavs) for _ in range(400))
+    assert 80 < sent < 160  # 120 +- 4.4 standard deviations
+    assert Telephone(0.0, 16000)(wavs) is wavs
+
+
+def test_impossible_telephones_are_refused():
+    with pytest.raises(ValueError, match="probability"):
+        Telephone(1.5, 16000)
+    with pytest.raises(ValueError, match="8000 Hz or more, got 4000"):
+        Telephone(0.5, 4000)
+
+
 def heard_filter(hz):
     """Which of Fbank's 80 filters a tone is loudest in."""
-    time = torch.arange(16000) / 16000
-    tone = torch.sin(2 * torch.pi * hz * time).unsqueeze(0)
-    features = Fbank(sample_rate=16000, n_fft=512, n_mels=80)(tone)
+    features = Fbank(sample_rate=16000, n_fft=512, n_mels=80)(tone(hz).unsqueeze(0))
     return features, features[0, 50].argmax().item()
 
 

@@ -1,0 +1,346 @@
+"""CMU AN4, and as much again in synthetic voices.
+
+The training set is AN4's and utterances that eSpeak NG says in rooms, half of them
+sentences of AN4's training set, half of them new ones: letters, names spelled, digits,
+numbers, dates and commands. They keep to AN4's words, so that its pronunciation
+dictionary holds them. Development and test set are AN4's own, untouched.
+
+The synthetic part is deterministic: the same options give the same bytes. An
+interrupted synthesis goes on with the utterances that are missing.
+"""
+
+import io
+import os
+import pathlib
+import random
+from typing import Optional, Union
+
+import numpy as np
+import scipy.signal
+import soundfile
+
+from hyperconformer.corpora import an4, spoken
+from hyperconformer.corpora.manifest import (
+    Checks,
+    Utterance,
+    map_in_threads,
+    merge_manifests,
+    prepare_split,
+    read_manifest,
+    write_atomically,
+)
+from hyperconformer.corpora.synthesis import speak
+
+# Raised by whatever changes what the same options give.
+CORPUS_VERSION = 1
+SPEECH_FOLDER = "synthetic"
+
+# Common American names of people, towns and streets, to be spelled.
+NAMES = (
+    "ALLEN AMANDA ANDERSON ANDREW ANGELA ANTHONY AUSTIN BAKER BALTIMORE BARBARA BEACON "
+    "BETTY BOSTON BRIAN BROWN BUFFALO CAMPBELL CARLOS CAROL CARTER CHARLES CHICAGO "
+    "CHRISTOPHER CLARK CLEVELAND COLLINS CYNTHIA DALLAS DANIEL DAVID DEBORAH DENVER "
+    "DETROIT DONNA DOROTHY EDWARD ELIZABETH EMILY EVANS FAIRVIEW FIFTH FRANKLIN GARCIA "
+    "GEORGE GREEN HARRIS HELEN HENRY HIGHLAND HILL HOUSTON HUGHES JACKSON JACQUELINE "
+    "JAMES JASON JEFFREY JENNIFER JESSICA JOHNSON JONATHAN JOSEPH KAREN KATHLEEN "
+    "KELLY KENNETH KEVIN KIMBERLY LAKE LARRY LAURA LEWIS LINCOLN LISA LOPEZ MADISON "
+    "MAPLE MARGARET MARIA MARK MARTIN MARY MELISSA MEMPHIS MICHAEL MICHELLE MILLER "
+    "MITCHELL MOORE MORGAN MURPHY NANCY NASHVILLE NELSON NEWYORK NGUYEN NICHOLAS OAK "
+    "OAKLAND OHIO PARKER PATRICIA PAUL PENNSYLVANIA PERRY PETER PHILLIPS PHOENIX "
+    "QUINCY RACHEL RAMIREZ REBECCA RICHARD RIVERA ROBINSON ROGERS RONALD RUSSELL RYAN "
+    "SAMUEL SANCHEZ SANDRA SARAH SCHWARTZ SCOTT SEATTLE SHARON SQUIRREL STEPHEN "
+    "STEWART STREET SULLIVAN SUSAN TAYLOR THOMAS THOMPSON TIMOTHY TORRES TURNER TUCSON "
+    "VALLEY VICTORIA VIRGINIA WALKER WALNUT WASHINGTON WATSON WEST WHITE WILLIAMS "
+    "WILSON WRIGHT XAVIER YOUNG ZACHARY ZIMMERMAN"
+).split()
+LETTERS = tuple("ABCDEFGHIJKLMNOPQRSTUVWXYZ")
+GRAMMAR = {
+    **{
+        symbol: spoken.GRAMMAR[symbol]
+        for symbol in ("nonzero", "teen", "tens", "ordinal", "month")
+    },
+    "sentence": (
+        *["{code}"] * 6,
+        *["{name}"] * 6,
+        *["{digits}"] * 4,
+        *["{date}"] * 3,
+        *["{command}"] * 2,
+        "{number}",
+    ),
+    "code": (
+        *["{edit} {letters} {number}"] * 3,
+        "{letters} {number}",
+        "{letters}",
+        "ENTER {number}",
+    ),
+    "edit": ("RUBOUT", "ERASE"),
+    "command": "YES NO GO STOP START HELP ENTER ERASE RUBOUT REPEAT".split(),
+    "letter": LETTERS,
+    "letters": tuple(" ".join(["{letter}"] * count) for count in range(1, 7)),
+    "name": tuple(" ".join(name) for name in NAMES),
+    "digit": ("ZERO", "OH", *["{nonzero}"] * 9),
+    "digits": tuple(
+        " ".join(["{digit}"] * count) for count in (1, 3, 4, 5, 5, 7, 7, 10)
+    ),
+    "decade": ("{tens}", "{tens} {nonzero}"),
+    "number": (
+        "{digit}",
+        "{teen}",
+        "{decade}",
+        "{digit} {digit}",
+        "{digit} {digit} {digit}",
+        "{decade} {decade}",
+        "{nonzero} HUNDRED {decade}",
+        "{nonzero} HUNDRED AND {decade}",
+        "{nonzero} THOUSAND {nonzero} HUNDRED {decade}",
+    ),
+    "date": (
+        "{month} {day} NINETEEN {decade}",
+        "{day} {month} NINETEEN {decade}",
+        "{number_of_month} {teen} {decade}",
+        "{number_of_month} {decade} {decade}",
+    ),
+    "day": (
+        "{ordinal}",
+        "{nonzero}",
+        "{teen}",
+        "ELEVENTH",
+        "TWELFTH",
+        "TWENTY {ordinal}",
+        "THIRTIETH",
+    ),
+    "number_of_month": ("{nonzero}", "TEN", "ELEVEN", "TWELVE"),
+}
+# What eSpeak NG is told, where the word alone would be said in another way: the article
+# A, a British Z, and a word that it does not know.
+SAID = {"A": "eh", "Z": "zee", "RUBOUT": "rub out"}
+
+
+def prepare(
+    data_folder,
+    manifest_folder,
+    synthetic_folder="data/an4_synthetic",
+    synthetic_utterances: int = 1000,
+    seed: int = 0,
+    valid_speakers: Optional[Union[int, list[str]]] = None,
+    hold_out: bool = True,
+    min_duration_s: float = 0.1,
+    max_duration_s: Optional[float] = None,
+    full_check: bool = False,
+    workers: Optional[int] = None,
+) -> dict[str, pathlib.Path]:
+    """Synthesises what is not there yet; writes ``train``, ``valid`` and ``test``.
+
+    Arguments
+    ---------
+    data_folder : str or pathlib.Path
+        The AN4 folder; see :mod:`hyperconformer.corpora.an4`.
+    manifest_folder : str or pathlib.Path
+        Where the manifests go.
+    synthetic_folder : str or pathlib.Path
+        Where the synthetic speech lies or shall lie.
+    synthetic_utterances : int
+        How many of them.
+    seed : int
+        Another seed gives other sentences, voices, rooms and noise.
+    valid_speakers, hold_out
+        As for :func:`hyperconformer.corpora.an4.prepare`.
+    min_duration_s, max_duration_s, full_check, workers
+        See :class:`~hyperconformer.corpora.manifest.Checks`.
+
+    Returns
+    -------
+    dict of str to pathlib.Path
+        The manifests of ``train``, ``valid`` and ``test``.
+
+    Raises
+    ------
+    FileNotFoundError
+        If AN4's folder or one of its lists is missing.
+    ValueError
+        If there is to be no synthetic speech, a held-out speaker is unknown, a split is
+        left empty, or ``synthetic_folder`` holds something else.
+    ImportError
+        If espeakng-loader, which synthesises, is not installed.
+    """
+    if synthetic_utterances < 1:
+        raise ValueError(
+            f"synthetic_utterances must be at least 1, got {synthetic_utterances}; "
+            "AN4 alone is the corpus an4."
+        )
+    checks = Checks(min_duration_s, max_duration_s, full_check, workers)
+    manifests = an4.prepare(
+        data_folder,
+        manifest_folder,
+        valid_speakers,
+        hold_out,
+        min_duration_s,
+        max_duration_s,
+        full_check,
+        workers,
+    )
+    known = [row["wrd"] for row in read_manifest(manifests["train"])]
+    synthetic_folder = pathlib.Path(synthetic_folder)
+    lines = plan(synthetic_folder, synthetic_utterances, known, seed)
+    synthesize(lines, synthetic_folder, known, seed, workers)
+    synthetic = prepare_split(
+        "an4_synthetic",
+        "synthetic",
+        [Utterance(line.id, line.speaker, str(line.path), line.text) for line in lines],
+        synthetic_folder,
+        manifest_folder,
+        checks,
+    )
+    both = merge_manifests(
+        "train_and_synthetic", [manifests["train"], synthetic], manifest_folder
+    )
+    return {**manifests, "train": both}
+
+
+def plan(
+    folder: pathlib.Path, utterances: int, known: list, seed: int = 0
+) -> list[spoken.Line]:
+    """Decides who says what.
+
+    Arguments
+    ---------
+    folder : pathlib.Path
+        Where the audio goes.
+    utterances : int
+        How many.
+    known : list of str
+        Sentences, one of which every second utterance repeats.
+    seed : int
+        What sentences and speakers are drawn from.
+
+    Returns
+    -------
+    list of Line
+        The utterances.
+
+    Example
+    -------
+    >>> for line in plan(pathlib.Path("data"), 2, ["P G H"], seed=1):
+    ...     print(line.id, line.voice, line.text)
+    synthetic-1082-00000 en-gb-x-rp+m2 P G H
+    synthetic-1084-00001 en-gb-x-rp+m5 SIX JULY NINETEEN FORTY
+    """
+    speakers = spoken.SPLITS["train"].speakers()
+    lines = []
+    for index in range(utterances):
+        source = random.Random(f"an4 text {seed} {index}")
+        number, _, voice = source.choice(speakers)
+        identifier = f"synthetic-{number}-{index:05d}"
+        text = (
+            spoken.make_sentence(source, grammar=GRAMMAR)
+            if index % 2
+            else source.choice(known)
+        )
+        path = folder / SPEECH_FOLDER / number / f"{identifier}.flac"
+        lines.append(spoken.Line("synthetic", identifier, number, voice, text, path))
+    return lines
+
+
+def synthesize(
+    lines: list, folder: pathlib.Path, known: list, seed: int = 0, workers=None
+):
+    """Synthesises the utterances that are not there yet.
+
+    Arguments
+    ---------
+    lines : list of Line
+        As :func:`plan` returns them.
+    folder : pathlib.Path
+        Where they go. What other options made there is replaced.
+    known : list of str
+        What they were planned with.
+    seed : int
+        What rate, pitch, room and noise are drawn from.
+    workers : int, optional
+        Threads.
+
+    Raises
+    ------
+    ValueError
+        If the folder holds something else.
+    """
+    settings = {
+        "version": CORPUS_VERSION,
+        "seed": seed,
+        "utterances": len(lines),
+        "sentences": known,
+    }
+    spoken.claim_folder(folder, settings, [folder / SPEECH_FOLDER])
+    missing = [line for line in lines if not line.path.exists()]
+    for _ in map_in_threads(
+        lambda line: write_audio(line, seed),
+        missing,
+        workers or os.cpu_count(),  # it computes more than it waits
+        "synthesising for AN4",
+        "utterance",
+    ):
+        pass  # it is written, and nothing else is wanted of it
+
+
+def write_audio(line: spoken.Line, seed: int):
+    """Synthesises one utterance; what is random depends on its ID alone.
+
+    Arguments
+    ---------
+    line : Line
+        Who says what, and where it goes.
+    seed : int
+        What rate, pitch, room and noise are drawn from.
+    """
+    source = random.Random(f"an4 audio {seed} {line.id}")
+    # Letters and digits are read with a pause after each, or without.
+    between = source.choice((" ", " ", ", "))
+    samples = speak(
+        between.join(SAID.get(word, word.lower()) for word in line.text.split()),
+        line.voice,
+        rate_wpm=source.randint(110, 210),
+        pitch=source.randint(25, 75),
+        pitch_range=source.randint(20, 80),
+        sample_rate_hz=spoken.SAMPLE_RATE_HZ,
+    )
+    samples = reverberate(samples, source)
+    buffer = io.BytesIO()
+    soundfile.write(
+        buffer,
+        spoken.record_in_room(samples, source),
+        spoken.SAMPLE_RATE_HZ,
+        "PCM_16",
+        format="FLAC",
+    )
+    write_atomically(line.path, buffer.getvalue())
+
+
+def reverberate(samples: np.ndarray, source: random.Random) -> np.ndarray:
+    """Puts speech into a room.
+
+    The response is the direct sound, then white noise that decays by 60 dB in the
+    reverberation time: Polack's model of the late response (1988).
+
+    Arguments
+    ---------
+    samples : numpy.ndarray
+        Dry speech, shape (samples,).
+    source : random.Random
+        What decides on the reverberation time, 0.1 to 0.5 s, and on how much louder
+        than the room the direct sound is, 0 to 20 dB.
+
+    Returns
+    -------
+    numpy.ndarray
+        float64, longer by the reverberation time.
+    """
+    rate_hz = spoken.SAMPLE_RATE_HZ
+    reverberation_s = source.uniform(0.1, 0.5)
+    direct_to_room_db = source.uniform(0, 20)
+    generator = np.random.default_rng(source.getrandbits(64))
+    time_s = np.arange(1, round(reverberation_s * rate_hz)) / rate_hz
+    room = generator.standard_normal(len(time_s)) * 10 ** (
+        -3 * time_s / reverberation_s
+    )
+    room *= 10 ** (-direct_to_room_db / 20) / np.sqrt(np.sum(room**2))
+    return scipy.signal.fftconvolve(samples, np.concatenate([[1.0], room]))
