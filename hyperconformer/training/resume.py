@@ -100,6 +100,34 @@ class WholeCheckpointer(Checkpointer):
         ddp_barrier()
         return checkpoint
 
+    def load_checkpoint(self, checkpoint):
+        """As SpeechBrain's; refuses a checkpoint of a run that had other parts.
+
+        Arguments
+        ---------
+        checkpoint : speechbrain Checkpoint
+            What to load.
+
+        Raises
+        ------
+        ValueError
+            If a part of this run has no state in the checkpoint.
+        """
+        missing = [
+            name
+            for name in self.recoverables
+            if name not in checkpoint.paramfiles
+            and not self.optional_recoverables.get(name)
+            and "dataloader" not in name  # one that had not begun has none
+        ]
+        if missing:
+            raise ValueError(
+                f"{checkpoint.path} is of a run without {', '.join(missing)}, which "
+                "this run has. Start the command that it was begun with, or give "
+                "another --output_folder"
+            )
+        super().load_checkpoint(checkpoint)
+
     def _save_checkpoint_metafile(self, fpath, meta_to_include, end_of_epoch):
         # What SpeechBrain would write now; :func:`_finish` does, at the end.
         return {

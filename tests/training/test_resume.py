@@ -184,6 +184,21 @@ def test_speechbrains_own_checkpoints_are_read(tmp_path):
     assert saved.path.is_dir()
 
 
+def test_a_checkpoint_of_a_run_with_other_parts_is_refused(tmp_path):
+    parts = {"model": torch.nn.Linear(2, 2)}
+    WholeCheckpointer(tmp_path, parts).save_checkpoint()
+    grown = WholeCheckpointer(tmp_path, {**parts, "phone_ctc": torch.nn.Linear(2, 2)})
+    before = grown.recoverables["model"].weight.clone()
+    with torch.no_grad():
+        grown.recoverables["model"].weight.zero_()
+    with pytest.raises(ValueError, match="without phone_ctc.*--output_folder"):
+        grown.recover_if_possible()
+    assert not grown.recoverables["model"].weight.any()  # nothing was loaded
+    grown.recoverables.pop("phone_ctc")
+    grown.recover_if_possible()
+    assert torch.equal(grown.recoverables["model"].weight, before)
+
+
 def test_other_errors_than_a_full_disk_pass_through(tmp_path):
     saver, _ = checkpointer(tmp_path)
     saver.add_recoverable("unknown", object())
