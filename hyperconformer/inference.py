@@ -23,6 +23,7 @@ from hyperconformer.decoding import BLANK_INDEX, CTCSearcher, GreedySearcher
 from hyperconformer.integration.recognizer import Recognition
 from hyperconformer.longform import (
     QUIET_S,
+    cut_at_pauses,
     merge_frame,
     merge_nbest,
     split_audio,
@@ -34,6 +35,9 @@ from hyperconformer.transcription import Hypothesis, Transcription
 MIN_DURATION_S = 0.1
 # What is recognised at once, and how far it reaches into its neighbours.
 CHUNK_S, OVERLAP_S = 20.0, 2.0
+# Tokens so far apart belong to two words, and are searched apart: models do not say so
+# reliably of pauses that their training utterances did not have.
+PAUSE_S = 0.8
 # Below one step of 16-bit audio there is nothing to recognise.
 SILENCE = 2**-15
 # The log-probability of all but the blank in such silence.
@@ -288,8 +292,7 @@ class ASR:
             encoded = recognition.encoded[index, : recognition.lengths[index]]
             if samples.abs().max() < SILENCE:
                 log_probs, encoded = self._recognize_silence(len(samples))
-            part = self._decode(log_probs, encoded, 0)
-            results.append(self._join([part], len(samples)))
+            results.append(self._join([(log_probs, encoded, 0)], samples))
         return results
 
     def _transcribe(self, blocks):
@@ -303,8 +306,7 @@ class ASR:
             self.frame_samples,
             int(QUIET_S * rate),
         )
-        parts = [self._decode(*segment) for segment in self._segments(chunks)]
-        return self._join(parts, counted.samples)
+        return self._join(self._segments(chunks), counted)
 
     def _segments(self, chunks):
         """Each chunk's own log-probabilities and frames, and where they begin."""
@@ -344,9 +346,9 @@ class ASR:
         return log_probs, torch.zeros(frames, head.in_features)
 
     def _decode(self, log_probs, encoded, first_frame):
-        """Hypotheses of a segment, the words of the best one, and what glues it on."""
+        """Hypotheses of a part, and the words of the best one."""
         if (log_probs[:, BLANK_INDEX] == 0).all():  # a decoder might invent something
-            return [Hypothesis("", 0.0)], (), " "
+            return [Hypothesis("", 0.0)], ()
         lengths = torch.tensor([len(log_probs)], device=encoded.device)
         recognition = Recognition(log_probs[None], lengths, encoded[None], None)
         hypotheses = self.search.hypotheses(recognition, self.tokenizer)[0]
@@ -361,28 +363,24 @@ class ASR:
             )
         except ValueError:  # a decoder may say more than CTC has frames for
             words = ()
-        spoken = log_probs.argmax(-1)
-        spoken = spoken[spoken != BLANK_INDEX]
-        continues = len(spoken) > 0 and not self.starts_word[spoken[0]]
-        return hypotheses, words, "" if continues else " "
+        return hypotheses, words
 
-    def _join(self, parts, samples):
-        """One result of the segments of an utterance."""
-        readings = [
-            [(glue + hypothesis.text, hypothesis.score) for hypothesis in hypotheses]
-            for hypotheses, _, glue in parts
-        ]
-        nbest = merge_nbest(readings, max(map(len, readings)))
-        words = []
-        for _, more, glue in parts:
+    def _join(self, segments, counted):
+        """One result of the segments of an utterance, whose samples are counted."""
+        readings, words = [], []
+        pause = PAUSE_S * self.sample_rate_hz / self.frame_samples
+        for *part, glue in cut_at_pauses(segments, pause, self.starts_word):
+            hypotheses, more = self._decode(*part)
+            readings.append([(glue + each.text, each.score) for each in hypotheses])
             if words and more and not glue:
                 words[-1], more = words[-1].continued(more[0]), more[1:]
             words.extend(more)
+        nbest = merge_nbest(readings, max(map(len, readings)))
         return Transcription(
             text=nbest[0][0],
             words=tuple(words),
             nbest=tuple(Hypothesis(text, score) for text, score in nbest),
-            duration_s=samples / self.sample_rate_hz,
+            duration_s=len(counted) / self.sample_rate_hz,
         )
 
     def _one_chunk(self, samples):
@@ -445,3 +443,6 @@ class _Counted:
         for block in self.blocks:
             self.samples += len(block)
             yield block
+
+    def __len__(self):
+        return self.samples

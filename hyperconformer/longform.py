@@ -6,6 +6,7 @@ which both agree, as near to the cut as can be. So no word is lost, doubled or s
 """
 
 import dataclasses
+import math
 
 import torch
 import torch.nn.functional as F
@@ -131,6 +132,47 @@ def _between_words(best, starts_word):
             next_begins = bool(starts_word[token])
         between.append(token == 0 and next_begins)
     return torch.tensor(between[::-1])
+
+
+def cut_at_pauses(segments, pause, starts_word):
+    """Cut segments that follow each other where the speaker pauses.
+
+    A model that was trained on single utterances does not reliably say that a new word
+    begins after a pause.
+
+    Arguments
+    ---------
+    segments : iterable of (torch.Tensor, torch.Tensor, int)
+        Log-probabilities (K, V), frames (K, D) and the number of the first.
+    pause : float
+        Frames between two tokens, more of which part two words.
+    starts_word : torch.Tensor
+        (V,) bool, the tokens that begin a word; token 0 is the blank.
+
+    Yields
+    ------
+    (torch.Tensor, torch.Tensor, int, str)
+        As the segments, and what stands between this and what was before it: a space,
+        or nothing within a word.
+    """
+    last = -math.inf  # the frame of the last token
+    for log_probs, encoded, first in segments:
+        best = log_probs.argmax(dim=-1)
+        spoken = torch.nonzero(best).squeeze(1).tolist()
+        cuts = [
+            (before + after + 1) // 2
+            for before, after in zip(spoken, spoken[1:])
+            if after - before > pause
+        ]
+        for begin, end in zip([0, *cuts], [*cuts, len(log_probs)]):
+            tokens = [frame for frame in spoken if begin <= frame < end]
+            glue = " "
+            if tokens:
+                is_near = first + tokens[0] - last <= pause
+                if is_near and not starts_word[best[tokens[0]]]:
+                    glue = ""
+                last = first + tokens[-1]
+            yield log_probs[begin:end], encoded[begin:end], first + begin, glue
 
 
 def merge_nbest(lists, count):

@@ -7,7 +7,12 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from hyperconformer.longform import merge_frame, merge_nbest, split_audio
+from hyperconformer.longform import (
+    cut_at_pauses,
+    merge_frame,
+    merge_nbest,
+    split_audio,
+)
 
 CHUNK, OVERLAP, GRID, QUIET = 400, 50, 8, 20
 
@@ -89,6 +94,35 @@ def test_without_a_gap_a_blank_or_another_token_is_looked_for():
     left = right = frames(3, 3, 3)
     assert merge_frame(left, right, 1, STARTS) == 1
     assert merge_frame(left[:0], right[:0], 0, STARTS) == 0
+
+
+def cut(*paths, pause=3):
+    """(tokens, first frame, glue) of each part; the frames carry their numbers."""
+    segments, first = [], 0
+    for path in paths:
+        numbers = torch.arange(first, first + len(path))
+        segments.append((frames(*path), numbers[:, None], first))
+        first += len(path)
+    parts = list(cut_at_pauses(segments, pause, STARTS))
+    assert [n for _, e, *_ in parts for n in e.flatten().tolist()] == list(range(first))
+    assert all(len(p) == len(e) and e[0] == f for p, e, f, _ in parts if len(p))
+    return [(part.argmax(-1).tolist(), start, glue) for part, _, start, glue in parts]
+
+
+def test_a_pause_ends_a_word():
+    # Token 1 begins words; 2 after a pause goes on with none.
+    assert cut([1, 2, 0, 0, 2]) == [([1, 2, 0, 0, 2], 0, " ")]
+    assert cut([1, 2, 0, 0, 0, 0, 2]) == [([1, 2, 0, 0], 0, " "), ([0, 0, 2], 4, " ")]
+
+
+def test_a_pause_may_lie_across_segments():
+    near, far = cut([1, 0], [0, 2]), cut([1, 0, 0], [0, 2])
+    assert [glue for *_, glue in near] == [" ", ""]
+    assert [glue for *_, glue in far] == [" ", " "]
+    # Nothing but blanks between them is a pause too, if it is long enough.
+    assert [glue for *_, glue in cut([1], [0], [2])] == [" ", " ", ""]
+    assert [glue for *_, glue in cut([1], [0, 0, 0], [2])] == [" ", " ", " "]
+    assert [glue for *_, glue in cut([1], [1])] == [" ", " "]
 
 
 @settings(max_examples=40, deadline=None)

@@ -4,7 +4,7 @@
 ``python recipes/AN4/check_inference.py AN4_FOLDER [--model DIR] [--part PART]``:
 
 - ``times``: words' times against the forced alignment of the true transcript.
-- ``long``: all utterances as one recording, in chunks of several lengths, against
+- ``long``: all utterances as one recording with pauses, in several chunks, against
   each alone.
 - ``speed``: seconds of speech a second on one thread, beside SpeechBrain's Conformer of
   the same size.
@@ -12,6 +12,7 @@
 
 import argparse
 import difflib
+import itertools
 import pathlib
 import re
 import statistics
@@ -25,7 +26,7 @@ from hyperconformer.audio import read_audio
 from hyperconformer.inference import ASR
 
 RATE_HZ = 16000
-PAUSE_S = 0.5
+PAUSES_S = (0.5, 1.5)
 CHUNKS_S = (5, 10, 20, 30)
 SPEED_S, REPEATS = (5, 20, 60), 5
 
@@ -71,14 +72,15 @@ def check_long(asr, utterances):
     reference = " ".join(text for text, _ in utterances).split()
     alone = [asr.transcribe(samples, RATE_HZ).text for _, samples in utterances]
     print(f"each alone: WER {error_rate(' '.join(alone).split(), reference):.2f} %")
-    pause = torch.zeros(int(PAUSE_S * RATE_HZ))
-    whole = torch.cat([part for _, samples in utterances for part in (samples, pause)])
-    for chunk_s in CHUNKS_S:
+    for pause_s, chunk_s in itertools.product(PAUSES_S, CHUNKS_S):
+        pause = torch.zeros(int(pause_s * RATE_HZ))
+        parts = [part for _, samples in utterances for part in (samples, pause)]
+        whole = torch.cat(parts)
         asr.chunk_s = chunk_s
         begin = time.perf_counter()
         text = asr.transcribe(whole, RATE_HZ).text
         print(
-            f"{len(whole) / RATE_HZ:.0f} s in chunks of {chunk_s} s: "
+            f"{len(whole) / RATE_HZ:.0f} s, pauses of {pause_s} s, chunks of {chunk_s} s: "
             f"WER {error_rate(text.split(), reference):.2f} %, "
             f"{time.perf_counter() - begin:.1f} s of work"
         )
