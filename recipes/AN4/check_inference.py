@@ -80,7 +80,7 @@ def check_long(asr, utterances):
         begin = time.perf_counter()
         text = asr.transcribe(whole, RATE_HZ).text
         print(
-            f"{len(whole) / RATE_HZ:.0f} s, pauses of {pause_s} s, chunks of {chunk_s} s: "
+            f"{len(whole) / RATE_HZ:.0f} s, pauses {pause_s} s, chunks {chunk_s} s: "
             f"WER {error_rate(text.split(), reference):.2f} %, "
             f"{time.perf_counter() - begin:.1f} s of work"
         )
