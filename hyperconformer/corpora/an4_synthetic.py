@@ -3,44 +3,42 @@
 The training set is AN4's and utterances that eSpeak NG says in rooms, half of them
 sentences of AN4's training set, half of them new ones: letters, names spelled, digits,
 numbers, dates and commands. They keep to AN4's words, so that its pronunciation
-dictionary holds them. Development and test set are AN4's own, untouched.
+dictionary holds them, and say nothing that only the development or the test set has.
+Those two sets are AN4's own, untouched.
 
 The synthetic part is deterministic: the same options give the same bytes. An
 interrupted synthesis goes on with the utterances that are missing.
 """
 
-import io
-import os
+import functools
+import hashlib
+import json
 import pathlib
 import random
 from typing import Optional, Union
 
 import numpy as np
 import scipy.signal
-import soundfile
 
 from hyperconformer.corpora import an4, spoken
 from hyperconformer.corpora.manifest import (
     Checks,
     Utterance,
-    map_in_threads,
     merge_manifests,
     prepare_split,
     read_manifest,
-    write_atomically,
 )
 from hyperconformer.corpora.synthesis import speak
 
 # Raised by whatever changes what the same options give.
 CORPUS_VERSION = 1
-SPEECH_FOLDER = "synthetic"
 
-# Common American names of people, towns and streets, to be spelled.
+# Names of people, towns and streets as Americans may have to spell them.
 NAMES = (
     "ALLEN AMANDA ANDERSON ANDREW ANGELA ANTHONY AUSTIN BAKER BALTIMORE BARBARA BEACON "
     "BETTY BOSTON BRIAN BROWN BUFFALO CAMPBELL CARLOS CAROL CARTER CHARLES CHICAGO "
     "CHRISTOPHER CLARK CLEVELAND COLLINS CYNTHIA DALLAS DANIEL DAVID DEBORAH DENVER "
-    "DETROIT DONNA DOROTHY EDWARD ELIZABETH EMILY EVANS FAIRVIEW FIFTH FRANKLIN GARCIA "
+    "DETROIT DONNA DOROTHY EDWARD ELIZABETH EMILY EVANS FAIRVIEW FRANKLIN GARCIA "
     "GEORGE GREEN HARRIS HELEN HENRY HIGHLAND HILL HOUSTON HUGHES JACKSON JACQUELINE "
     "JAMES JASON JEFFREY JENNIFER JESSICA JOHNSON JONATHAN JOSEPH KAREN KATHLEEN "
     "KELLY KENNETH KEVIN KIMBERLY LAKE LARRY LAURA LEWIS LINCOLN LISA LOPEZ MADISON "
@@ -48,9 +46,9 @@ NAMES = (
     "MITCHELL MOORE MORGAN MURPHY NANCY NASHVILLE NELSON NEWYORK NGUYEN NICHOLAS OAK "
     "OAKLAND OHIO PARKER PATRICIA PAUL PENNSYLVANIA PERRY PETER PHILLIPS PHOENIX "
     "QUINCY RACHEL RAMIREZ REBECCA RICHARD RIVERA ROBINSON ROGERS RONALD RUSSELL RYAN "
-    "SAMUEL SANCHEZ SANDRA SARAH SCHWARTZ SCOTT SEATTLE SHARON SQUIRREL STEPHEN "
-    "STEWART STREET SULLIVAN SUSAN TAYLOR THOMAS THOMPSON TIMOTHY TORRES TURNER TUCSON "
-    "VALLEY VICTORIA VIRGINIA WALKER WALNUT WASHINGTON WATSON WEST WHITE WILLIAMS "
+    "SAMUEL SANCHEZ SANDRA SARAH SCHWARTZ SCOTT SEATTLE SHARON STEPHEN "
+    "STEWART SULLIVAN SUSAN TAYLOR THOMAS THOMPSON TIMOTHY TORRES TURNER TUCSON "
+    "VICTORIA VIRGINIA WALKER WALNUT WASHINGTON WATSON WEST WHITE WILLIAMS "
     "WILSON WRIGHT XAVIER YOUNG ZACHARY ZIMMERMAN"
 ).split()
 LETTERS = tuple("ABCDEFGHIJKLMNOPQRSTUVWXYZ")
@@ -138,7 +136,7 @@ def prepare(
     manifest_folder : str or pathlib.Path
         Where the manifests go.
     synthetic_folder : str or pathlib.Path
-        Where the synthetic speech lies or shall lie.
+        Where the synthetic speech lies or shall lie, each choice in a folder.
     synthetic_utterances : int
         How many of them.
     seed : int
@@ -158,8 +156,8 @@ def prepare(
     FileNotFoundError
         If AN4's folder or one of its lists is missing.
     ValueError
-        If there is to be no synthetic speech, a held-out speaker is unknown, a split is
-        left empty, or ``synthetic_folder`` holds something else.
+        If there is to be no synthetic speech, a held-out speaker is unknown, or a split
+        is left empty.
     ImportError
         If espeakng-loader, which synthesises, is not installed.
     """
@@ -179,15 +177,32 @@ def prepare(
         full_check,
         workers,
     )
-    known = [row["wrd"] for row in read_manifest(manifests["train"])]
-    synthetic_folder = pathlib.Path(synthetic_folder)
-    lines = plan(synthetic_folder, synthetic_utterances, known, seed)
-    synthesize(lines, synthetic_folder, known, seed, workers)
+    texts = {
+        split: [row["wrd"] for row in read_manifest(manifest)]
+        for split, manifest in manifests.items()
+    }
+    settings = {
+        "version": CORPUS_VERSION,
+        "seed": seed,
+        "utterances": synthetic_utterances,
+        "known": texts["train"],
+        "unheard": sorted({*texts["valid"], *texts["test"]} - {*texts["train"]}),
+    }
+    # A folder for each choice: a run that goes on elsewhere keeps its files.
+    digest = hashlib.sha256(json.dumps(settings).encode()).hexdigest()
+    folder = pathlib.Path(synthetic_folder) / digest[:12]
+    lines = plan(
+        folder, synthetic_utterances, texts["train"], settings["unheard"], seed
+    )
+    missing = [line for line in lines if not line.path.exists()]
+    if missing:
+        write = functools.partial(write_audio, seed=seed)
+        spoken.synthesize(missing, folder, write, workers)
     synthetic = prepare_split(
         "an4_synthetic",
         "synthetic",
         [Utterance(line.id, line.speaker, str(line.path), line.text) for line in lines],
-        synthetic_folder,
+        folder,
         manifest_folder,
         checks,
     )
@@ -198,7 +213,7 @@ def prepare(
 
 
 def plan(
-    folder: pathlib.Path, utterances: int, known: list, seed: int = 0
+    folder: pathlib.Path, utterances: int, known: list, unheard: list, seed: int = 0
 ) -> list[spoken.Line]:
     """Decides who says what.
 
@@ -209,7 +224,9 @@ def plan(
     utterances : int
         How many.
     known : list of str
-        Sentences, one of which every second utterance repeats.
+        Sentences, one of which every second utterance repeats; at least one.
+    unheard : list of str
+        Sentences that nobody may say: those to be tested with.
     seed : int
         What sentences and speakers are drawn from.
 
@@ -220,7 +237,7 @@ def plan(
 
     Example
     -------
-    >>> for line in plan(pathlib.Path("data"), 2, ["P G H"], seed=1):
+    >>> for line in plan(pathlib.Path("data"), 2, ["P G H"], [], seed=1):
     ...     print(line.id, line.voice, line.text)
     synthetic-1082-00000 en-gb-x-rp+m2 P G H
     synthetic-1084-00001 en-gb-x-rp+m5 SIX JULY NINETEEN FORTY
@@ -231,55 +248,15 @@ def plan(
         source = random.Random(f"an4 text {seed} {index}")
         number, _, voice = source.choice(speakers)
         identifier = f"synthetic-{number}-{index:05d}"
-        text = (
-            spoken.make_sentence(source, grammar=GRAMMAR)
-            if index % 2
-            else source.choice(known)
-        )
-        path = folder / SPEECH_FOLDER / number / f"{identifier}.flac"
+        if index % 2 == 0:
+            text = source.choice(known)
+        else:
+            text = spoken.make_sentence(source, grammar=GRAMMAR)
+            while text in unheard:
+                text = spoken.make_sentence(source, grammar=GRAMMAR)
+        path = folder / number / f"{identifier}.flac"
         lines.append(spoken.Line("synthetic", identifier, number, voice, text, path))
     return lines
-
-
-def synthesize(
-    lines: list, folder: pathlib.Path, known: list, seed: int = 0, workers=None
-):
-    """Synthesises the utterances that are not there yet.
-
-    Arguments
-    ---------
-    lines : list of Line
-        As :func:`plan` returns them.
-    folder : pathlib.Path
-        Where they go. What other options made there is replaced.
-    known : list of str
-        What they were planned with.
-    seed : int
-        What rate, pitch, room and noise are drawn from.
-    workers : int, optional
-        Threads.
-
-    Raises
-    ------
-    ValueError
-        If the folder holds something else.
-    """
-    settings = {
-        "version": CORPUS_VERSION,
-        "seed": seed,
-        "utterances": len(lines),
-        "sentences": known,
-    }
-    spoken.claim_folder(folder, settings, [folder / SPEECH_FOLDER])
-    missing = [line for line in lines if not line.path.exists()]
-    for _ in map_in_threads(
-        lambda line: write_audio(line, seed),
-        missing,
-        workers or os.cpu_count(),  # it computes more than it waits
-        "synthesising for AN4",
-        "utterance",
-    ):
-        pass  # it is written, and nothing else is wanted of it
 
 
 def write_audio(line: spoken.Line, seed: int):
@@ -303,16 +280,8 @@ def write_audio(line: spoken.Line, seed: int):
         pitch_range=source.randint(20, 80),
         sample_rate_hz=spoken.SAMPLE_RATE_HZ,
     )
-    samples = reverberate(samples, source)
-    buffer = io.BytesIO()
-    soundfile.write(
-        buffer,
-        spoken.record_in_room(samples, source),
-        spoken.SAMPLE_RATE_HZ,
-        "PCM_16",
-        format="FLAC",
-    )
-    write_atomically(line.path, buffer.getvalue())
+    samples = spoken.record_in_room(reverberate(samples, source), source)
+    spoken.write_flac(line.path, samples)
 
 
 def reverberate(samples: np.ndarray, source: random.Random) -> np.ndarray:

@@ -12,14 +12,13 @@ for all seven. Recognition rates on such speech say nothing of LibriSpeech.
 """
 
 import itertools
-import os
 import pathlib
 import random
 
 import soundfile
 
 from hyperconformer.corpora import librispeech, spoken
-from hyperconformer.corpora.manifest import map_in_threads, require, write_atomically
+from hyperconformer.corpora.manifest import require, write_atomically
 
 TEXT_LAYOUT = (
     "SPEAKERS.TXT and CHAPTERS.TXT of LibriSpeech, and one or more of its splits, with "
@@ -90,14 +89,9 @@ def read_aloud(
             data_folder / split, reader, readers[reader][1], texts[reader][:utterances]
         )
     ]
-    for _ in map_in_threads(
-        lambda line: spoken.write_audio(line, seed),
-        lines,
-        workers or os.cpu_count(),
-        "reading aloud",
-        "utterance",
-    ):
-        pass  # it is written, and nothing else is wanted of it
+    spoken.synthesize(
+        lines, data_folder, lambda line: spoken.write_audio(line, seed), workers
+    )
     spoken.write_transcripts(lines)
     return _write_metadata(text_folder, data_folder, lines)
 

@@ -233,28 +233,43 @@ def synthesize_corpus(
             raise ValueError(f"{split}_utterances must be at least 1, got {size}.")
     data_folder = pathlib.Path(data_folder)
     settings = {"version": CORPUS_VERSION, "seed": seed, **sizes}
-    folders = [data_folder / split.folder for split in SPLITS.values()]
-    claim_folder(data_folder, settings, folders)
+    _make_room(data_folder, settings)
     lines = [
         line
         for split, size in sizes.items()
         for line in plan_split(data_folder, split, size, seed)
     ]
     missing = [line for line in lines if not line.path.exists()]
-    if not missing:
-        return
-    logger.info("synthesising %d utterances into %s", len(missing), data_folder)
+    if missing:
+        synthesize(missing, data_folder, lambda line: write_audio(line, seed), workers)
+        write_transcripts(lines)
+        _write_speakers(data_folder, lines)
+
+
+def synthesize(lines: list, folder, write, workers: Optional[int] = None):
+    """Writes the audio of some utterances.
+
+    Arguments
+    ---------
+    lines : list of Line
+        Who says what.
+    folder : pathlib.Path
+        What all their files lie in.
+    write : callable
+        Given a line, writes its audio.
+    workers : int, optional
+        Threads.
+    """
+    logger.info("synthesising %d utterances into %s", len(lines), folder)
     for _ in map_in_threads(
-        lambda line: write_audio(line, seed),
-        missing,
+        write,
+        lines,
         workers or os.cpu_count(),  # it computes more than it waits
-        "synthesising the spoken corpus",
+        "synthesising speech",
         "utterance",
     ):
         pass  # it is written, and nothing else is wanted of it
-    write_transcripts(lines)
-    _write_speakers(data_folder, lines)
-    for leftover in data_folder.rglob(".*.tmp"):
+    for leftover in folder.rglob(".*.tmp"):  # of a synthesis that was killed
         leftover.unlink()
 
 
@@ -328,24 +343,10 @@ def make_sentence(
     )
 
 
-def claim_folder(data_folder: pathlib.Path, settings: dict, folders: list):
-    """Records what a corpus is made with; removes what other settings have made.
-
-    Arguments
-    ---------
-    data_folder : pathlib.Path
-        Where the corpus lies or shall lie.
-    settings : dict
-        What decides on every byte of it.
-    folders : list of pathlib.Path
-        What it is made of.
-
-    Raises
-    ------
-    ValueError
-        If the folder holds another corpus.
-    """
+def _make_room(data_folder, settings):
+    """Records the settings; removes what other settings have made."""
     record = data_folder / SETTINGS_FILE
+    folders = [data_folder / split.folder for split in SPLITS.values()]
     if record.exists():
         if json.loads(record.read_text(encoding="utf-8")) == settings:
             return
@@ -380,11 +381,22 @@ def write_audio(line: Line, seed: int):
         pitch_range=source.randint(30, 80),
         sample_rate_hz=SAMPLE_RATE_HZ,
     )
+    write_flac(line.path, record_in_room(samples, source))
+
+
+def write_flac(path: pathlib.Path, samples: np.ndarray):
+    """Writes 16-bit FLAC at 16 kHz, all of it or nothing.
+
+    Arguments
+    ---------
+    path : pathlib.Path
+        The file; its folder is made if it is not there.
+    samples : numpy.ndarray
+        Shape (samples,), between -1 and 1.
+    """
     buffer = io.BytesIO()
-    soundfile.write(
-        buffer, record_in_room(samples, source), SAMPLE_RATE_HZ, "PCM_16", format="FLAC"
-    )
-    write_atomically(line.path, buffer.getvalue())
+    soundfile.write(buffer, samples, SAMPLE_RATE_HZ, "PCM_16", format="FLAC")
+    write_atomically(path, buffer.getvalue())
 
 
 def record_in_room(samples: np.ndarray, source: random.Random) -> np.ndarray:

@@ -1,7 +1,9 @@
 """AN4 with synthetic voices: what is said, by whom, and that nothing is lost."""
 
+import functools
 import pathlib
 import random
+import re
 
 import numpy as np
 import pytest
@@ -24,7 +26,7 @@ AN4_WORDS = set(
 
 
 def test_sentences_keep_to_an4s_words():
-    lines = an4_synthetic.plan(pathlib.Path("data"), 4000, ["P G H"])
+    lines = an4_synthetic.plan(pathlib.Path("data"), 4000, ["P G H"], [])
     said = {word for line in lines for word in line.text.split()}
     assert said <= AN4_WORDS
     assert set("ABCDEFGHIJKLMNOPQRSTUVWXYZ") <= said
@@ -32,53 +34,78 @@ def test_sentences_keep_to_an4s_words():
     assert len({line.voice for line in lines}) == 160
 
 
-def test_train_is_an4_and_the_synthetic_part(an4_folder, tmp_path):
-    options = {"synthetic_folder": tmp_path / "said", "synthetic_utterances": 3}
-    manifests = prepare("an4_synthetic", an4_folder, tmp_path / "out", **options)
-    rows = {split: read_manifest(path) for split, path in manifests.items()}
+def test_nobody_says_what_is_to_be_tested_with():
+    plan = functools.partial(an4_synthetic.plan, pathlib.Path("data"), 400, ["GO"])
+    before = [line.text for line in plan([])]
+    unheard = ["YES", *before[1:40:2]]
+    after = [line.text for line in plan(unheard)]
+    assert "YES" in before and not set(after) & set(unheard)
+    # The others say what they would have said.
+    assert [text for text in before if text not in unheard] == [
+        text for text, old in zip(after, before) if old not in unheard
+    ]
+
+
+@pytest.fixture
+def talking_folder(an4_folder):
+    """An AN4 in which everyone says something else: the speaker's name, spelled."""
+    for part in ("train", "test"):
+        file = an4_folder / f"etc/an4_{part}.transcription"
+        file.write_text(
+            re.sub(
+                r"GO STOP(.*-(m|f)(.)(..)-b)",
+                lambda match: " ".join(match[3].upper()) + match[1],
+                file.read_text(),
+            )
+        )
+    return an4_folder
+
+
+def test_train_is_an4_and_the_synthetic_part(talking_folder, tmp_path, monkeypatch):
+    asked = []
+    plan = an4_synthetic.plan
+    monkeypatch.setattr(
+        an4_synthetic, "plan", lambda *args: asked.append(args) or plan(*args)
+    )
+
+    def prepared(**more):
+        options = {"synthetic_folder": tmp_path / "said", "synthetic_utterances": 3}
+        manifests = prepare(
+            "an4_synthetic", talking_folder, tmp_path / "out", **{**options, **more}
+        )
+        return {split: read_manifest(path) for split, path in manifests.items()}
+
+    rows = prepared()
     assert {split: len(part) for split, part in rows.items()} == {
         "train": 18 + 3,
         "valid": 2,
         "test": 4,
     }
-    added = rows["train"][18:]
-    assert added[0]["wrd"] == "GO STOP"  # a sentence of the training set
-    files = sorted((tmp_path / "said").rglob("*.flac"))
-    assert [row["wav"] for row in added] == sorted(
-        (str(file) for file in files), key=lambda name: name[-10:]
-    )
-    before = {file: (file.read_bytes(), file.stat().st_mtime_ns) for file in files}
+    # The sentences of training are repeated, those of others forbidden: E and X.
+    _, _, known, unheard, _ = asked[-1]
+    assert known == [row["wrd"] for row in rows["train"][:18]]
+    assert set(known) == set("ABCDFGHIJ") and unheard == ["E", "X"]
+    files = {row["wav"]: row["wrd"] for row in rows["train"][18:]}
+    before = {file: pathlib.Path(file).read_bytes() for file in files}
 
     # What is missing comes back as it was; the rest is left alone.
-    files[1].unlink()
-    prepare("an4_synthetic", an4_folder, tmp_path / "out", **options)
-    assert files[1].read_bytes() == before[files[1]][0]
-    assert files[0].stat().st_mtime_ns == before[files[0]][1]
+    gone, *left = (pathlib.Path(file) for file in files)
+    times = [file.stat().st_mtime_ns for file in left]
+    gone.unlink()
+    prepared()
+    assert gone.read_bytes() == before[str(gone)]
+    assert [file.stat().st_mtime_ns for file in left] == times
 
-    # Other options replace it.
-    other = {**options, "synthetic_utterances": 2, "seed": 7}
-    prepare("an4_synthetic", an4_folder, tmp_path / "out", **other)
-    now = sorted((tmp_path / "said").rglob("*.flac"))
-    assert len(now) == 2 and not {f.read_bytes() for f in now} & {
-        content for content, _ in before.values()
-    }
+    # Another choice stands beside it; a last run may say what all speakers say.
+    everyone = prepared(hold_out=False)
+    assert set(asked[-1][2]) == set("ABCDEFGHIJ") and asked[-1][3] == ["X"]
+    assert not files.keys() & {row["wav"] for row in everyone["train"]}
+    assert all(pathlib.Path(file).read_bytes() == before[file] for file in files)
 
 
-def test_none_is_refused_and_so_is_a_folder_of_something_else(an4_folder, tmp_path):
+def test_none_is_refused(an4_folder, tmp_path):
     with pytest.raises(ValueError, match="at least 1, got 0"):
         prepare("an4_synthetic", an4_folder, tmp_path / "out", synthetic_utterances=0)
-    lines = an4_synthetic.plan(tmp_path / "said", 1, ["GO"])
-    lines[0].path.parent.mkdir(parents=True)
-    lines[0].path.write_bytes(b"someone's own")
-    with pytest.raises(ValueError, match="not made here"):
-        prepare(
-            "an4_synthetic",
-            an4_folder,
-            tmp_path / "out",
-            synthetic_folder=tmp_path / "said",
-            synthetic_utterances=1,
-        )
-    assert lines[0].path.read_bytes() == b"someone's own"
 
 
 @pytest.mark.parametrize("seed", range(5))
@@ -109,7 +136,7 @@ def test_letters_are_said_the_american_way(tmp_path, monkeypatch):
 
     monkeypatch.setattr(an4_synthetic, "speak", speak)
     for seed in range(9):
-        (line,) = an4_synthetic.plan(tmp_path, 1, ["RUBOUT A Z TEN"])
+        (line,) = an4_synthetic.plan(tmp_path, 1, ["RUBOUT A Z TEN"], [])
         an4_synthetic.write_audio(line, seed)
     assert set(told) == {"rub out eh zee ten", "rub out, eh, zee, ten"}
     samples, rate_hz = soundfile.read(line.path)
