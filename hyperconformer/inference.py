@@ -35,8 +35,9 @@ from hyperconformer.transcription import Hypothesis, Transcription
 MIN_DURATION_S = 0.1
 # What is recognised at once, and how far it reaches into its neighbours.
 CHUNK_S, OVERLAP_S = 20.0, 2.0
-# Tokens so far apart belong to two words, and are searched apart: models do not say so
-# reliably of pauses that their training utterances did not have.
+# A longer pause between two tokens ends a word, and the search begins anew after it.
+# Models do not reliably say that a word begins after a pause that is longer than those
+# of their training utterances.
 PAUSE_S = 0.8
 # Below one step of 16-bit audio there is nothing to recognise.
 SILENCE = 2**-15
@@ -292,7 +293,8 @@ class ASR:
             encoded = recognition.encoded[index, : recognition.lengths[index]]
             if samples.abs().max() < SILENCE:
                 log_probs, encoded = self._recognize_silence(len(samples))
-            results.append(self._join([(log_probs, encoded, 0)], samples))
+            parts = self._parts([(log_probs, encoded, 0)])
+            results.append(self._result(parts, len(samples)))
         return results
 
     def _transcribe(self, blocks):
@@ -306,7 +308,9 @@ class ASR:
             self.frame_samples,
             int(QUIET_S * rate),
         )
-        return self._join(self._segments(chunks), counted)
+        # Only when they have all been read is it known how many samples there were.
+        parts = list(self._parts(self._segments(chunks)))
+        return self._result(parts, counted.samples)
 
     def _segments(self, chunks):
         """Each chunk's own log-probabilities and frames, and where they begin."""
@@ -365,13 +369,18 @@ class ASR:
             words = ()
         return hypotheses, words
 
-    def _join(self, segments, counted):
-        """One result of the segments of an utterance, whose samples are counted."""
-        readings, words = [], []
+    def _parts(self, segments):
+        """Hypotheses of each part, the words of the best, and what glues it on."""
         pause = PAUSE_S * self.sample_rate_hz / self.frame_samples
         for *part, glue in cut_at_pauses(segments, pause, self.starts_word):
-            hypotheses, more = self._decode(*part)
-            readings.append([(glue + each.text, each.score) for each in hypotheses])
+            yield *self._decode(*part), glue
+
+    def _result(self, parts, samples):
+        """One result of the parts of an utterance."""
+        readings, words = [], []
+        for hypotheses, more, glue in parts:
+            texts = [(each.text.strip(), each.score) for each in hypotheses]
+            readings.append([(text and glue + text, score) for text, score in texts])
             if words and more and not glue:
                 words[-1], more = words[-1].continued(more[0]), more[1:]
             words.extend(more)
@@ -380,7 +389,7 @@ class ASR:
             text=nbest[0][0],
             words=tuple(words),
             nbest=tuple(Hypothesis(text, score) for text, score in nbest),
-            duration_s=len(counted) / self.sample_rate_hz,
+            duration_s=samples / self.sample_rate_hz,
         )
 
     def _one_chunk(self, samples):
@@ -443,6 +452,3 @@ class _Counted:
         for block in self.blocks:
             self.samples += len(block)
             yield block
-
-    def __len__(self):
-        return self.samples

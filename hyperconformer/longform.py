@@ -3,6 +3,9 @@
 Each chunk reaches past its cuts on both sides. What the model says of the frames that
 two chunks share decides where one takes over from the other: between two words on
 which both agree, as near to the cut as can be. So no word is lost, doubled or split.
+
+What is said before and after a pause is searched apart, in short audio too: language
+models and decoders begin anew there.
 """
 
 import dataclasses
@@ -147,7 +150,8 @@ def cut_at_pauses(segments, pause, starts_word):
     pause : float
         Frames between two tokens, more of which part two words.
     starts_word : torch.Tensor
-        (V,) bool, the tokens that begin a word; token 0 is the blank.
+        (V,) bool, the tokens that begin a word; token 0 is the blank. Where none does,
+        words are not parted, and nothing is cut.
 
     Yields
     ------
@@ -155,6 +159,8 @@ def cut_at_pauses(segments, pause, starts_word):
         As the segments, and what stands between this and what was before it: a space,
         or nothing within a word.
     """
+    if not starts_word.any():
+        pause = math.inf
     last = -math.inf  # the frame of the last token
     for log_probs, encoded, first in segments:
         best = log_probs.argmax(dim=-1)
@@ -165,13 +171,13 @@ def cut_at_pauses(segments, pause, starts_word):
             if after - before > pause
         ]
         for begin, end in zip([0, *cuts], [*cuts, len(log_probs)]):
-            tokens = [frame for frame in spoken if begin <= frame < end]
+            tokens = torch.nonzero(best[begin:end]).squeeze(1) + begin
             glue = " "
-            if tokens:
-                is_near = first + tokens[0] - last <= pause
+            if len(tokens) > 0:
+                is_near = first + tokens[0].item() - last <= pause
                 if is_near and not starts_word[best[tokens[0]]]:
                     glue = ""
-                last = first + tokens[-1]
+                last = first + tokens[-1].item()
             yield log_probs[begin:end], encoded[begin:end], first + begin, glue
 
 
@@ -196,12 +202,21 @@ def merge_nbest(lists, count):
     >>> merge_nbest([[("A", -1.0), ("B", -3.0)], [(" C", 0.0), (" D", -1.0)]], 3)
     [('A C', -1.0), ('A D', -2.0), ('B C', -3.0)]
     """
-    joint = [("", 0.0)]
+    joint = [((), 0.0)]  # readings as (what was before, text), shared among them
     for readings in lists:
         pairs = [
-            (before + text, score + more)
+            ((before, text), score + more)
             for before, score in joint
             for text, more in readings
         ]
         joint = sorted(pairs, key=lambda pair: -pair[1])[:count]
-    return [(text.strip(), score) for text, score in joint]
+    return [(_spell_out(reading), score) for reading, score in joint]
+
+
+def _spell_out(reading):
+    """The text of a chain of (what was before, text)."""
+    texts = []
+    while reading:
+        reading, text = reading
+        texts.append(text)
+    return "".join(reversed(texts)).strip()

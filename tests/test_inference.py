@@ -11,8 +11,9 @@ import torch
 
 from hyperconformer.audio import AudioError
 from hyperconformer.cli import main
-from hyperconformer.decoding import CTCSearcher
+from hyperconformer.decoding import CTCSearcher, GreedySearcher
 from hyperconformer.inference import ASR
+from hyperconformer.integration.recognizer import Recognition
 from hyperconformer.ngram import train_arpa
 from hyperconformer.transcription import (
     FORMATS,
@@ -152,6 +153,51 @@ def test_the_chunks_of_a_long_recording_agree_with_the_whole(tiny_model):
     assert [(w.start_s, w.end_s) for w in parts.words] == [
         (w.start_s, w.end_s) for w in whole.words
     ]
+
+
+@pytest.mark.parametrize(
+    "search", [GreedySearcher(), CTCSearcher(beam_size=4, nbest=2)]
+)
+def test_a_pause_ends_a_word(tiny_model, search):
+    """Whatever the model says of the word boundary: nothing, or too much of it."""
+    asr = ASR.from_hparams(tiny_model, search=search)
+    mark, a, b = (asr.tokenizer.piece_to_id(piece) for piece in "\u2581AB")
+    frame_s = asr.frame_samples / RATE
+    pause = [0] * (int(1 / frame_s) + 1)
+    tokens = asr.tokenizer.vocab_size()
+
+    def hears(*path):
+        def recognize(utterances):
+            torch.manual_seed(0)
+            ctc = torch.full((len(utterances), len(path), tokens), -20.0)
+            ctc[:, torch.arange(len(path)), list(path)] = 0.0
+            # torchaudio's alignment is not the best one where scores are equal.
+            ctc += 1e-3 * torch.rand(ctc.shape[1:])
+            lengths = torch.full((len(utterances),), len(path))
+            encoded = torch.zeros(
+                len(utterances), len(path), asr.recognizer.ctc_head.in_features
+            )
+            return Recognition(ctc.log_softmax(-1), lengths, encoded, None)
+
+        asr._recognize = recognize
+        samples = torch.full((len(path) * asr.frame_samples,), 0.1)
+        alone = asr.transcribe(samples, RATE)
+        assert asr.transcribe_batch(samples.expand(2, -1), torch.ones(2)) == [alone] * 2
+        return alone
+
+    for path in (
+        [mark, a, *pause, b],
+        [mark, a, *pause, mark, b],
+        [mark, a, 0, mark, *pause, b],
+        [mark, a, *pause, mark, *pause, b],
+    ):
+        result = hears(*path)
+        assert result.text == "A B" and result.duration_s == len(path) * frame_s
+        assert [word.text for word in result.words] == ["A", "B"]
+        begin_s = (len(path) - 1) * frame_s
+        assert result.words[1].end_s == pytest.approx(begin_s + frame_s)
+        assert result.words[1].start_s >= 1.0
+    assert hears(mark, a, *pause[:2], b).text == "AB"
 
 
 def test_nbest_are_different_and_sorted(tiny_model):

@@ -125,6 +125,12 @@ def test_a_pause_may_lie_across_segments():
     assert [glue for *_, glue in cut([1], [1])] == [" ", " "]
 
 
+def test_a_script_without_words_is_not_cut():
+    segments = [(frames(1, 0, 0, 0, 0, 2), torch.zeros(6, 1), 0)]
+    (part,) = cut_at_pauses(segments, 3, torch.zeros(4, dtype=torch.bool))
+    assert part[2:] == (0, "")
+
+
 @settings(max_examples=40, deadline=None)
 @given(
     st.lists(

@@ -43,7 +43,8 @@ class SpeedPerturb(nn.Module):
 class Telephone(nn.Module):
     """Send a batch through a telephone: 300 to 4000 Hz, and 8 bits of mu-law.
 
-    ITU-T G.711: 8000 samples a second, companded with mu = 255.
+    As ITU-T G.711: 8000 samples a second, companded with mu = 255; silence, for which
+    torchaudio's mu-law has no code, becomes 1e-4.
 
     Arguments
     ---------
@@ -55,7 +56,7 @@ class Telephone(nn.Module):
     Raises
     ------
     ValueError
-        If the probability is none, or the rate is below the telephone's.
+        If the probability is outside [0, 1], or the rate is below the telephone's.
 
     Example
     -------

@@ -101,7 +101,7 @@ class WholeCheckpointer(Checkpointer):
         return checkpoint
 
     def load_checkpoint(self, checkpoint):
-        """As SpeechBrain's; refuses a checkpoint of a run that had other parts.
+        """As SpeechBrain's; says what is wrong with one of a run that had fewer parts.
 
         Arguments
         ---------
@@ -111,7 +111,8 @@ class WholeCheckpointer(Checkpointer):
         Raises
         ------
         ValueError
-            If a part of this run has no state in the checkpoint.
+            If a part of this run has no state in the checkpoint, unless partial loads
+            are allowed.
         """
         missing = [
             name
@@ -120,7 +121,7 @@ class WholeCheckpointer(Checkpointer):
             and not self.optional_recoverables.get(name)
             and "dataloader" not in name  # one that had not begun has none
         ]
-        if missing:
+        if missing and not self.allow_partial_load:
             raise ValueError(
                 f"{checkpoint.path} is of a run without {', '.join(missing)}, which "
                 "this run has. Start the command that it was begun with, or give "

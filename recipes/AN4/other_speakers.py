@@ -145,10 +145,10 @@ def main():
     parser.add_argument("data_folder", type=pathlib.Path)
     parser.add_argument("--model", nargs="+", required=True, type=pathlib.Path)
     options = parser.parse_args()
-    manifests = make_sets(options.an4_folder, options.data_folder)
-    print("| set | words |" + "".join(f" {m.name} |" for m in options.model))
-    print("|---|---:|" + "---:|" * len(options.model))
     recognisers = [ASR.from_hparams(str(model)) for model in options.model]
+    manifests = make_sets(options.an4_folder, options.data_folder)
+    print("| set | words |" + "".join(f" {model} |" for model in options.model))
+    print("|---|---:|" + "---:|" * len(options.model))
     for name, manifest in manifests.items():
         results = [evaluate(asr, manifest)["WER"] for asr in recognisers]
         cells = []

@@ -184,7 +184,7 @@ def test_speechbrains_own_checkpoints_are_read(tmp_path):
     assert saved.path.is_dir()
 
 
-def test_a_checkpoint_of_a_run_with_other_parts_is_refused(tmp_path):
+def test_a_checkpoint_of_a_run_with_fewer_parts_is_refused(tmp_path):
     parts = {"model": torch.nn.Linear(2, 2)}
     WholeCheckpointer(tmp_path, parts).save_checkpoint()
     grown = WholeCheckpointer(tmp_path, {**parts, "phone_ctc": torch.nn.Linear(2, 2)})
