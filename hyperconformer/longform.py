@@ -165,19 +165,21 @@ def cut_at_pauses(segments, pause, starts_word):
     for log_probs, encoded, first in segments:
         best = log_probs.argmax(dim=-1)
         spoken = torch.nonzero(best).squeeze(1).tolist()
-        cuts = [
-            (before + after + 1) // 2
-            for before, after in zip(spoken, spoken[1:])
+        gaps = [
+            index
+            for index, (before, after) in enumerate(zip(spoken, spoken[1:]), start=1)
             if after - before > pause
         ]
-        for begin, end in zip([0, *cuts], [*cuts, len(log_probs)]):
-            tokens = torch.nonzero(best[begin:end]).squeeze(1) + begin
+        cuts = [(spoken[index - 1] + spoken[index] + 1) // 2 for index in gaps]
+        runs = [spoken[i:j] for i, j in zip([0, *gaps], [*gaps, len(spoken)])]
+        ends = [*cuts, len(log_probs)]
+        for begin, end, tokens in zip([0, *cuts], ends, runs):
             glue = " "
-            if len(tokens) > 0:
-                is_near = first + tokens[0].item() - last <= pause
+            if tokens:
+                is_near = first + tokens[0] - last <= pause
                 if is_near and not starts_word[best[tokens[0]]]:
                     glue = ""
-                last = first + tokens[-1].item()
+                last = first + tokens[-1]
             yield log_probs[begin:end], encoded[begin:end], first + begin, glue
 
 

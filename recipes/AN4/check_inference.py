@@ -12,9 +12,7 @@
 
 import argparse
 import difflib
-import itertools
 import pathlib
-import re
 import statistics
 import time
 
@@ -23,6 +21,7 @@ from speechbrain.lobes.models.transformer.TransformerASR import TransformerASR
 from speechbrain.utils.metric_stats import ErrorRateStats
 
 from hyperconformer.audio import read_audio
+from hyperconformer.corpora.an4 import list_utterances
 from hyperconformer.inference import ASR
 
 RATE_HZ = 16000
@@ -33,15 +32,9 @@ SPEED_S, REPEATS = (5, 20, 60), 5
 
 def read_test_set(folder):
     """Transcripts and samples of the test utterances."""
-    files = (folder / "etc/an4_test.fileids").read_text().split()
-    lines = (folder / "etc/an4_test.transcription").read_text().splitlines()
-    texts = {
-        match[2]: match[1].replace("<s>", "").replace("</s>", "").strip()
-        for match in (re.match(r"(.*)\(([^)]+)\)", line) for line in lines)
-    }
     return [
-        (texts[file.rpartition("/")[2]], read_audio(folder / "wav" / f"{file}.wav"))
-        for file in files
+        (utterance.text, read_audio(utterance.audio))
+        for utterance in list_utterances(folder, "test")
     ]
 
 
@@ -72,18 +65,19 @@ def check_long(asr, utterances):
     reference = " ".join(text for text, _ in utterances).split()
     alone = [asr.transcribe(samples, RATE_HZ).text for _, samples in utterances]
     print(f"each alone: WER {error_rate(' '.join(alone).split(), reference):.2f} %")
-    for pause_s, chunk_s in itertools.product(PAUSES_S, CHUNKS_S):
+    for pause_s in PAUSES_S:
         pause = torch.zeros(int(pause_s * RATE_HZ))
         parts = [part for _, samples in utterances for part in (samples, pause)]
         whole = torch.cat(parts)
-        asr.chunk_s = chunk_s
-        begin = time.perf_counter()
-        text = asr.transcribe(whole, RATE_HZ).text
-        print(
-            f"{len(whole) / RATE_HZ:.0f} s, pauses {pause_s} s, chunks {chunk_s} s: "
-            f"WER {error_rate(text.split(), reference):.2f} %, "
-            f"{time.perf_counter() - begin:.1f} s of work"
-        )
+        for chunk_s in CHUNKS_S:
+            asr.chunk_s = chunk_s
+            begin = time.perf_counter()
+            text = asr.transcribe(whole, RATE_HZ).text
+            print(
+                f"{len(whole) / RATE_HZ:.0f} s, pauses {pause_s}, chunks {chunk_s} s: "
+                f"WER {error_rate(text.split(), reference):.2f} %, "
+                f"{time.perf_counter() - begin:.1f} s of work"
+            )
 
 
 def error_rate(hypothesis, reference):
