@@ -12,7 +12,7 @@ from sentencepiece import SentencePieceProcessor
 from hyperconformer.config import read_config, resolve_config
 from hyperconformer.corpora import prepare
 from hyperconformer.info import describe_environment
-from hyperconformer.model_folder import save_model
+from hyperconformer.model_folder import TOKENIZER_FILE, find_model, save_model
 from hyperconformer.training.data import (
     load_tokenizer,
     manifest_durations,
@@ -155,7 +155,9 @@ def prepare_corpus(config, output):
 
 
 def prepare_tokenizer(config, manifests, output):
-    """Load the tokenizer of ``tokenizer_file``, or train one on the transcripts.
+    """Load the tokenizer that the run names, or train one on the transcripts.
+
+    It names a ``tokenizer_file``, or in ``init_from`` a model that has one.
 
     Arguments
     ---------
@@ -172,6 +174,8 @@ def prepare_tokenizer(config, manifests, output):
     file : pathlib.Path
     """
     file = config["tokenizer_file"]
+    if file is None and config.get("init_from") is not None:
+        file = find_model(config["init_from"]) / TOKENIZER_FILE
     if file is None:
         file = train_tokenizer(
             manifests[config["train_split"]],

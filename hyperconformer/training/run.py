@@ -1,5 +1,6 @@
 """A training run from its YAML file to its error rates, model folder and transcript."""
 
+import logging
 import random
 import time
 
@@ -11,6 +12,7 @@ from tqdm import tqdm
 
 from hyperconformer.audio import read_audio
 from hyperconformer.inference import ASR
+from hyperconformer.model_folder import load_model
 from hyperconformer.training.brain import ASRBrain
 from hyperconformer.training.chunks import check_chunk_training, chunks_to_test
 from hyperconformer.training.data import (
@@ -27,6 +29,8 @@ from hyperconformer.training.results import (
     write_results,
 )
 
+logger = logging.getLogger(__name__)
+
 # Seconds of speech in an utterance for which multiply-adds are counted.
 MACS_AUDIO_S = 10
 
@@ -40,6 +44,7 @@ USED_KEYS = {
     "train_split",
     "valid_split",
     "test_splits",
+    "init_from",
     "tokenizer_file",
     "token_unit",
     "vocab_size",
@@ -175,6 +180,9 @@ def _run(experiment, run_options):
         run_opts=run_options,
         checkpointer=config["checkpointer"],
     )
+    resumed = config["checkpointer"].find_checkpoint() is not None
+    if config["init_from"] is not None and not resumed:
+        start_from(config["init_from"], config["extractor"], config["recognizer"])
     config["extractor"].to(brain.device)
     eval_loader = {"batch_size": config["max_batch_utterances"]}
     eval_loader["collate_fn"] = PaddedBatch
@@ -251,10 +259,46 @@ def measure_costs(config, device):
     return costs
 
 
+def start_from(source, extractor, recognizer):
+    """Give a model the weights of another one, and its feature statistics.
+
+    Statistics are left alone where the two normalise features in different ways.
+
+    Arguments
+    ---------
+    source : str or pathlib.Path
+        As for :func:`hyperconformer.model_folder.find_model`.
+    extractor, recognizer : torch.nn.Module
+        Of the run; changed in place.
+
+    Raises
+    ------
+    FileNotFoundError
+        If there is no such model.
+    ValueError
+        If the weights are not those of the run's model.
+    """
+    found, _ = load_model(source, ["extractor", "recognizer"])
+    parts = {"recognizer": recognizer}
+    if found["extractor"].normalization == extractor.normalization:
+        parts["extractor"] = extractor
+    for name, module in parts.items():
+        try:
+            module.load_state_dict(found[name].state_dict())
+        except RuntimeError as error:
+            first = str(error).strip().split("\n")[1].strip()
+            raise ValueError(
+                f"init_from: {source} is another model than the one of this YAML file; "
+                f"its {name}: {first}"
+            ) from error
+    logger.info(f"beginning with the weights of {source}")
+
+
 def measure_features(config, manifests):
     """Fit the feature normalisation on training speech.
 
-    Not when a checkpoint has it, nor when each utterance is normalised by itself.
+    Not when it is known already, from a checkpoint or the model that the run begins
+    with, nor when each utterance is normalised by itself.
 
     Arguments
     ---------
@@ -263,13 +307,15 @@ def measure_features(config, manifests):
     manifests : dict of str to pathlib.Path
         Split to manifest.
     """
-    own = config["extractor"].normalization == "utterance"
-    if own or config["checkpointer"].find_checkpoint() is not None:
+    extractor = config["extractor"]
+    known = bool(extractor.mean.any())
+    known = known or config["checkpointer"].find_checkpoint() is not None
+    if known or extractor.normalization == "utterance":
         return
     rows = list(load_data_csv(str(manifests[config["train_split"]])).values())
     random.Random(config["seed"]).shuffle(rows)
     rows = rows[: config["normalization_utterances"]]
-    config["extractor"].fit(
+    extractor.fit(
         read_audio(row["wav"], config["sample_rate"])
         for row in tqdm(rows, desc="measuring features", dynamic_ncols=True)
     )

@@ -1,11 +1,18 @@
 """The HyperMixing operator: every path against the papers' formula."""
 
+import concurrent.futures
 import itertools
 
 import pytest
 import torch
 
-from hyperconformer.ops.hypermixing import Hypernet, hypermixing, reference, torch_path
+from hyperconformer.ops.hypermixing import (
+    Hypernet,
+    generation,
+    hypermixing,
+    reference,
+    torch_path,
+)
 from tests.goldens import relative_error
 
 
@@ -52,7 +59,7 @@ def assert_paths_agree(tokens, nets, tolerance=1e-10, **options):
 @pytest.fixture
 def small_blocks(monkeypatch):
     """Blocks of 7 tokens of width 12 or so, that odd lengths do not fill."""
-    monkeypatch.setattr(torch_path, "BLOCK_SIZE", 84)
+    monkeypatch.setattr(generation, "BLOCK_SIZE", 84)
 
 
 @pytest.mark.parametrize("bias", [True, False], ids=["bias", "nobias"])
@@ -123,6 +130,48 @@ def test_gradcheck(small_blocks, num_keys, num_queries):
         )
 
     assert torch.autograd.gradcheck(function, [*tokens, *nets[0], *nets[1]])
+
+
+@pytest.mark.parametrize("own_tokens", [True, False])
+def test_gradcheck_of_self_mixing(small_blocks, own_tokens):
+    """With hypernetworks that read the values, or tokens of their own."""
+    tokens = [random_tokens(2, 13, 4) for _ in range(1 + own_tokens)]
+    nets = [random_hypernet(2, 2, hidden, 3) for hidden in (2, 1)]
+    codes = torch.randn(13, 4, dtype=torch.float64)
+    mask = tail_mask(2, 13)
+
+    def function(*tensors):
+        values, read = tensors[0], tensors[own_tokens]
+        weights = tensors[1 + own_tokens :]
+        return hypermixing(
+            values,
+            read,
+            read,
+            Hypernet(*weights[:4]),
+            Hypernet(*weights[4:]),
+            codes=codes,
+            scale=0.5,
+            key_padding_mask=mask,
+            query_padding_mask=mask,
+        )
+
+    assert torch.autograd.gradcheck(function, [*tokens, *nets[0], *nets[1]])
+
+
+def test_calls_do_not_disturb_each_other():
+    """What a call leaves in its scratch memory is nobody's result."""
+    nets = [random_hypernet(2, 6, 6, 12) for _ in range(2)]
+    long, short = random_tokens(2, 60, 12), random_tokens(3, 40, 12)
+    expected = [run("reference", [x] * 3, nets) for x in (long, short)]
+    outputs = [hypermixing(x, x, x, *nets, backend="torch") for x in (long, short)]
+    with torch.inference_mode():
+        hypermixing(*[torch.randn(2, 90, 12).double()] * 3, *nets, backend="torch")
+    with concurrent.futures.ThreadPoolExecutor(4) as pool:
+        answers = pool.map(lambda x: run("torch", [x] * 3, nets), [long, short] * 20)
+    for got, want in zip(answers, expected * 20):
+        assert all(relative_error(a, b) < 1e-10 for a, b in zip(got[1], want[1]))
+    for out, (want, _) in zip(outputs, expected):
+        assert relative_error(out, want) < 1e-10
 
 
 @pytest.mark.parametrize("backend", ["reference", "torch"])
@@ -223,7 +272,7 @@ def test_exported_for_any_length():
 
 
 def test_whole_batches_as_other_devices_take_them(monkeypatch):
-    monkeypatch.setattr(torch_path, "_is_cpu", lambda device: False)
+    monkeypatch.setattr(torch_path, "is_cpu", lambda device: False)
     x = random_tokens(3, 40, 12)
     mask = tail_mask(3, 40)
     masks = {"key_padding_mask": mask, "query_padding_mask": mask}

@@ -7,9 +7,9 @@ from hyperconformer.masks import ChunkRule
 from hyperconformer.ops.hypermixing import (
     Hypernet,
     chunked,
+    generation,
     hypermixing,
     hypermixing_in_chunks,
-    torch_path,
 )
 from tests.goldens import relative_error
 from tests.ops.test_hypermixing import random_hypernet, random_tokens, tail_mask
@@ -144,8 +144,8 @@ def test_a_small_frame_survives_a_loud_past():
 @pytest.mark.parametrize("rule, cpu", [(ChunkRule(3), True), (ChunkRule(2, 2), False)])
 def test_gradcheck(rule, cpu, monkeypatch):
     # Blocks of 5 columns of 2 x 3 rows, or as other devices take them, one.
-    monkeypatch.setattr(chunked, "BLOCK_SIZE", 5 * 6)
-    monkeypatch.setattr(torch_path, "_is_cpu", lambda device: cpu)
+    monkeypatch.setattr(generation, "BLOCK_SIZE", 5 * 6)
+    monkeypatch.setattr(generation, "is_cpu", lambda device: cpu)
     weights = [random_hypernet(2, 2, 2, 3) for _ in range(2)]
     decay = torch.tensor([0.7, 0.9], dtype=torch.float64, requires_grad=True)
 

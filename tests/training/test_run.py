@@ -19,7 +19,7 @@ from hyperconformer.cli import main
 from hyperconformer.inference import ASR
 from hyperconformer.integration.frontend import FeatureExtractor
 from hyperconformer.plots import read_train_log
-from hyperconformer.training.run import measure_features, train
+from hyperconformer.training.run import measure_features, start_from, train
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
 CORPUS = "{train_utterances: 12, valid_utterances: 4, test_utterances: 4}"
@@ -214,6 +214,38 @@ def test_the_mixer_of_contributing_trains_as_it_stands_there(trained, tmp_path):
     saved = (tmp_path / "out/hyperparams.yaml").read_text(encoding="utf-8")
     assert "!name:my_mixers.MeanMixer" in saved and "gain: 0.5" in saved
     assert "hyperconformer transcribe" in done.stdout
+
+
+def test_fine_tuning_begins_with_the_other_model(run, trained, tmp_path):
+    folder, _ = trained
+    start, tuned = ASR.from_hparams(folder), tmp_path / "tuned"
+    arguments = [f"--init_from={folder}", "--max_updates=1", "--lr=0"]
+    assert "measuring features" not in run(
+        tuned, *arguments, corpus=folder.parent / "spoken"
+    )
+    after = ASR.from_hparams(tuned)
+    for part in ("recognizer", "extractor"):
+        theirs = getattr(after, part).state_dict()
+        for key, value in getattr(start, part).state_dict().items():
+            assert torch.equal(theirs[key], value), key
+    assert start.tokenizer.serialized_model_proto() == (
+        after.tokenizer.serialized_model_proto()
+    )
+
+
+def test_fine_tuning_in_another_way_measures_its_own_features(trained):
+    folder, _ = trained
+    start = ASR.from_hparams(folder)
+    extractor = FeatureExtractor(Fbank(n_mels=80), 80, normalization="utterance")
+    start_from(folder, extractor, start.recognizer)
+    assert not extractor.mean.any()
+
+
+def test_fine_tuning_of_another_model_is_refused(trained):
+    folder, _ = trained
+    other = ASR.from_hparams("hyperconformer-an4")
+    with pytest.raises(ValueError, match=f"init_from: {folder} is another model"):
+        start_from(folder, other.extractor, other.recognizer)
 
 
 def test_half_precision_trains(run, trained, tmp_path):

@@ -18,19 +18,14 @@ chunk, never subtracted, so rounding does not build up.
 
 import torch
 import torch.nn.functional as F
-from torch.autograd.function import once_differentiable
 from torch.nn.functional import gelu
-from torch.utils.checkpoint import checkpoint
 
 from hyperconformer.masks import last_frames
-from hyperconformer.ops.hypermixing import torch_path
+from hyperconformer.ops.hypermixing.generation import Generate, generate
 from hyperconformer.ops.hypermixing.torch_path import (
-    BLOCK_SIZE,
     _affine,
     _with_biases,
-    gelu_,
-    gelu_backward,
-    generate,
+    computed_again,
 )
 
 
@@ -58,14 +53,18 @@ def hypermixing_in_chunks(
     size = x.shape[1] if chunk is None else min(x.shape[1], chunk.chunk_frames)
     with torch.autocast(x.device.type, enabled=False):
         counts = real_frames(x, padding_mask, size)
-        sums = _forget(_reduce, x, f1, b1, c1 is not None, size, codes, padding_mask)
+        sums = computed_again(
+            _reduce, x, f1, b1, c1 is not None, size, codes, padding_mask
+        )
         sums = sums.unflatten(2, counts.shape)
         sums, past = visible_sums(sums, counts, chunk, decay, normalize, past)
         generate_ = generate if torch.compiler.is_compiling() else Generate.apply
         mixture = generate_(
             sums.flatten(2, 3), _with_biases(g1, c1), _with_biases(g2, c2)
         )
-        return _forget(_expand, x, f2, b2, mixture, size, codes, padding_mask), past
+        return computed_again(
+            _expand, x, f2, b2, mixture, size, codes, padding_mask
+        ), past
 
 
 def visible_sums(sums, counts, chunk, decay, normalize, past):
@@ -101,15 +100,6 @@ def visible_sums(sums, counts, chunk, decay, normalize, past):
     if normalize:
         sums = sums[:, :-1] / sums[:, -1:].clamp(min=1)
     return sums, past
-
-
-def _forget(function, *arguments):
-    """Call a function whose backward shall compute it again, not remember it."""
-    if torch.compiler.is_compiling() or not torch.is_grad_enabled():
-        return function(*arguments)
-    return checkpoint(
-        function, *arguments, use_reentrant=False, preserve_rng_state=False
-    )
 
 
 def init_past(key_hypernet, batch_size, *, chunk=None, normalize=False):
@@ -205,64 +195,6 @@ def _delay(sums, chunks, factor):
     if factor is None:
         return delayed
     return delayed * (factor**chunks)[:, None, None, None, None]
-
-
-class Generate(torch.autograd.Function):
-    """:func:`.torch_path.generate` for many chunks; its hidden layer is never kept.
-
-    That layer, (H, k, B N d), is several times as large as the chunks' frames. It is
-    made and used up in blocks that stay in the cache, and made again in backward.
-
-    Arguments
-    ---------
-    sums : torch.Tensor
-        (H, e + 1, B N, d) S and s; without s, (H, e, B N, d).
-    first : torch.Tensor
-        (H, k, e + 1) or (H, k, e).
-    second : torch.Tensor
-        (H, k, e + 1) or (H, k, e).
-
-    Returns
-    -------
-    torch.Tensor
-        (H, e + 1, B N, d) R and r; without r, (H, e, B N, d).
-    """
-
-    @staticmethod
-    def forward(ctx, sums, first, second):
-        ctx.save_for_backward(sums, first, second)
-        columns = sums.flatten(2)
-        mixture = sums.new_empty(len(sums), second.shape[2], columns.shape[2])
-        for block in _blocks(columns, first):
-            hidden = gelu_(torch.bmm(first, columns[..., block]))
-            mixture[..., block] = torch.bmm(second.mT, hidden)
-        return mixture.unflatten(2, sums.shape[2:])
-
-    @staticmethod
-    @once_differentiable
-    def backward(ctx, grad_mixture):
-        sums, first, second = ctx.saved_tensors
-        columns, grad_mixture = sums.flatten(2), grad_mixture.flatten(2)
-        grad_sums = torch.empty_like(columns)
-        grad_first, grad_second = torch.zeros_like(first), torch.zeros_like(second)
-        for block in _blocks(columns, first):
-            before = torch.bmm(first, columns[..., block])
-            grad_out = grad_mixture[..., block]
-            grad_second.baddbmm_(gelu(before), grad_out.mT)
-            grad = torch.bmm(second, grad_out)
-            grad = gelu_backward(grad, before, grad_input=grad)
-            grad_first.baddbmm_(grad, columns[..., block].mT)
-            grad_sums[..., block] = torch.bmm(first.mT, grad)
-        return grad_sums.view(sums.shape), grad_first, grad_second
-
-
-def _blocks(columns, first):
-    """Slices of the columns (H, e, n) whose hidden layers (H, k, n) fit the cache."""
-    heads, hidden, _ = first.shape
-    size = columns.shape[2]
-    if torch_path._is_cpu(columns.device):
-        size = max(1, BLOCK_SIZE // (heads * hidden))
-    return [slice(i, i + size) for i in range(0, columns.shape[2], size)]
 
 
 def _reduce(x, weights, biases, has_sum, size, codes, mask):
