@@ -8,11 +8,11 @@ it is the HyperBranchformer.
 from collections import OrderedDict
 
 import torch
-import torch.nn.functional as F
 from torch import nn
 
 from hyperconformer.dropout import Dropout
 from hyperconformer.encoder import EncoderStack, build_encoder_mixer, named_norm
+from hyperconformer.ops.convolution import convolve
 
 
 class ConvolutionalGating(nn.Module):
@@ -88,7 +88,8 @@ class ConvolutionalGating(nn.Module):
         kept, gate = x.chunk(2, dim=-1)
         gate = reflect_pad(self.norm(gate), self.pad, padding_mask)
         conv = self.conv.conv
-        gate = F.conv1d(gate.mT, conv.weight, conv.bias, groups=conv.groups).mT
+        taps = {"stride": [1], "padding": [0], "dilation": [1], "groups": conv.groups}
+        gate = convolve(gate.mT, conv.weight, conv.bias, **taps).mT
         if self.use_linear_after_conv:
             gate = self.linear(gate)
         return self.dropout(kept * self.activation(gate))

@@ -23,6 +23,7 @@ from hyperconformer.encoder import (
     within,
 )
 from hyperconformer.masks import last_frames
+from hyperconformer.ops.convolution import convolve
 
 
 class ConvolutionModule(nn.Module):
@@ -174,11 +175,13 @@ class ConvolutionModule(nn.Module):
         A two-dimensional convolution over channels-last memory: it reads the
         frames as they lie, where a Conv1d would first transpose and copy them.
         """
-        y = F.conv2d(
+        y = convolve(
             x.permute(0, 3, 1, 2),
             self.conv.weight.unsqueeze(2),
             self.conv.bias,
+            stride=(1, 1),
             padding=(0, padding),
+            dilation=(1, 1),
             groups=self.conv.groups,
         )
         return y.permute(0, 2, 3, 1)

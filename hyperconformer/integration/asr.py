@@ -287,7 +287,8 @@ class HyperConformerASR(TransformerASR):
         padding_mask = None
         if wav_len is not None:
             frames = relative_to_frames(wav_len, src.shape[1])
-            if (frames < src.shape[1]).any():
+            # A compiler cannot branch on what a tensor holds.
+            if torch.compiler.is_compiling() or (frames < src.shape[1]).any():
                 padding_mask = lengths_to_padding_mask(frames, src.shape[1])
                 src = src.masked_fill(padding_mask.unsqueeze(-1), 0.0)
         src = self.custom_src_module(src)

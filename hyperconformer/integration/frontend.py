@@ -20,6 +20,7 @@ from hyperconformer.masks import (
     lengths_to_padding_mask,
     relative_to_frames,
 )
+from hyperconformer.ops.convolution import convolve
 
 
 class ConvolutionFrontEnd(convolution.ConvolutionFrontEnd):
@@ -263,11 +264,12 @@ def _convolve(layer, x, time_pad=0):
     freq_pad = layer.dilation[0] * (layer.kernel_size[0] - 1) // 2
     x = x.permute(0, 3, 1, 2)
     x = F.pad(x, (freq_pad, freq_pad, time_pad, time_pad), mode=layer.padding_mode)
-    return F.conv2d(
+    return convolve(
         x,
         layer.conv.weight.transpose(2, 3),
         layer.conv.bias,
         stride=layer.stride[::-1],
+        padding=(0, 0),
         dilation=layer.dilation[::-1],
         groups=layer.conv.groups,
     ).permute(0, 2, 3, 1)

@@ -1,0 +1,119 @@
+"""Convolution that ``torch.compile`` leaves whole.
+
+TorchInductor lowers the backward pass of a convolution with fixed strides, and so
+compiles everything anew for every new length. As an operator of its own, which the
+compiler does not look into, one compilation serves all lengths.
+"""
+
+from typing import List, Tuple
+
+import torch
+from torch import Tensor
+
+
+def convolve(x, weight, bias=None, *, stride, padding, dilation, groups=1):
+    """Convolve over one or two dimensions.
+
+    Arguments
+    ---------
+    x : torch.Tensor
+        (B, C, T) or (B, C, T, F).
+    weight : torch.Tensor
+        (C', C / groups, taps) or (C', C / groups, taps, taps).
+    bias : torch.Tensor, optional
+        (C',).
+    stride, padding, dilation : sequence of int
+        One for each dimension.
+    groups : int
+        As ``torch.nn.functional.conv2d``.
+
+    Returns
+    -------
+    torch.Tensor
+        (B, C', T') or (B, C', T', F').
+
+    Example
+    -------
+    >>> options = {"stride": [1], "padding": [1], "dilation": [1]}
+    >>> convolve(torch.rand(2, 4, 9), torch.rand(6, 4, 3), **options).shape
+    torch.Size([2, 6, 9])
+    """
+    lists = list(stride), list(padding), list(dilation)
+    if not torch.compiler.is_compiling():
+        return _aten(x, weight, *lists, groups, bias)
+    y = _convolution(x, weight, *lists, groups)
+    if bias is None:
+        return y
+    return y + bias.view(-1, *[1] * (x.dim() - 2))
+
+
+def _aten(x, weight, stride, padding, dilation, groups, bias=None):
+    no_output_padding = [0] * len(stride)
+    return torch.convolution(
+        x, weight, bias, stride, padding, dilation, False, no_output_padding, groups
+    )
+
+
+@torch.library.custom_op("hyperconformer::convolution", mutates_args=())
+def _convolution(
+    x: Tensor,
+    weight: Tensor,
+    stride: List[int],
+    padding: List[int],
+    dilation: List[int],
+    groups: int,
+) -> Tensor:
+    return _aten(x, weight, stride, padding, dilation, groups)
+
+
+@torch.library.custom_op("hyperconformer::convolution_backward", mutates_args=())
+def _convolution_backward(
+    grad: Tensor,
+    x: Tensor,
+    weight: Tensor,
+    stride: List[int],
+    padding: List[int],
+    dilation: List[int],
+    groups: int,
+) -> Tuple[Tensor, Tensor]:
+    grad_x, grad_weight, _ = torch.ops.aten.convolution_backward(
+        grad,
+        x,
+        weight,
+        None,
+        stride,
+        padding,
+        dilation,
+        False,
+        [0] * len(stride),
+        groups,
+        [True, True, False],
+    )
+    return _laid_out_as(x, grad_x), _laid_out_as(weight, grad_weight)
+
+
+def _laid_out_as(tensor, gradient):
+    """The layout that the compiler was told of before anything ran."""
+    like = torch.empty_like(tensor)
+    return gradient if gradient.stride() == like.stride() else like.copy_(gradient)
+
+
+_convolution.register_fake(_aten)
+
+
+@_convolution_backward.register_fake
+def _(grad, x, weight, stride, padding, dilation, groups):
+    return torch.empty_like(x), torch.empty_like(weight)
+
+
+def _keep(ctx, inputs, output):
+    x, weight, *ctx.options = inputs
+    ctx.save_for_backward(x, weight)
+
+
+def _backward(ctx, grad):
+    gradients = _convolution_backward(grad, *ctx.saved_tensors, *ctx.options)
+    return (*gradients, *[None] * len(ctx.options))
+
+
+_convolution.register_autograd(_backward, setup_context=_keep)
