@@ -8,6 +8,7 @@ compiler does not look into, one compilation serves all lengths.
 from typing import List, Tuple
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 
@@ -40,18 +41,21 @@ def convolve(x, weight, bias=None, *, stride, padding, dilation, groups=1):
     """
     lists = list(stride), list(padding), list(dilation)
     if not torch.compiler.is_compiling():
-        return _aten(x, weight, *lists, groups, bias)
+        return _pytorch(x, weight, *lists, groups, bias)
+    device = x.device.type
+    if torch.is_autocast_enabled(device):  # It does not know this operator.
+        dtype = torch.get_autocast_dtype(device)
+        x, weight = x.to(dtype), weight.to(dtype)
+        bias = None if bias is None else bias.to(dtype)
     y = _convolution(x, weight, *lists, groups)
     if bias is None:
         return y
     return y + bias.view(-1, *[1] * (x.dim() - 2))
 
 
-def _aten(x, weight, stride, padding, dilation, groups, bias=None):
-    no_output_padding = [0] * len(stride)
-    return torch.convolution(
-        x, weight, bias, stride, padding, dilation, False, no_output_padding, groups
-    )
+def _pytorch(x, weight, stride, padding, dilation, groups, bias=None):
+    function = F.conv1d if x.dim() == 3 else F.conv2d
+    return function(x, weight, bias, stride, padding, dilation, groups)
 
 
 @torch.library.custom_op("hyperconformer::convolution", mutates_args=())
@@ -63,7 +67,7 @@ def _convolution(
     dilation: List[int],
     groups: int,
 ) -> Tensor:
-    return _aten(x, weight, stride, padding, dilation, groups)
+    return _pytorch(x, weight, stride, padding, dilation, groups)
 
 
 @torch.library.custom_op("hyperconformer::convolution_backward", mutates_args=())
@@ -98,7 +102,7 @@ def _laid_out_as(tensor, gradient):
     return gradient if gradient.stride() == like.stride() else like.copy_(gradient)
 
 
-_convolution.register_fake(_aten)
+_convolution.register_fake(_pytorch)
 
 
 @_convolution_backward.register_fake

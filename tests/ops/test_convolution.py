@@ -52,6 +52,24 @@ def test_equals_pytorch_compiled_or_not(case, bias):
             assert torch.allclose(mine, its, rtol=0, atol=1e-12)
 
 
+def test_autocast_rounds_it_compiled_or_not():
+    shape, weight_shape, options = CASES["strided"]
+    tensors = [tensor.float() for tensor in random_tensors(shape, weight_shape)]
+
+    def function(*tensors):
+        return convolve(*tensors, **options)
+
+    compiled = torch.compile(function, fullgraph=True, backend="aot_eager")
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        expected = F.conv2d(*tensors, **options)
+        outputs = function(*tensors), compiled(*tensors)
+    for got in outputs:
+        assert got.dtype == expected.dtype == torch.bfloat16
+        # The bias is added before or after the last rounding, of 2^-9.
+        error = (got.float() - expected.float()).abs().max()
+        assert error <= 2**-8 * expected.float().abs().max()
+
+
 @pytest.mark.parametrize("case", CASES)
 def test_the_operator_keeps_the_rules_of_operators(case):
     """Its fake form, its gradient and its layouts, as PyTorch itself checks them."""
