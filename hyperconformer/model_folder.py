@@ -301,7 +301,30 @@ def _budget(path):
     return BUILD_FACTOR * size + BUILD_BYTES, BUILD_FACTOR * tensors + BUILD_TENSORS
 
 
-def _load_weights(path, modules):
+def load_weights(source, modules):
+    """Fill modules of one's own with the weights of a model folder.
+
+    Arguments
+    ---------
+    source : str or pathlib.Path
+        As for :func:`find_model`.
+    modules : dict of str to torch.nn.Module
+        The modules that it holds, under its names; changed in place.
+
+    Raises
+    ------
+    FileNotFoundError
+        If the folder or one of its files is missing.
+    ValueError
+        If the file is damaged, or its weights are not those of these modules.
+    """
+    folder = find_model(source)
+    path = _check_file(folder, WEIGHTS_FILE)
+    with _named_errors(folder / WEIGHTS_FILE, SafetensorError):
+        _load_weights(path, modules, "the settings of this run")
+
+
+def _load_weights(path, modules, who="its settings"):
     """Fill the modules from a file that holds exactly their tensors."""
     wanted = {
         f"{name}.{key}": value
@@ -312,7 +335,7 @@ def _load_weights(path, modules):
         found = set(file.keys())
         if found != set(wanted):
             raise ValueError(
-                f"{path} has other tensors than its settings ask for: "
+                f"{path} has other tensors than {who} ask for: "
                 f"{_some(set(wanted) - found)} missing, "
                 f"{_some(found - set(wanted))} not asked for"
             )
@@ -321,7 +344,7 @@ def _load_weights(path, modules):
             shape = file.get_slice(key).get_shape()
             if list(shape) != list(value.shape):
                 raise ValueError(
-                    f"{path}: {key} has shape {list(shape)}, its settings ask for "
+                    f"{path}: {key} has shape {list(shape)}, {who} ask for "
                     f"{list(value.shape)}"
                 )
         for key, value in wanted.items():

@@ -138,15 +138,18 @@ class HyperMixing(nn.Module):
             check_padding_mask(key_padding_mask, keys)
         if query_padding_mask is not None:
             check_padding_mask(query_padding_mask, queries)
+        # One tensor for both hypernetworks takes the operator's shortest path.
         if self.tied:
-            queries = _fill_padding(keys, key_padding_mask)
+            keys = queries = _fill_padding(keys, key_padding_mask)
+        same = queries is keys and query_padding_mask is key_padding_mask
         codes, scale = None, 1.0
         if isinstance(self.token_information, PositionCodes):
             codes = self.token_information(max(keys.shape[1], queries.shape[1]))
             scale = math.sqrt(self.input_output_dim)
         else:
             keys = self.token_information(_fill_padding(keys, key_padding_mask))
-            queries = self.token_information(_fill_padding(queries, query_padding_mask))
+            queries = _fill_padding(queries, query_padding_mask)
+            queries = keys if same else self.token_information(queries)
         out = hypermixing(
             values,
             keys,

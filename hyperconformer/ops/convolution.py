@@ -40,10 +40,11 @@ def convolve(x, weight, bias=None, *, stride, padding, dilation, groups=1):
     torch.Size([2, 6, 9])
     """
     lists = list(stride), list(padding), list(dilation)
-    if not torch.compiler.is_compiling():
+    if not torch.compiler.is_compiling() or torch.compiler.is_exporting():
         return _pytorch(x, weight, *lists, groups, bias)
     device = x.device.type
-    if torch.is_autocast_enabled(device):  # It does not know this operator.
+    # Autocast does not know this operator.
+    if torch.is_autocast_enabled(device) and x.dtype != torch.float64:
         dtype = torch.get_autocast_dtype(device)
         x, weight = x.to(dtype), weight.to(dtype)
         bias = None if bias is None else bias.to(dtype)

@@ -12,12 +12,14 @@ from sentencepiece import SentencePieceProcessor
 from hyperconformer.config import read_config, resolve_config
 from hyperconformer.corpora import prepare
 from hyperconformer.info import describe_environment
-from hyperconformer.model_folder import TOKENIZER_FILE, find_model, save_model
+from hyperconformer.model_folder import save_model
 from hyperconformer.training.data import (
     load_tokenizer,
     manifest_durations,
+    read_transcripts,
     train_tokenizer,
 )
+from hyperconformer.training.fine_tuning import keep_tokenizer
 
 logger = logging.getLogger(__name__)
 
@@ -157,7 +159,8 @@ def prepare_corpus(config, output):
 def prepare_tokenizer(config, manifests, output):
     """Load the tokenizer that the run names, or train one on the transcripts.
 
-    It names a ``tokenizer_file``, or in ``init_from`` a model that has one.
+    It names a ``tokenizer_file``, or in ``init_from`` a model that has one, of which it
+    keeps a copy.
 
     Arguments
     ---------
@@ -174,13 +177,45 @@ def prepare_tokenizer(config, manifests, output):
     file : pathlib.Path
     """
     file = config["tokenizer_file"]
-    if file is None and config.get("init_from") is not None:
-        file = find_model(config["init_from"]) / TOKENIZER_FILE
+    manifest = manifests[config["train_split"]]
+    if file is None and config.get("init_from") is None:
+        unit, size = config["token_unit"], config["vocab_size"]
+        file = train_tokenizer(manifest, output / "tokenizer", unit, size)
+        return load_tokenizer(file), file
     if file is None:
-        file = train_tokenizer(
-            manifests[config["train_split"]],
-            output / "tokenizer",
-            config["token_unit"],
-            config["vocab_size"],
+        file = keep_tokenizer(config["init_from"], output / "tokenizer")
+    tokenizer = load_tokenizer(file)
+    require_tokens(tokenizer, read_transcripts(manifest), file)
+    return tokenizer, pathlib.Path(file)
+
+
+def require_tokens(tokenizer, sentences, name):
+    """Refuse transcripts of which a tokenizer lacks a part: it would count as blank.
+
+    Arguments
+    ---------
+    tokenizer : sentencepiece.SentencePieceProcessor
+        Somebody else's.
+    sentences : iterable of str
+        What is to be trained on.
+    name : str or pathlib.Path
+        Of the tokenizer, for the message.
+
+    Raises
+    ------
+    ValueError
+        Naming what is unknown.
+    """
+    unk_id, unknown = tokenizer.unk_id(), set()
+    for sentence in sentences:
+        ids = tokenizer.encode(sentence)
+        if unk_id in ids:
+            pieces = tokenizer.encode(sentence, out_type=str)
+            unknown |= {piece for piece, id_ in zip(pieces, ids) if id_ == unk_id}
+    if unknown:
+        shown = ", ".join(map(repr, sorted(unknown)[:10]))
+        raise ValueError(
+            f"the tokenizer {name} lacks what the training transcripts hold: {shown}"
+            f"{' and more' if len(unknown) > 10 else ''}; change the transcripts, or "
+            "train a tokenizer of your own (tokenizer_file and init_from null)"
         )
-    return load_tokenizer(file), pathlib.Path(file)

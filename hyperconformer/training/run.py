@@ -1,6 +1,5 @@
 """A training run from its YAML file to its error rates, model folder and transcript."""
 
-import logging
 import random
 import time
 
@@ -12,7 +11,6 @@ from tqdm import tqdm
 
 from hyperconformer.audio import read_audio
 from hyperconformer.inference import ASR
-from hyperconformer.model_folder import load_model
 from hyperconformer.training.brain import ASRBrain
 from hyperconformer.training.chunks import check_chunk_training, chunks_to_test
 from hyperconformer.training.data import (
@@ -23,13 +21,12 @@ from hyperconformer.training.data import (
     train_loader_options,
 )
 from hyperconformer.training.experiment import open_experiment
+from hyperconformer.training.fine_tuning import start_from
 from hyperconformer.training.results import (
     cost_against_length,
     count_macs,
     write_results,
 )
-
-logger = logging.getLogger(__name__)
 
 # Seconds of speech in an utterance for which multiply-adds are counted.
 MACS_AUDIO_S = 10
@@ -180,9 +177,10 @@ def _run(experiment, run_options):
         run_opts=run_options,
         checkpointer=config["checkpointer"],
     )
-    resumed = config["checkpointer"].find_checkpoint() is not None
-    if config["init_from"] is not None and not resumed:
-        start_from(config["init_from"], config["extractor"], config["recognizer"])
+    fresh = config["checkpointer"].find_checkpoint() is None
+    if config["init_from"] is not None and fresh and not brain.test_only:
+        parts = config["extractor"], config["recognizer"]
+        start_from(config["init_from"], experiment.plain, *parts)
     config["extractor"].to(brain.device)
     eval_loader = {"batch_size": config["max_batch_utterances"]}
     eval_loader["collate_fn"] = PaddedBatch
@@ -257,41 +255,6 @@ def measure_costs(config, device):
             recognizer, noise_features, config["cost_lengths_s"]
         )
     return costs
-
-
-def start_from(source, extractor, recognizer):
-    """Give a model the weights of another one, and its feature statistics.
-
-    Statistics are left alone where the two normalise features in different ways.
-
-    Arguments
-    ---------
-    source : str or pathlib.Path
-        As for :func:`hyperconformer.model_folder.find_model`.
-    extractor, recognizer : torch.nn.Module
-        Of the run; changed in place.
-
-    Raises
-    ------
-    FileNotFoundError
-        If there is no such model.
-    ValueError
-        If the weights are not those of the run's model.
-    """
-    found, _ = load_model(source, ["extractor", "recognizer"])
-    parts = {"recognizer": recognizer}
-    if found["extractor"].normalization == extractor.normalization:
-        parts["extractor"] = extractor
-    for name, module in parts.items():
-        try:
-            module.load_state_dict(found[name].state_dict())
-        except RuntimeError as error:
-            first = str(error).strip().split("\n")[1].strip()
-            raise ValueError(
-                f"init_from: {source} is another model than the one of this YAML file; "
-                f"its {name}: {first}"
-            ) from error
-    logger.info(f"beginning with the weights of {source}")
 
 
 def measure_features(config, manifests):

@@ -164,12 +164,15 @@ def test_calls_do_not_disturb_each_other():
     long, short = random_tokens(2, 60, 12), random_tokens(3, 40, 12)
     expected = [run("reference", [x] * 3, nets) for x in (long, short)]
     outputs = [hypermixing(x, x, x, *nets, backend="torch") for x in (long, short)]
-    with torch.inference_mode():
-        hypermixing(*[torch.randn(2, 90, 12).double()] * 3, *nets, backend="torch")
+    with torch.inference_mode(), torch.device("meta"):  # Scratch memory is neither.
+        tokens = torch.randn(2, 90, 12, dtype=torch.float64, device="cpu")
+        hypermixing(*[tokens] * 3, *nets, backend="torch")
+    answers = [run("torch", [x] * 3, nets) for x in (long, short)]
     with concurrent.futures.ThreadPoolExecutor(4) as pool:
-        answers = pool.map(lambda x: run("torch", [x] * 3, nets), [long, short] * 20)
-    for got, want in zip(answers, expected * 20):
-        assert all(relative_error(a, b) < 1e-10 for a, b in zip(got[1], want[1]))
+        answers += pool.map(lambda x: run("torch", [x] * 3, nets), [long, short] * 20)
+    for (out, gradients), (want, wanted) in zip(answers, expected * 21, strict=True):
+        assert relative_error(out, want) < 1e-10
+        assert all(relative_error(a, b) < 1e-10 for a, b in zip(gradients, wanted))
     for out, (want, _) in zip(outputs, expected):
         assert relative_error(out, want) < 1e-10
 

@@ -1,5 +1,6 @@
 """train.py from YAML to transcript, on a handful of synthesised utterances."""
 
+import functools
 import os
 import pathlib
 import re
@@ -18,8 +19,11 @@ from speechbrain.utils.checkpoints import Checkpointer
 from hyperconformer.cli import main
 from hyperconformer.inference import ASR
 from hyperconformer.integration.frontend import FeatureExtractor
+from hyperconformer.model_folder import find_model
 from hyperconformer.plots import read_train_log
-from hyperconformer.training.run import measure_features, start_from, train
+from hyperconformer.training.experiment import require_tokens
+from hyperconformer.training.fine_tuning import start_from
+from hyperconformer.training.run import measure_features, train
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
 CORPUS = "{train_utterances: 12, valid_utterances: 4, test_utterances: 4}"
@@ -216,36 +220,68 @@ def test_the_mixer_of_contributing_trains_as_it_stands_there(trained, tmp_path):
     assert "hyperconformer transcribe" in done.stdout
 
 
-def test_fine_tuning_begins_with_the_other_model(run, trained, tmp_path):
-    folder, _ = trained
-    start, tuned = ASR.from_hparams(folder), tmp_path / "tuned"
-    arguments = [f"--init_from={folder}", "--max_updates=1", "--lr=0"]
-    assert "measuring features" not in run(
-        tuned, *arguments, corpus=folder.parent / "spoken"
-    )
-    after = ASR.from_hparams(tuned)
+@pytest.fixture(scope="module")
+def tuned(run, trained, tmp_path_factory):
+    """No step from the trained model, with other tokens if it had its own; and what
+    that printed."""
+    folder = tmp_path_factory.mktemp("tuned")
+    source = shutil.copytree(trained[0] / "model", folder / "source")
+    arguments = [f"--init_from={source}", "--max_updates=1", "--lr=0"]
+    arguments += ["--token_unit=bpe", "--vocab_size=30"]
+    corpus = trained[0].parent / "spoken"
+    printed = run(folder / "out", *arguments, corpus=corpus)
+    shutil.rmtree(source)
+    again = functools.partial(run, folder / "out", *arguments, corpus=corpus)
+    return folder / "out", printed, again
+
+
+def test_fine_tuning_begins_with_the_other_model(trained, tuned):
+    folder, printed, _ = tuned
+    start, after = ASR.from_hparams(trained[0]), ASR.from_hparams(folder)
     for part in ("recognizer", "extractor"):
         theirs = getattr(after, part).state_dict()
         for key, value in getattr(start, part).state_dict().items():
             assert torch.equal(theirs[key], value), key
-    assert start.tokenizer.serialized_model_proto() == (
-        after.tokenizer.serialized_model_proto()
-    )
+    tokens = [asr.tokenizer.serialized_model_proto() for asr in (start, after)]
+    assert tokens[0] == tokens[1]
+    assert "measuring features" not in printed
+    assert "settings differ" not in printed
 
 
-def test_fine_tuning_in_another_way_measures_its_own_features(trained):
-    folder, _ = trained
-    start = ASR.from_hparams(folder)
-    extractor = FeatureExtractor(Fbank(n_mels=80), 80, normalization="utterance")
-    start_from(folder, extractor, start.recognizer)
-    assert not extractor.mean.any()
+def test_fine_tuning_goes_on_without_the_other_model(tuned):
+    _, printed, again = tuned
+    assert "beginning with the weights" in printed
+    assert "beginning with the weights" not in again("--number_of_epochs=9")
 
 
-def test_fine_tuning_of_another_model_is_refused(trained):
-    folder, _ = trained
+@pytest.mark.parametrize("normalization", ["global", "utterance"])
+def test_fine_tuning_takes_statistics_that_mean_the_same(normalization):
+    source = "hyperconformer-an4"
+    settings = (find_model(source) / "hyperparams.yaml").read_text()
+    settings = settings.replace(": global", f": {normalization}")
+    extractor = FeatureExtractor(Fbank(n_mels=80), 80, normalization)
+    start_from(source, settings, extractor, ASR.from_hparams(source).recognizer)
+    assert extractor.mean.any().item() == (normalization == "global")
+
+
+def test_fine_tuning_of_another_model_is_refused_or_named(trained, caplog):
+    folder, asr = trained[0], ASR.from_hparams(trained[0])
+    settings = (folder / "hyperparams.yaml").read_text()
+    parts = asr.extractor, asr.recognizer
     other = ASR.from_hparams("hyperconformer-an4")
-    with pytest.raises(ValueError, match=f"init_from: {folder} is another model"):
-        start_from(folder, other.extractor, other.recognizer)
+    with pytest.raises(ValueError, match="other tensors than the settings of this run"):
+        start_from(folder, settings, other.extractor, other.recognizer)
+    telephone = settings.replace("sample_rate: 16000", "sample_rate: 8000")
+    with pytest.raises(ValueError, match="hears 16000 Hz, .* sample_rate: 8000"):
+        start_from(folder, telephone, *parts)
+    start_from(folder, settings.replace("causal: false", "causal: true"), *parts)
+    assert "recognizer.frontend.causal (False there, True here)" in caplog.text
+
+
+def test_what_a_tokenizer_lacks_is_named(trained):
+    asr = ASR.from_hparams(trained[0])
+    with pytest.raises(ValueError, match="lacks .* hold: '7', 'Ü'"):
+        require_tokens(asr.tokenizer, ["ONE Ü", "7 ONE", "ONE"], "its")
 
 
 def test_half_precision_trains(run, trained, tmp_path):

@@ -67,16 +67,16 @@ class SelfMixing(torch.autograd.Function):
     ):
         blocks = _Blocks(values, tokens, f1, codes, scale, padding_mask)
         sums = _sums_over_tokens(values, f1, first)
-        activations = []
         for block in blocks:
             block.read()
-            a = gelu_(block.affine("a1", f1, b1))
+            a = gelu_(block.affine("a", f1, b1))
             block.add_products(sums, a, block.v)
-            name = "a2" if len(blocks) == 1 else None
-            activations.append(gelu_(block.affine(name, f2, b2)))
         mixture = generate(sums, first, second)
         out = f1.new_empty(values.shape)
-        for block, a in zip(blocks, activations):
+        for block in blocks:
+            if len(blocks) > 1:
+                block.read()
+            a = gelu_(block.affine("a", f2, b2))
             block.of(out).copy_(block.cleared(block.mixed("y", a, mixture)))
         hypernets = f1, b1, first, f2, b2, second
         small = sums, mixture
@@ -151,7 +151,7 @@ class _Scratch(threading.local):
         buffer = self.buffers.get((name, dtype))
         if buffer is None or len(buffer) < size:
             with torch.inference_mode(False):  # Else no use outside of it.
-                buffer = torch.empty(size, dtype=dtype)
+                buffer = torch.empty(size, dtype=dtype, device="cpu")
             self.buffers[name, dtype] = buffer
         return buffer[:size].view(shape)
 
@@ -229,10 +229,9 @@ class _Block:
             self.z = torch.add(self.codes, self.z, alpha=self.scale, out=z)
 
     def affine(self, name, weights, biases):
-        """z F' + b, (H, n, t, e); of fresh memory if ``name`` is None."""
+        """z F' + b, (H, n, t, e)."""
         z = self.z.flatten(1, 2)
-        shape = *z.shape[:2], weights.shape[1]
-        out = z.new_empty(shape) if name is None else _scratch(name, shape, self.dtype)
+        out = _scratch(name, (*z.shape[:2], weights.shape[1]), self.dtype)
         if biases is None:
             torch.bmm(z, weights.mT, out=out)
         else:

@@ -46,7 +46,7 @@ def hypermixing(
     dtype = torch.promote_types(values.dtype, torch.float32)
     f1, b1, g1, c1 = key_hypernet.to(dtype)
     f2, b2, g2, c2 = query_hypernet.to(dtype)
-    codes = codes if codes is None else codes.to(dtype)
+    codes = codes if codes is None else codes.to(dtype).detach()
     first, second = _with_biases(g1, c1), _with_biases(g2, c2)
     with torch.autocast(values.device.type, enabled=False):
         num_tokens = values.shape[1] + queries.shape[1]
