@@ -174,4 +174,4 @@ SUITES = {
     for suite in (mixing, limit, memory, encoder, hyperglu, scaling, streaming)
 }
 # Only where they are named.
-LONG_SUITES = {"streaming"}
+LONG_SUITES = {"encoder", "streaming"}

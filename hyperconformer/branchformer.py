@@ -12,7 +12,7 @@ from torch import nn
 
 from hyperconformer.dropout import Dropout
 from hyperconformer.encoder import EncoderStack, build_encoder_mixer, named_norm
-from hyperconformer.ops.convolution import convolve
+from hyperconformer.ops.convolution import conv_nd
 
 
 class ConvolutionalGating(nn.Module):
@@ -89,7 +89,7 @@ class ConvolutionalGating(nn.Module):
         gate = reflect_pad(self.norm(gate), self.pad, padding_mask)
         conv = self.conv.conv
         taps = {"stride": [1], "padding": [0], "dilation": [1], "groups": conv.groups}
-        gate = convolve(gate.mT, conv.weight, conv.bias, **taps).mT
+        gate = conv_nd(gate.mT, conv.weight, conv.bias, **taps).mT
         if self.use_linear_after_conv:
             gate = self.linear(gate)
         return self.dropout(kept * self.activation(gate))

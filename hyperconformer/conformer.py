@@ -23,7 +23,7 @@ from hyperconformer.encoder import (
     within,
 )
 from hyperconformer.masks import last_frames
-from hyperconformer.ops.convolution import convolve
+from hyperconformer.ops.convolution import conv_nd
 
 
 class ConvolutionModule(nn.Module):
@@ -175,7 +175,7 @@ class ConvolutionModule(nn.Module):
         A two-dimensional convolution over channels-last memory: it reads the
         frames as they lie, where a Conv1d would first transpose and copy them.
         """
-        y = convolve(
+        y = conv_nd(
             x.permute(0, 3, 1, 2),
             self.conv.weight.unsqueeze(2),
             self.conv.bias,

@@ -20,7 +20,12 @@ from hyperconformer.masks import (
     lengths_to_padding_mask,
     relative_to_frames,
 )
-from hyperconformer.ops.convolution import convolve
+from hyperconformer.ops.convolution import conv_nd
+
+WHOLE_SIZE = 2**22
+"""Most numbers in a tensor with which a batch is convolved at once on a CPU."""
+PIECE_SIZE = 2**20
+"""About as many numbers in one where it is not."""
 
 
 class ConvolutionFrontEnd(convolution.ConvolutionFrontEnd):
@@ -77,12 +82,7 @@ class ConvolutionFrontEnd(convolution.ConvolutionFrontEnd):
     @property
     def stride(self):
         """Features to a frame."""
-        return math.prod(
-            layer.stride[-1]
-            for block in self.children()
-            for layer in block.convs.children()
-            if isinstance(layer, convolution.Conv2d)
-        )
+        return math.prod(layer.stride[-1] for layer in self._convolutions())
 
     def forward(self, x, lengths=None):
         """Convolve and subsample.
@@ -111,8 +111,75 @@ class ConvolutionFrontEnd(convolution.ConvolutionFrontEnd):
         if lengths is None:
             lengths = torch.full((x.shape[0],), x.shape[1], device=x.device)
         convolve = _after_zeros if self.causal else _reflected
-        x, lengths = self._through_blocks(x, lengths, convolve)
+        pieces = None if torch.compiler.is_compiling() else self._pieces(x)
+        if pieces is None:
+            x, lengths = self._through_blocks(x, lengths, convolve)
+        else:
+            x, lengths = self._in_pieces(x, lengths, convolve, pieces)
         return (x, lengths) if given else x
+
+    def _pieces(self, x):
+        """In how many pieces to cut each utterance on a CPU; None = a batch at once.
+
+        A batch of minutes makes tensors of tens of megabytes, which the system hands
+        out anew and clears page by page for every operation; those of a piece are used
+        again and stay in the cache.
+        """
+        if x.device.type != "cpu":
+            return None
+        largest, size = 0, x.shape[1] * x.shape[2]
+        for layer in self._convolutions():
+            size /= math.prod(layer.stride)
+            largest = max(largest, size * layer.conv.out_channels)
+        if len(x) * largest <= WHOLE_SIZE:
+            return None
+        return math.ceil(largest / PIECE_SIZE)
+
+    def _in_pieces(self, x, lengths, convolve, pieces):
+        """The same as :meth:`_through_blocks`, but for rounding, in less memory.
+
+        A piece is convolved with so many frames more to either side that what a frame
+        sees is all there; the outputs of these frames are left out.
+        """
+        halo = self.stride * math.ceil(self._reach() / self.stride)
+        frames = -(-x.shape[1] // self.stride)
+        size = self.stride * math.ceil(frames / pieces)
+        utterances, counts = [], []
+        for utterance, length in zip(x, lengths.tolist()):
+            outputs = []
+            for start in range(0, length, size):
+                before = min(halo, start)
+                # What is left of a last piece that would be shorter than its halo.
+                stop = length if start + size + halo >= length else start + size
+                piece = utterance[None, start - before : min(stop + halo, length)]
+                real = torch.tensor([piece.shape[1]], device=x.device)
+                y, _ = self._through_blocks(piece, real, convolve)
+                first = before // self.stride
+                outputs.append(y[0, first : first - (start - stop) // self.stride])
+                if stop == length:
+                    break
+            utterances.append(torch.cat(outputs))
+            counts.append(len(utterances[-1]))
+        padded = [
+            F.pad(y, (0, 0, 0, 0, 0, frames - count))
+            for y, count in zip(utterances, counts)
+        ]
+        return torch.stack(padded), torch.tensor(counts, device=x.device)
+
+    def _convolutions(self):
+        """Those of the blocks, but for their shortcuts."""
+        for block in self.children():
+            for layer in block.convs.children():
+                if isinstance(layer, convolution.Conv2d):
+                    yield layer
+
+    def _reach(self):
+        """Features before and after its own that a frame sees, at most."""
+        reach, stride = 0, 1
+        for layer in self._convolutions():
+            reach += stride * layer.dilation[-1] * (layer.kernel_size[-1] - 1)
+            stride *= layer.stride[-1]
+        return reach
 
     @torch.no_grad()
     def init_state(self, batch_size, *, device=None, dtype=None):
@@ -246,8 +313,9 @@ def _reflected(layer, x, lengths):
             f"an utterance of {lengths.min().item()} frames is too short for the "
             f"convolutional front end, which needs more than {time_pad} at every layer"
         )
+    outputs = _strided(layer, x.shape[1])
     x = _reflect_ends(x, lengths, time_pad)
-    return _convolve(layer, x, time_pad), _strided(layer, lengths)
+    return _convolve(layer, x, time_pad)[:, :outputs], _strided(layer, lengths)
 
 
 def _cleared(x, lengths):
@@ -264,11 +332,16 @@ def _convolve(layer, x, time_pad=0):
     freq_pad = layer.dilation[0] * (layer.kernel_size[0] - 1) // 2
     x = x.permute(0, 3, 1, 2)
     x = F.pad(x, (freq_pad, freq_pad, time_pad, time_pad), mode=layer.padding_mode)
-    return convolve(
+    stride = layer.stride[::-1]
+    if max(layer.kernel_size) == 1:
+        # The same. With a stride, oneDNN 3.12 of torch 2.14 writes past the end of
+        # memory in the backward pass of a kernel of 1 x 1 over channels-last frames.
+        x, stride = x[:, :, :: stride[0], :: stride[1]], (1, 1)
+    return conv_nd(
         x,
         layer.conv.weight.transpose(2, 3),
         layer.conv.bias,
-        stride=layer.stride[::-1],
+        stride=stride,
         padding=(0, 0),
         dilation=layer.dilation[::-1],
         groups=layer.conv.groups,
@@ -276,10 +349,16 @@ def _convolve(layer, x, time_pad=0):
 
 
 def _reflect_ends(x, lengths, width):
-    """Clear what lies past each end, but for ``width`` frames reflected there."""
+    """Clear what lies past each end, but for ``width`` frames reflected there.
+
+    The batch is made longer where an utterance ends so near its end that some of these
+    frames have no room.
+    """
     frames = x.shape[1]
     if (lengths == frames).all():
         return x
+    if ((lengths > frames - width) & (lengths < frames)).any():
+        x, frames = F.pad(x, (0, 0, 0, 0, 0, width)), frames + width
     mask = lengths_to_padding_mask(lengths, frames)
     x = x.masked_fill(mask[:, :, None, None], 0.0)
     source = x

@@ -12,7 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 
-def convolve(x, weight, bias=None, *, stride, padding, dilation, groups=1):
+def conv_nd(x, weight, bias=None, *, stride, padding, dilation, groups=1):
     """Convolve over one or two dimensions.
 
     Arguments
@@ -36,7 +36,7 @@ def convolve(x, weight, bias=None, *, stride, padding, dilation, groups=1):
     Example
     -------
     >>> options = {"stride": [1], "padding": [1], "dilation": [1]}
-    >>> convolve(torch.rand(2, 4, 9), torch.rand(6, 4, 3), **options).shape
+    >>> conv_nd(torch.rand(2, 4, 9), torch.rand(6, 4, 3), **options).shape
     torch.Size([2, 6, 9])
     """
     lists = list(stride), list(padding), list(dilation)

@@ -1,11 +1,14 @@
 """Front end and features respect the length of each utterance."""
 
+import math
+
 import pytest
 import torch
 from speechbrain.lobes.features import Fbank
 from speechbrain.lobes.models import convolution
 
 from hyperconformer import ConvolutionFrontEnd
+from hyperconformer.integration import frontend
 from hyperconformer.integration.frontend import FeatureExtractor
 
 SHAPES = {
@@ -45,28 +48,70 @@ def test_one_utterance_equals_speechbrain(shape):
 
 @pytest.mark.parametrize("shape", SHAPES)
 def test_batch_equals_alone_with_nan_in_the_padding(shape):
-    frontend = build(ConvolutionFrontEnd, shape)
-    x = torch.randn(4, 50, 20)
-    lengths = torch.tensor([50, 49, 33, 24])
-    mask = torch.arange(50) >= lengths[:, None]
+    cnn = build(ConvolutionFrontEnd, shape)
+    x = torch.randn(5, 51, 20)
+    lengths = torch.tensor([51, 50, 49, 33, 24])
+    mask = torch.arange(51) >= lengths[:, None]
     dirty = x.masked_fill(mask.unsqueeze(-1), float("nan")).requires_grad_()
-    y, out_lengths = frontend(dirty, lengths)
+    y, out_lengths = cnn(dirty, lengths)
     total = 0.0
     for row, length in enumerate(lengths):
-        alone = frontend(x[row : row + 1, :length])[0]
+        alone = cnn(x[row : row + 1, :length])[0]
         assert out_lengths[row] == alone.shape[0]
         got = y[row, : out_lengths[row]]
         assert (got - alone).abs().max() <= 1e-5
         total = total + got.square().sum()
     total.backward()
     assert torch.isfinite(dirty.grad).all()
-    assert all(torch.isfinite(p.grad).all() for p in frontend.parameters())
+    assert all(torch.isfinite(p.grad).all() for p in cnn.parameters())
+
+
+@pytest.mark.parametrize("causal", [False, True], ids=["reflecting", "causal"])
+@pytest.mark.parametrize("shape", SHAPES)
+@pytest.mark.parametrize("piece_size", [1, 600, 2000, 10**9])
+def test_pieces_equal_the_batch_at_once(monkeypatch, shape, causal, piece_size):
+    cnn = build(ConvolutionFrontEnd, shape, causal=causal).double()
+    monkeypatch.setattr(frontend, "PIECE_SIZE", piece_size)
+    for lengths in ([40], [41, 30], [103, 61, 102], [64, 64]):
+        lengths = torch.tensor(lengths)
+        x = torch.randn(len(lengths), int(lengths.max()), 20, dtype=torch.float64)
+        x.requires_grad_()
+        results = []
+        for whole_size in (math.inf, 0):
+            monkeypatch.setattr(frontend, "WHOLE_SIZE", whole_size)
+            assert (cnn._pieces(x) is None) == (whole_size > 0)
+            y, counts = cnn(x, lengths)
+            real = torch.arange(y.shape[1]) < counts[:, None]
+            tensors = [x, *cnn.parameters()]
+            gradients = torch.autograd.grad(y[real].square().sum(), tensors)
+            results.append([y[real], counts, *gradients])
+            assert y.shape[1] == counts.max()
+        for whole, pieces in zip(*results, strict=True):
+            assert (whole - pieces).abs().max() <= 1e-12 * whole.abs().max()
+
+
+def test_a_long_recording_takes_little_memory():
+    """Ten minutes: tensors of 38 M numbers each, if they were whole."""
+    cnn = build(ConvolutionFrontEnd, "recipe")
+    largest = 0
+
+    def look(module, arguments, y):
+        nonlocal largest
+        largest = max(largest, y.numel())
+
+    for module in cnn.modules():
+        if not list(module.children()):
+            module.register_forward_hook(look)
+    with torch.no_grad():
+        y = cnn(torch.randn(1, 60_000, 20))
+    assert y.shape[1] == 15_000
+    assert 0 < largest < 2 * frontend.PIECE_SIZE
 
 
 def test_too_short_is_refused():
-    frontend = build(ConvolutionFrontEnd, "recipe")
+    cnn = build(ConvolutionFrontEnd, "recipe")
     with pytest.raises(ValueError, match="1 frames is too short"):
-        frontend(torch.randn(2, 9, 20), torch.tensor([9, 1]))
+        cnn(torch.randn(2, 9, 20), torch.tensor([9, 1]))
 
 
 def test_padding_other_than_same_is_refused():
@@ -114,26 +159,26 @@ def test_fit_normalises():
 
 @pytest.mark.parametrize("shape", SHAPES)
 def test_a_causal_front_end_sees_no_later_stride(shape):
-    frontend = build(ConvolutionFrontEnd, shape, causal=True)
+    cnn = build(ConvolutionFrontEnd, shape, causal=True)
     x = torch.randn(1, 48, 20)
-    y = frontend(x)
-    assert y.shape[1] == 12 and frontend.stride == 4
+    y = cnn(x)
+    assert y.shape[1] == 12 and cnn.stride == 4
     for cut in range(1, 48):
         changed = x.clone()
         changed[:, cut:] = torch.randn_like(changed[:, cut:])
-        changed = frontend(changed)
+        changed = cnn(changed)
         assert torch.equal(changed[:, : cut // 4], y[:, : cut // 4])
         assert not torch.equal(changed[:, cut // 4], y[:, cut // 4])
 
 
 @pytest.mark.parametrize("shape", SHAPES)
 def test_a_causal_front_end_takes_any_length_and_company(shape):
-    frontend = build(ConvolutionFrontEnd, shape, causal=True)
+    cnn = build(ConvolutionFrontEnd, shape, causal=True)
     x, lengths = torch.randn(6, 23, 20), torch.tensor([23, 22, 21, 20, 2, 1])
     mask = torch.arange(23) >= lengths[:, None]
-    y, out_lengths = frontend(x.masked_fill(mask.unsqueeze(-1), torch.nan), lengths)
+    y, out_lengths = cnn(x.masked_fill(mask.unsqueeze(-1), torch.nan), lengths)
     for row, length in enumerate(lengths):
-        alone = frontend(x[row : row + 1, :length])[0]
+        alone = cnn(x[row : row + 1, :length])[0]
         assert out_lengths[row] == alone.shape[0] == -(-length // 4)
         assert (y[row, : len(alone)] - alone).abs().max() <= 1e-5
 

@@ -4,7 +4,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from hyperconformer.ops.convolution import convolve
+from hyperconformer.ops.convolution import conv_nd
 
 CASES = {
     "depthwise": (
@@ -37,13 +37,13 @@ def test_equals_pytorch_compiled_or_not(case, bias):
     tensors = random_tensors(shape, weight_shape, bias)
     stock = F.conv1d if len(shape) == 3 else F.conv2d
     compiled = torch.compile(
-        lambda *tensors: convolve(*tensors, **options),
+        lambda *tensors: conv_nd(*tensors, **options),
         fullgraph=True,
         backend="aot_eager",
     )
     expected = stock(*tensors, **options)
     gradients = torch.autograd.grad(expected.square().sum(), tensors)
-    for function in (lambda *tensors: convolve(*tensors, **options), compiled):
+    for function in (lambda *tensors: conv_nd(*tensors, **options), compiled):
         got = function(*tensors)
         assert torch.allclose(got, expected, rtol=0, atol=1e-12)
         for mine, its in zip(
@@ -57,7 +57,7 @@ def test_autocast_rounds_it_compiled_or_not():
     tensors = [tensor.float() for tensor in random_tensors(shape, weight_shape)]
 
     def function(*tensors):
-        return convolve(*tensors, **options)
+        return conv_nd(*tensors, **options)
 
     compiled = torch.compile(function, fullgraph=True, backend="aot_eager")
     with torch.autocast("cpu", dtype=torch.bfloat16):
