@@ -192,7 +192,7 @@ def _load_asr(options):
 
 
 def _search(options, ngram):
-    from hyperconformer.decoding import CTCSearcher, GreedySearcher
+    from hyperconformer.decoding import CTCSearcher
 
     hotwords = []
     if options.hotwords:
@@ -200,7 +200,7 @@ def _search(options, ngram):
         hotwords = [line for line in lines if line.strip()]
     lm = _language_model(options, ngram)
     if not (lm or hotwords or options.beam) and options.nbest == 1:
-        return GreedySearcher()
+        return None  # the model's own greedy search
     return CTCSearcher(
         beam_size=options.beam or max(50, options.nbest),
         nbest=options.nbest,

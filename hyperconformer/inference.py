@@ -19,7 +19,12 @@ from hyperconformer.audio import (
     prepare_samples,
     read_blocks,
 )
-from hyperconformer.decoding import BLANK_INDEX, CTCSearcher, GreedySearcher
+from hyperconformer.decoding import (
+    BLANK_INDEX,
+    CTCSearcher,
+    GreedySearcher,
+    TransducerSearcher,
+)
 from hyperconformer.integration.recognizer import Recognition
 from hyperconformer.longform import (
     QUIET_S,
@@ -62,7 +67,7 @@ class ASR:
     sample_rate_hz : int
         Rate of the samples that the extractor takes.
     search : object, optional
-        A search of :mod:`hyperconformer.decoding`; None = greedy.
+        As for :meth:`use_search`.
     chunk_s : float
         Longest stretch that is recognised at once, without its context.
 
@@ -96,7 +101,7 @@ class ASR:
         self.chunk_s = chunk_s
         self.ngram = {}
         self._check_parts()
-        self.use_search(search or GreedySearcher())
+        self.use_search(search)
         self.frame_samples = (
             extractor.features.compute_STFT.hop_length * recognizer.frontend.stride
         )
@@ -107,19 +112,23 @@ class ASR:
             ]
         )
 
-    def use_search(self, search):
+    def use_search(self, search=None):
         """Decode with another search from now on.
 
         Arguments
         ---------
-        search : object
-            A search of :mod:`hyperconformer.decoding`.
+        search : object, optional
+            A search of :mod:`hyperconformer.decoding`; None = greedy, by the transducer
+            where there is one.
 
         Raises
         ------
         ValueError
             If it does not fit the recogniser.
         """
+        if search is None and self.recognizer.transducer is not None:
+            search = TransducerSearcher(self.recognizer)
+        search = search or GreedySearcher()
         search.prepare(self.tokenizer)
         self.search = search
 
