@@ -34,6 +34,11 @@ def test_the_default_model_on_an4(word_errors):
     assert word_errors(lambda file: asr.transcribe_file(file).text.split()) <= 22 + 2
 
 
+def test_the_model_with_synthetic_voices_on_an4(word_errors):
+    asr = ASR.from_hparams("hyperconformer-an4-synthetic")
+    assert word_errors(lambda file: asr.transcribe_file(file).text.split()) <= 28 + 3
+
+
 def test_the_streaming_model_on_an4(word_errors):
     asr = StreamingASR.from_hparams(chunk_ms=640)
 
