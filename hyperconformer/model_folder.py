@@ -12,6 +12,9 @@ import re
 import shutil
 
 from hyperpyyaml import load_hyperpyyaml
+from ruamel.yaml import YAML
+from ruamel.yaml.error import YAMLError
+from ruamel.yaml.events import AliasEvent
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from sentencepiece import SentencePieceProcessor
@@ -160,8 +163,7 @@ def load_model(source, names, device="cpu", trusted=False):
     """
     folder = find_model(source)
     files = {name: _check_file(folder, name) for name in FILES}
-    with _named_errors(folder / CONFIG_FILE, UnicodeDecodeError):
-        text = files[CONFIG_FILE].read_text(encoding="utf-8")
+    text = _read_settings(folder)
     if trusted:
         config = load_hyperpyyaml(text)
     else:
@@ -299,6 +301,40 @@ def _budget(path):
         tensors = len(file.keys())
     size = path.stat().st_size
     return BUILD_FACTOR * size + BUILD_BYTES, BUILD_FACTOR * tensors + BUILD_TENSORS
+
+
+def read_settings(source):
+    """What the settings of a model folder say, without building anything.
+
+    Arguments
+    ---------
+    source : str or pathlib.Path
+        As for :func:`find_model`.
+
+    Returns
+    -------
+    dict
+        Nested as the file is; what it builds is a dict of its arguments.
+
+    Raises
+    ------
+    FileNotFoundError
+        If the folder or one of its files is missing.
+    ValueError
+        If the file is damaged, or has aliases: a few of aliases are a lot of settings.
+    """
+    folder = find_model(source)
+    text = _read_settings(folder)
+    with _named_errors(folder / CONFIG_FILE, YAMLError):
+        if any(isinstance(event, AliasEvent) for event in YAML().parse(text)):
+            raise ValueError(f"{folder / CONFIG_FILE} has aliases; settings have none")
+        return YAML().load(text)
+
+
+def _read_settings(folder):
+    path = _check_file(folder, CONFIG_FILE)
+    with _named_errors(folder / CONFIG_FILE, UnicodeDecodeError):
+        return path.read_text(encoding="utf-8")
 
 
 def load_weights(source, modules):

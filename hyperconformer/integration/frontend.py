@@ -144,7 +144,7 @@ class ConvolutionFrontEnd(convolution.ConvolutionFrontEnd):
         halo = self.stride * math.ceil(self._reach() / self.stride)
         frames = -(-x.shape[1] // self.stride)
         size = self.stride * math.ceil(frames / pieces)
-        utterances, counts = [], []
+        utterances = []
         for utterance, length in zip(x, lengths.tolist()):
             outputs = []
             for start in range(0, length, size):
@@ -159,12 +159,9 @@ class ConvolutionFrontEnd(convolution.ConvolutionFrontEnd):
                 if stop == length:
                     break
             utterances.append(torch.cat(outputs))
-            counts.append(len(utterances[-1]))
-        padded = [
-            F.pad(y, (0, 0, 0, 0, 0, frames - count))
-            for y, count in zip(utterances, counts)
-        ]
-        return torch.stack(padded), torch.tensor(counts, device=x.device)
+        counts = torch.tensor([len(y) for y in utterances], device=x.device)
+        padded = [F.pad(y, (0, 0, 0, 0, 0, frames - len(y))) for y in utterances]
+        return torch.stack(padded), counts
 
     def _convolutions(self):
         """Those of the blocks, but for their shortcuts."""

@@ -196,7 +196,7 @@ def require_tokens(tokenizer, sentences, name):
     ---------
     tokenizer : sentencepiece.SentencePieceProcessor
         Somebody else's.
-    sentences : iterable of str
+    sentences : list of str
         What is to be trained on.
     name : str or pathlib.Path
         Of the tokenizer, for the message.
@@ -207,9 +207,11 @@ def require_tokens(tokenizer, sentences, name):
         Naming what is unknown.
     """
     unk_id, unknown = tokenizer.unk_id(), set()
+    # A hundred characters are looked up, not a hundred thousand sentences.
+    suspects = {c for c in set().union(*sentences) if unk_id in tokenizer.encode(c)}
     for sentence in sentences:
-        ids = tokenizer.encode(sentence)
-        if unk_id in ids:
+        if not suspects.isdisjoint(sentence):
+            ids = tokenizer.encode(sentence)
             pieces = tokenizer.encode(sentence, out_type=str)
             unknown |= {piece for piece, id_ in zip(pieces, ids) if id_ == unk_id}
     if unknown:

@@ -8,10 +8,10 @@ from ruamel.yaml import YAML
 
 from hyperconformer.corpora.manifest import write_atomically
 from hyperconformer.model_folder import (
-    CONFIG_FILE,
     TOKENIZER_FILE,
     find_model,
     load_weights,
+    read_settings,
 )
 
 logger = logging.getLogger(__name__)
@@ -70,7 +70,7 @@ def start_from(source, settings, extractor, recognizer):
     ValueError
         If its sampling rate or its weights are not those of this run's model.
     """
-    theirs = _flat(YAML().load((find_model(source) / CONFIG_FILE).read_text("utf-8")))
+    theirs = _flat(read_settings(source))
     ours = _flat(YAML().load(settings))
     rates = [model.get("sample_rate") for model in (theirs, ours)]
     if rates[0] != rates[1]:

@@ -177,15 +177,15 @@ def _run(experiment, run_options):
         run_opts=run_options,
         checkpointer=config["checkpointer"],
     )
-    fresh = config["checkpointer"].find_checkpoint() is None
-    if config["init_from"] is not None and fresh and not brain.test_only:
-        parts = config["extractor"], config["recognizer"]
-        start_from(config["init_from"], experiment.plain, *parts)
     config["extractor"].to(brain.device)
     eval_loader = {"batch_size": config["max_batch_utterances"]}
     eval_loader["collate_fn"] = PaddedBatch
     if not brain.test_only:
-        measure_features(config, manifests)
+        if config["checkpointer"].find_checkpoint() is None:
+            if config["init_from"] is not None:
+                parts = config["extractor"], config["recognizer"]
+                start_from(config["init_from"], experiment.plain, *parts)
+            measure_features(config, manifests)
         valid_set = make_dataset(
             manifests[config["valid_split"]], tokenizer, rate_hz, sort="ascending"
         )
@@ -260,8 +260,8 @@ def measure_costs(config, device):
 def measure_features(config, manifests):
     """Fit the feature normalisation on training speech.
 
-    Not when it is known already, from a checkpoint or the model that the run begins
-    with, nor when each utterance is normalised by itself.
+    Not when it is known from the model that the run begins with, nor when each
+    utterance is normalised by itself.
 
     Arguments
     ---------
@@ -271,9 +271,7 @@ def measure_features(config, manifests):
         Split to manifest.
     """
     extractor = config["extractor"]
-    known = bool(extractor.mean.any())
-    known = known or config["checkpointer"].find_checkpoint() is not None
-    if known or extractor.normalization == "utterance":
+    if extractor.mean.any() or extractor.normalization == "utterance":
         return
     rows = list(load_data_csv(str(manifests[config["train_split"]])).values())
     random.Random(config["seed"]).shuffle(rows)

@@ -14,7 +14,6 @@ import pytest
 import torch
 from ruamel.yaml import YAML
 from speechbrain.lobes.features import Fbank
-from speechbrain.utils.checkpoints import Checkpointer
 
 from hyperconformer.cli import main
 from hyperconformer.inference import ASR
@@ -181,13 +180,10 @@ def test_mistakes_end_with_a_message_not_a_traceback(tmp_path):
 
 
 @pytest.mark.parametrize("normalization", ["global", "utterance"])
-def test_features_are_measured_only_where_that_is_used(
-    trained, tmp_path, normalization
-):
+def test_features_are_measured_only_where_that_is_used(trained, normalization):
     extractor = FeatureExtractor(Fbank(n_mels=8), 8, normalization)
     config = {
         "extractor": extractor,
-        "checkpointer": Checkpointer(tmp_path),
         "train_split": "train",
         "sample_rate": 16000,
         "seed": 1,
@@ -195,6 +191,9 @@ def test_features_are_measured_only_where_that_is_used(
     }
     measure_features(config, {"train": next(trained[0].glob("manifests/*train*.csv"))})
     assert extractor.mean.any().item() == (normalization == "global")
+    extractor.mean.fill_(3.0)  # as the model has it that fine-tuning begins with
+    measure_features(config, {})
+    assert (extractor.mean == 3.0).all()
 
 
 def test_the_mixer_of_contributing_trains_as_it_stands_there(trained, tmp_path):
@@ -276,6 +275,16 @@ def test_fine_tuning_of_another_model_is_refused_or_named(trained, caplog):
         start_from(folder, telephone, *parts)
     start_from(folder, settings.replace("causal: false", "causal: true"), *parts)
     assert "recognizer.frontend.causal (False there, True here)" in caplog.text
+
+
+def test_fine_tuning_reads_no_bomb(trained, tmp_path):
+    folder, asr = trained[0], ASR.from_hparams(trained[0])
+    bomb = shutil.copytree(folder / "model", tmp_path / "bomb")
+    lines = ["a0: &a0 [1, 1]"]
+    lines += [f"a{n}: &a{n} [{', '.join([f'*a{n - 1}'] * 9)}]" for n in range(1, 40)]
+    (bomb / "hyperparams.yaml").write_text("\n".join(lines))
+    with pytest.raises(ValueError, match="bomb/hyperparams.yaml has aliases"):
+        start_from(bomb, "sample_rate: 16000", asr.extractor, asr.recognizer)
 
 
 def test_what_a_tokenizer_lacks_is_named(trained):

@@ -65,7 +65,7 @@ class SelfMixing(torch.autograd.Function):
         scale,
         padding_mask,
     ):
-        blocks = _Blocks(values, tokens, f1, codes, scale, padding_mask)
+        blocks = _blocks(values, tokens, f1, codes, scale, padding_mask)
         sums = _sums_over_tokens(values, f1, first)
         for block in blocks:
             block.read()
@@ -90,7 +90,7 @@ class SelfMixing(torch.autograd.Function):
     def backward(ctx, grad_out):
         values, tokens, *hypernets, codes, mask, sums, mixture = ctx.saved_tensors
         f1, b1, first, f2, b2, second = hypernets
-        blocks = _Blocks(values, tokens, f1, codes, ctx.scale, mask)
+        blocks = _blocks(values, tokens, f1, codes, ctx.scale, mask)
         grad_values = f1.new_empty(values.shape)
         grad_tokens = grad_values if tokens is None else torch.empty_like(grad_values)
         # Expand, and what it sends to the tokens that its hypernetwork read.
@@ -159,17 +159,17 @@ class _Scratch(threading.local):
 _scratch = _Scratch()
 
 
-class _Blocks(list):
+def _blocks(values, tokens, weights, codes, scale, padding_mask):
     """Every :class:`_Block` of a sequence; arguments as of :class:`SelfMixing`."""
-
-    def __init__(self, values, tokens, weights, codes, scale, padding_mask):
-        for place in _places(values):
-            rows = None
-            if padding_mask is not None:
-                rows = padding_mask[place].flatten().nonzero().flatten()
-                rows = rows if len(rows) else None
-            code = None if codes is None else codes[None, place[1]]
-            self.append(_Block(place, values, tokens, weights, code, scale, rows))
+    blocks = []
+    for place in _places(values):
+        rows = None
+        if padding_mask is not None:
+            rows = padding_mask[place].flatten().nonzero().flatten()
+            rows = rows if len(rows) else None
+        code = None if codes is None else codes[None, place[1]]
+        blocks.append(_Block(place, values, tokens, weights, code, scale, rows))
+    return blocks
 
 
 class _Block:

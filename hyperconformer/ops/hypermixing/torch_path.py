@@ -224,8 +224,6 @@ def _information(tokens, codes, scale):
 
 def _by_head(tokens, num_heads):
     """(..., T, D) to a view (..., H, T, d)."""
-    if tokens is None:
-        return None
     return tokens.unflatten(-1, (num_heads, -1)).transpose(-3, -2)
 
 
