@@ -28,6 +28,7 @@ setup(
     ],
     package_dir={"hyperconformer.pretrained": "pretrained"},
     package_data={
+        "hyperconformer.ops.hypermixing": ["cpp_kernels.cpp"],
         "hyperconformer.pretrained": [
             f"*/{name}"
             for name in (
@@ -37,7 +38,7 @@ setup(
                 "lm.arpa",
                 "README.md",
             )
-        ]
+        ],
     },
     install_requires=[
         "torch>=2.4",

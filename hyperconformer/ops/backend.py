@@ -1,9 +1,9 @@
-"""Which of an operator's paths runs: ``reference``, ``torch`` or ``triton``.
+"""Which of an operator's paths runs: ``reference``, ``torch``, ``cpp`` or ``triton``.
 
 The argument ``backend`` of an operator, or else the environment variable
 ``HYPERCONFORMER_BACKEND``, forces a path; a forced path that cannot run raises. Left
-to itself, an operator takes its kernels on the devices that they are compiled for in
-the tests, and torch elsewhere.
+to itself, an operator takes its Triton kernels on the devices that they are compiled
+for in the tests, its C++ kernels on CPUs, and torch elsewhere.
 """
 
 import importlib.util
@@ -11,7 +11,7 @@ import os
 
 import torch
 
-BACKENDS = ("reference", "torch", "triton")
+BACKENDS = ("reference", "torch", "cpp", "triton")
 
 COMPILED_FOR = ((8, 0), (9, 0))
 """Compute capabilities that the tests compile the kernels for.
@@ -46,7 +46,7 @@ def check_backend(backend):
     return backend
 
 
-def choose_backend(operator, backend, tokens, why_not_triton):
+def choose_backend(operator, backend, tokens, why_not_triton, why_not_cpp=None):
     """The path that an operator takes for these arguments.
 
     Arguments
@@ -60,6 +60,8 @@ def choose_backend(operator, backend, tokens, why_not_triton):
     why_not_triton : callable
         Without arguments: a str, why the kernels cannot take the arguments, or None
         if they can. It is asked only where Triton itself could run.
+    why_not_cpp : callable, optional
+        The same of the C++ kernels, asked for tensors on a CPU. None: there are none.
 
     Returns
     -------
@@ -79,15 +81,26 @@ def choose_backend(operator, backend, tokens, why_not_triton):
     if backend is None:
         backend = os.environ.get("HYPERCONFORMER_BACKEND") or None
     check_backend(backend)
-    if backend is None and not _is_proven(tokens.device):
-        return "torch"
-    if backend in (None, "triton"):
+    if backend is None:
+        return _usual_backend(tokens.device, why_not_triton, why_not_cpp)
+    reason = None
+    if backend == "triton":
         reason = why_no_kernel_runs(tokens.device) or why_not_triton()
-        if backend is None:
-            return "torch" if reason else "triton"
-        if reason:
-            raise ValueError(f"the Triton backend of {operator} {reason}")
+    elif backend == "cpp":
+        reason = why_not_cpp() if why_not_cpp else "does not exist"
+    if reason:
+        name = {"triton": "Triton", "cpp": "C++"}[backend]
+        raise ValueError(f"the {name} backend of {operator} {reason}")
     return backend
+
+
+def _usual_backend(device, why_not_triton, why_not_cpp):
+    """The fastest path that is proven on a device."""
+    if _is_proven(device) and not (why_no_kernel_runs(device) or why_not_triton()):
+        return "triton"
+    if device.type == "cpu" and why_not_cpp is not None and not why_not_cpp():
+        return "cpp"
+    return "torch"
 
 
 def _is_proven(device):

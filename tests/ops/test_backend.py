@@ -12,8 +12,8 @@ class OnGpu:
     device = torch.device("cuda", 0)
 
 
-def choose(forced, tokens, reason=None):
-    return backend.choose_backend("sum", forced, tokens, lambda: reason)
+def choose(forced, tokens, reason=None, **cpp):
+    return backend.choose_backend("sum", forced, tokens, lambda: reason, **cpp)
 
 
 @pytest.fixture
@@ -51,3 +51,16 @@ def test_a_forced_path_that_cannot_run_raises(gpu, monkeypatch):
     monkeypatch.setenv("HYPERCONFORMER_BACKEND", "triton")
     with pytest.raises(ValueError, match="needs the package triton"):
         choose(None, torch.zeros(1))
+
+
+def test_kernels_for_a_cpu(gpu, monkeypatch):
+    monkeypatch.delenv("HYPERCONFORMER_BACKEND", raising=False)
+    x = torch.zeros(1)
+    assert choose(None, x, why_not_cpp=lambda: None) == "cpp"
+    assert choose(None, x, why_not_cpp=lambda: "is too wide") == "torch"
+    assert choose("torch", x, why_not_cpp=lambda: None) == "torch"
+    with pytest.raises(ValueError, match="C.. backend of sum is too wide"):
+        choose("cpp", x, why_not_cpp=lambda: "is too wide")
+    with pytest.raises(ValueError, match="C.. backend of sum does not exist"):
+        choose("cpp", x)
+    assert choose(None, gpu(8, 6), why_not_cpp=lambda: None) == "torch"

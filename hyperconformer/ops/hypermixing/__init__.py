@@ -3,18 +3,22 @@
 HyperMixer, https://arxiv.org/abs/2203.03691; several heads: HyperConformer,
 https://arxiv.org/abs/2305.18281.
 
-Three paths compute the same: ``reference``, the papers' formula; ``torch``, the
+Four paths compute the same: ``reference``, the papers' formula; ``torch``, the
 re-associated form that never makes the (T, k) matrices; ``triton``, that form in
-kernels for a GPU. :mod:`hyperconformer.ops.backend` chooses.
+kernels for a GPU; ``cpp``, that form in kernels for a CPU.
+:mod:`hyperconformer.ops.backend` chooses.
 """
 
 import torch
 
 from hyperconformer.ops.backend import choose_backend
-from hyperconformer.ops.hypermixing import chunked, reference, torch_path
+from hyperconformer.ops.hypermixing import chunked, cpp_path, reference, torch_path
 from hyperconformer.ops.hypermixing.weights import Hypernet
 
 __all__ = ["Hypernet", "hypermixing", "hypermixing_in_chunks", "hypermixing_packed"]
+
+# The path of Triton's kernels is imported when it is first needed.
+_PATHS = {"reference": reference, "torch": torch_path, "cpp": cpp_path}
 
 
 def hypermixing(
@@ -67,19 +71,19 @@ def hypermixing(
     query_padding_mask : torch.Tensor, optional
         (B, M) bool, True = padding.
     backend : str, optional
-        "reference", "torch" or "triton", to force that path. None:
+        "reference", "torch", "cpp" or "triton", to force that path. None:
         ``HYPERCONFORMER_BACKEND`` where it is set, else "triton" on devices of
-        compute capability 8.0 or 9.0 if the kernels take the arguments, and "torch"
-        elsewhere. The kernels need a CUDA device and one tensor
-        as values and keys.
+        compute capability 8.0 or 9.0 and "cpp" on CPUs, if the kernels take the
+        arguments, and "torch" elsewhere. The Triton kernels need one tensor as values
+        and keys, the C++ kernels one as keys and queries, and a C++ compiler.
 
     Returns
     -------
     torch.Tensor
         (B, M, D), 0 where queries are padding. Its dtype is that of ``values``, but
-        float32 for half precision on the torch path and for float16 on the Triton
-        path: sums over many tokens leave the range of float16 before the LayerNorm
-        brings them back.
+        float32 for half precision on the torch and C++ paths and for float16 on the
+        Triton path: sums over many tokens leave the range of float16 before the
+        LayerNorm brings them back.
 
     Raises
     ------
@@ -102,13 +106,17 @@ def hypermixing(
         "key_padding_mask": key_padding_mask,
         "query_padding_mask": query_padding_mask,
     }
+    masks = key_padding_mask, query_padding_mask
     path = choose_backend(
-        "HyperMixing", backend, values, lambda: _kernels().why_not(*tensors)
+        "HyperMixing",
+        backend,
+        values,
+        lambda: _kernels().why_not(*tensors),
+        lambda: cpp_path.why_not(*tensors, masks),
     )
     if path == "triton":
         return _kernels().hypermixing(*tensors, frequencies=frequencies, **options)
-    function = torch_path if path == "torch" else reference
-    return function.hypermixing(*tensors, **options)
+    return _PATHS[path].hypermixing(*tensors, **options)
 
 
 def hypermixing_in_chunks(
@@ -190,7 +198,10 @@ def hypermixing_in_chunks(
     _check_shapes(x, x, x, key_hypernet, query_hypernet, codes)
     nets = key_hypernet, query_hypernet
     path = choose_backend(
-        "HyperMixing", backend, x, lambda: _kernels().why_not(x, x, x, *nets)
+        "HyperMixing in chunks",
+        backend,
+        x,
+        lambda: _kernels().why_not(x, x, x, *nets),
     )
     if path == "triton":
         function = _kernels()
@@ -269,16 +280,20 @@ def hypermixing_packed(
         raise ValueError(
             f"{longest} tokens need as many position codes, got {codes.shape[0]}"
         )
+    tensors = whole, whole, whole, *nets
     path = choose_backend(
-        "HyperMixing", backend, x, lambda: _kernels().why_not(*[whole] * 3, *nets)
+        "HyperMixing",
+        backend,
+        x,
+        lambda: _kernels().why_not(*tensors),
+        lambda: cpp_path.why_not(*tensors, (None, None)),
     )
     if path == "triton":
         codes = codes if frequencies is None else frequencies
         return _kernels().hypermixing_packed(x, starts, longest, *nets, codes, scale)
-    function = torch_path if path == "torch" else reference
     utterances = whole.split(starts.diff().tolist(), dim=1)
     outputs = [
-        function.hypermixing(u, u, u, *nets, codes=codes, scale=scale)
+        _PATHS[path].hypermixing(u, u, u, *nets, codes=codes, scale=scale)
         for u in utterances
     ]
     return torch.cat(outputs, dim=1)[0]

@@ -9,9 +9,6 @@ With A = GELU(z F' + b), and so W = A G' + c, one head of W2 GELU(W1' V) is::
 Only *reduce* and *expand* see tokens, and nothing in them depends on k. For backward
 their input is kept, A is computed again.
 
-A sequence mixed with itself on a CPU goes through :mod:`.self_mixing`; two sequences,
-and other devices, take the formulas as they stand.
-
 S and s are one tensor ``sums`` (H, e + 1, B, d), R and r one ``mixture`` alike; the
 last row is absent where the hypernetwork has no biases c. The batch stands third
 so that *generate* is one matrix product a head for the whole batch.
@@ -21,8 +18,7 @@ import torch
 from torch.nn.functional import gelu
 from torch.utils.checkpoint import checkpoint
 
-from hyperconformer.ops.hypermixing.generation import generate, is_cpu
-from hyperconformer.ops.hypermixing.self_mixing import SelfMixing
+from hyperconformer.ops.hypermixing.generation import generate
 
 
 def hypermixing(
@@ -57,12 +53,6 @@ def hypermixing(
             v = _by_head(_fill_padding(values, key_padding_mask).to(dtype), len(f1))
             return usual_order(v, a1, a2, first, second, query_padding_mask)
         keys_to_read = None if keys is values else keys
-        same = keys is queries and key_padding_mask is query_padding_mask
-        if same and not compiling and is_cpu(values.device):
-            hypernets = f1, b1, first, f2, b2, second
-            return SelfMixing.apply(
-                values, keys_to_read, *hypernets, codes, scale, key_padding_mask
-            )
         sums = computed_again(
             reduce_formula,
             values,

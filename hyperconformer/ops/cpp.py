@@ -1,0 +1,143 @@
+"""C++ kernels for CPUs, compiled on the machine that runs them, when first needed.
+
+Like Triton's kernels, and for the same reason: they are made for the processor at
+hand. A library is compiled once for each source, compiler and kind of processor, and
+kept in ``~/.cache/hyperconformer`` (``$XDG_CACHE_HOME/hyperconformer``). The compiler
+is ``$CXX`` or ``c++``; without one, operators take their torch path.
+
+torch.utils.cpp_extension is not used: it needs ninja, compiles torch's headers for half
+a minute, knows nothing of the processor in its cache (homes are shared in clusters),
+and a run that is killed while it compiles leaves a lock on which the next one waits
+for ever.
+"""
+
+import ctypes
+import functools
+import hashlib
+import logging
+import os
+import pathlib
+import shlex
+import subprocess
+import tempfile
+
+logger = logging.getLogger(__name__)
+
+FLAGS = ("-O3", "-march=native", "-std=c++17", "-fPIC", "-fopenmp", "-Wall", "-Wextra")
+
+# The OpenMP of torch, loaded already, is to be found: another one would have threads
+# of its own. So the library is linked without -fopenmp.
+LINK_FLAGS = ("-shared",)
+
+
+def load(source):
+    """The library of a C++ file, compiled if it is not kept yet.
+
+    Arguments
+    ---------
+    source : pathlib.Path
+        The file, without includes of this package.
+
+    Returns
+    -------
+    ctypes.CDLL
+
+    Raises
+    ------
+    OSError
+        If there is no compiler, it fails, or its result cannot be kept or loaded; the
+        message says what was called and what it answered.
+    """
+    library = _cache_folder() / f"{source.stem}-{_key(source)}.so"
+    if not library.exists():
+        _compile(source, library)
+    return ctypes.CDLL(str(library))
+
+
+def load_if_possible(source):
+    """The library of a C++ file or None; why not is logged once.
+
+    Arguments
+    ---------
+    source : pathlib.Path
+        As in :func:`load`.
+
+    Returns
+    -------
+    ctypes.CDLL or None
+    """
+    return _attempt(source)[0]
+
+
+def why_not(source):
+    """Why the library of a C++ file cannot be had.
+
+    Arguments
+    ---------
+    source : pathlib.Path
+        As in :func:`load`.
+
+    Returns
+    -------
+    str or None
+        The reason, or None if it can.
+    """
+    return _attempt(source)[1]
+
+
+@functools.cache
+def _attempt(source):
+    """(library, None) or (None, reason)."""
+    try:
+        return load(source), None
+    except OSError as error:
+        logger.warning(
+            "%s is not compiled, slower torch operations do its work: %s",
+            source.name,
+            error,
+        )
+        return None, f"has no compiled {source.name}: {error}"
+
+
+def _compiler():
+    return shlex.split(os.environ.get("CXX") or "c++")
+
+
+def _cache_folder():
+    base = os.environ.get("XDG_CACHE_HOME") or pathlib.Path.home() / ".cache"
+    return pathlib.Path(base) / "hyperconformer"
+
+
+def _key(source):
+    """A name for all that the library depends on.
+
+    The predefined macros tell the compiler's version and the processor's instructions.
+    """
+    macros = _call([*_compiler(), *FLAGS, "-dM", "-E", "-x", "c++", os.devnull])
+    text = source.read_bytes() + macros + " ".join([*FLAGS, *LINK_FLAGS]).encode()
+    return hashlib.sha256(text).hexdigest()[:16]
+
+
+def _compile(source, library):
+    """Compile and link beside the place, then move there: never half a library."""
+    library.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=library.parent) as folder:
+        parts = pathlib.Path(folder, "object.o"), pathlib.Path(folder, "library.so")
+        _call([*_compiler(), *FLAGS, "-c", str(source), "-o", str(parts[0])])
+        _call([*_compiler(), *LINK_FLAGS, str(parts[0]), "-o", str(parts[1])])
+        os.replace(parts[1], library)
+
+
+def _call(command):
+    """What a command prints.
+
+    Raises
+    ------
+    OSError
+        If it cannot be called or fails.
+    """
+    finished = subprocess.run(command, capture_output=True)
+    if finished.returncode:
+        answer = finished.stderr.decode(errors="replace").strip()
+        raise OSError(f"{shlex.join(command)} failed: {answer[:2000]}")
+    return finished.stdout

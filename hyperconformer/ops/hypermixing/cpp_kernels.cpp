@@ -1,0 +1,734 @@
+// HyperMixing of a sequence with itself on a CPU, tile by tile.
+//
+// The letters are those of torch_path.py. A tile is a few tokens of one head: small
+// enough that all that is made of it stays in the first cache, so that memory is read
+// and written no more than the arguments and results ask for. Backward makes the
+// activations again.
+//
+// Scratch matrices have rows padded with zeros to a whole number of vectors.
+
+#include <omp.h>
+
+#include <algorithm>
+#include <cstdint>
+#include <cstring>
+#include <vector>
+
+namespace {
+
+#if defined(__AVX512F__)
+constexpr int64_t LANES = 16;
+#else
+constexpr int64_t LANES = 8;
+#endif
+
+typedef float Vector __attribute__((vector_size(LANES * 4), aligned(4), may_alias));
+typedef int32_t Integers __attribute__((vector_size(LANES * 4), aligned(4), may_alias));
+
+// Most tokens in a tile, a multiple of the rows of a block in `product`.
+constexpr int64_t BLOCK_ROWS = 6, LONGEST_TILE = 48;
+
+}  // namespace
+
+struct Hypernet {
+  const float* fc1;         // F (H, e, d)
+  const float* fc1_biases;  // b (H, e) or null
+  const float* fc2;         // G (H, k, e)
+  const float* fc2_biases;  // c (H, k) or null
+};
+
+struct HypernetGradients {
+  float* fc1;
+  float* fc1_biases;
+  float* fc2;
+  float* fc2_biases;
+};
+
+// What is mixed; the fields stand in the same order in cpp_path.py.
+struct Problem {
+  int64_t batch, length, heads, width, hidden, mixing, threads;
+  float scale;
+  const float* values;     // (B, T, D)
+  const float* tokens;     // (B, T, D), may be the values
+  const float* codes;      // (T, D) or null
+  const uint8_t* padding;  // (B, T) or null
+  Hypernet key_hypernet, query_hypernet;
+};
+
+namespace {
+
+int64_t ceil_divide(int64_t n, int64_t by) { return (n + by - 1) / by; }
+int64_t padded(int64_t n) { return ceil_divide(n, LANES) * LANES; }
+
+Vector load(const float* p) { return *reinterpret_cast<const Vector*>(p); }
+void store(float* p, Vector x) { *reinterpret_cast<Vector*>(p) = x; }
+Vector splat(float x) { return x - Vector{}; }
+
+// ---- GELU -------------------------------------------------------------------------
+
+// The normal distribution's tail from u on, 0 <= u <= 12, and its density times
+// sqrt(2 pi).
+//
+// exp is 2^n 2^f with a polynomial in f; the tail over the density is a polynomial in
+// t = 1 / (1 + 0.28 u). Both were fitted for least largest error, of exp relative
+// (2e-9), of the tail absolute (1e-8, for u <= 6): what is left is rounding, so that
+// sums over many tokens do not drift. The vectors go side by side, as each step waits
+// for the one before.
+template <int N>
+inline void tails(const Vector (&u)[N], Vector (&density)[N], Vector (&probability)[N]) {
+  constexpr float exponential[] = {1.5345743e-4f, 0.0013399929f, 0.009618489f,
+                                   0.055503286f,  0.24022646f,   0.6931472f, 1.0f};
+  constexpr float ratio[] = {-0.105808765f, 0.38987613f,  -0.23699687f,
+                             0.26891288f,   0.067495674f, 0.11652095f};
+  const Vector rounder = splat(12582912.0f);  // 1.5 * 2^23: sums are whole numbers.
+  Vector power[N], whole[N], e[N], t[N], q[N];
+#pragma GCC unroll 4
+  for (int i = 0; i < N; ++i) {
+    t[i] = 1.0f / (u[i] * 0.28f + 1.0f);
+    power[i] = u[i] * u[i] * -0.72134752044448170368f;
+    whole[i] = power[i] + rounder;
+    power[i] -= whole[i] - rounder;
+    e[i] = splat(exponential[0]);
+    q[i] = splat(ratio[0]);
+  }
+#pragma GCC unroll 8
+  for (int step = 1; step < 7; ++step)
+#pragma GCC unroll 4
+    for (int i = 0; i < N; ++i) {
+      e[i] = e[i] * power[i] + exponential[step];
+      if (step < 6) q[i] = q[i] * t[i] + ratio[step];
+    }
+#pragma GCC unroll 4
+  for (int i = 0; i < N; ++i) {
+    Integers bits = (reinterpret_cast<Integers&>(whole[i]) - 0x4b400000) << 23;
+    bits += reinterpret_cast<Integers&>(e[i]);
+    density[i] = reinterpret_cast<Vector&>(bits);
+    probability[i] = density[i] * q[i] * t[i];
+  }
+}
+
+template <int N, bool WITH_SLOPE>
+inline void gelu_of(float* x, float* slope) {
+  Vector h[N], u[N], density[N], probability[N];
+#pragma GCC unroll 4
+  for (int i = 0; i < N; ++i) {
+    h[i] = load(x + i * LANES);
+    u[i] = h[i] < 0.0f ? -h[i] : h[i];
+    u[i] = u[i] > 12.0f ? splat(12.0f) : u[i];  // NaN stays NaN.
+  }
+  tails<N>(u, density, probability);
+#pragma GCC unroll 4
+  for (int i = 0; i < N; ++i) {
+    store(x + i * LANES, (h[i] > 0.0f ? h[i] : splat(0.0f)) - u[i] * probability[i]);
+    if constexpr (WITH_SLOPE) {
+      Vector phi = h[i] > 0.0f ? 1.0f - probability[i] : probability[i];
+      store(slope + i * LANES, phi + h[i] * density[i] * 0.3989422804014327f);
+    }
+  }
+}
+
+// GELU of n numbers, whole vectors, in place, and its derivative.
+template <bool WITH_SLOPE>
+void gelu(float* x, float* slope, int64_t n) {
+  int64_t i = 0;
+  for (; i + 2 * LANES <= n; i += 2 * LANES) gelu_of<2, WITH_SLOPE>(x + i, slope + i);
+  for (; i < n; i += LANES) gelu_of<1, WITH_SLOPE>(x + i, slope + i);
+}
+
+void gelu(float* x, int64_t n) { gelu<false>(x, nullptr, n); }
+void gelu_and_slope(float* x, float* slope, int64_t n) { gelu<true>(x, slope, n); }
+
+// ---- Products of small matrices ---------------------------------------------------
+
+// A matrix whose element (i, j) is data[i * row + j * column].
+struct View {
+  const float* data;
+  int64_t row, column;
+};
+
+// ROWS rows of C, COLUMNS vectors wide: C = A B, plus what stands in `start`. That is
+// added last: sums over many tiles keep more digits than one by one.
+template <int ROWS, int COLUMNS>
+inline void block(View a, const float* b, int64_t b_row, const float* start,
+                  int64_t start_row, float* c, int64_t c_row, int64_t inner) {
+  Vector sums[ROWS][COLUMNS] = {};
+  for (int64_t k = 0; k < inner; ++k) {
+    Vector row[COLUMNS];
+#pragma GCC unroll 16
+    for (int j = 0; j < COLUMNS; ++j) row[j] = load(b + k * b_row + j * LANES);
+#pragma GCC unroll 16
+    for (int i = 0; i < ROWS; ++i) {
+      Vector factor = splat(a.data[i * a.row + k * a.column]);
+#pragma GCC unroll 16
+      for (int j = 0; j < COLUMNS; ++j) sums[i][j] += factor * row[j];
+    }
+  }
+#pragma GCC unroll 16
+  for (int i = 0; i < ROWS; ++i)
+#pragma GCC unroll 16
+    for (int j = 0; j < COLUMNS; ++j) {
+      if (start) sums[i][j] += load(start + i * start_row + j * LANES);
+      store(c + i * c_row + j * LANES, sums[i][j]);
+    }
+}
+
+// Blocks of ROWS rows, then what is left in smaller ones.
+template <int ROWS, int COLUMNS>
+inline void blocks(View a, const float* b, int64_t b_row, const float* start,
+                   int64_t start_row, float* c, int64_t c_row, int64_t rows,
+                   int64_t inner) {
+  int64_t i = 0;
+  for (; i + ROWS <= rows; i += ROWS) {
+    block<ROWS, COLUMNS>({a.data + i * a.row, a.row, a.column}, b, b_row,
+                         start ? start + i * start_row : nullptr, start_row,
+                         c + i * c_row, c_row, inner);
+  }
+  if constexpr (ROWS > 1) {
+    if (i < rows)
+      blocks<ROWS / 2, COLUMNS>({a.data + i * a.row, a.row, a.column}, b, b_row,
+                                start ? start + i * start_row : nullptr, start_row,
+                                c + i * c_row, c_row, rows - i, inner);
+  }
+}
+
+// C (rows, columns) = A (rows, inner) B (inner, columns) + start, whose rows are
+// `start_row` apart: 0 for one row for all; null for zeros; C itself to add to it.
+// The columns are whole vectors. Twelve sums at a time leave four of sixteen registers
+// for factors.
+void product(View a, const float* b, int64_t b_row, const float* start,
+             int64_t start_row, float* c, int64_t c_row, int64_t rows,
+             int64_t columns, int64_t inner) {
+  int64_t j = 0;
+  for (; j + 2 * LANES <= columns; j += 2 * LANES)
+    blocks<BLOCK_ROWS, 2>(a, b + j, b_row, start ? start + j : nullptr, start_row, c + j, c_row,
+                 rows, inner);
+  if (j < columns)
+    blocks<8, 1>(a, b + j, b_row, start ? start + j : nullptr, start_row, c + j, c_row,
+                 rows, inner);
+}
+
+// Adds the sum over the rows of x, (rows, columns), to `sums`.
+void add_column_sums(const float* x, int64_t rows, int64_t columns, float* sums) {
+  for (int64_t j = 0; j < columns; j += LANES) {
+    Vector sum = splat(0.0f);
+    for (int64_t i = 0; i < rows; ++i) sum += load(x + i * columns + j);
+    store(sums + j, load(sums + j) + sum);
+  }
+}
+
+// Copies (rows, columns) to padded rows.
+void pad(const float* from, int64_t rows, int64_t columns, float* to) {
+  int64_t row = padded(columns);
+  for (int64_t i = 0; i < rows; ++i) {
+    std::memcpy(to + i * row, from + i * columns, columns * sizeof(float));
+    std::memset(to + i * row + columns, 0, (row - columns) * sizeof(float));
+  }
+}
+
+// (rows, columns), whose rows are `row` apart, to padded rows of the transpose.
+void transpose(const float* from, int64_t row, int64_t rows, int64_t columns,
+               float* to) {
+  int64_t to_row = padded(rows);
+  for (int64_t j = 0; j < columns; ++j) {
+    for (int64_t i = 0; i < rows; ++i) to[j * to_row + i] = from[i * row + j];
+    std::memset(to + j * to_row + rows, 0, (to_row - rows) * sizeof(float));
+  }
+}
+
+// ---- Memory -----------------------------------------------------------------------
+
+// Scratch memory of one thread, kept for its next call: fresh memory costs more than
+// most of the arithmetic.
+class Scratch {
+ public:
+  explicit Scratch(std::vector<float>& memory) : memory_(memory) {}
+  // Declares a part; memory is taken when all are declared.
+  void part(float** address, int64_t size) {
+    parts_.push_back({address, total_});
+    total_ += (size + 15) / 16 * 16;
+  }
+  void take() {
+    if (static_cast<int64_t>(memory_.size()) < total_ + 16) memory_.resize(total_ + 16);
+    auto start = (reinterpret_cast<uintptr_t>(memory_.data()) + 63) / 64 * 64;
+    for (auto& [address, offset] : parts_)
+      *address = reinterpret_cast<float*>(start) + offset;
+  }
+
+ private:
+  std::vector<float>& memory_;
+  std::vector<std::pair<float**, int64_t>> parts_;
+  int64_t total_ = 0;
+};
+
+thread_local std::vector<float> shared_memory;  // Of the thread that calls.
+thread_local std::vector<float> tile_memory;    // Of each thread that works.
+
+// The numbers that follow from a problem, and which thread does which tiles.
+struct Plan {
+  explicit Plan(const Problem& p)
+      : width(p.width),
+        hidden(p.hidden),
+        wide(padded(p.width)),
+        deep(padded(p.hidden)),
+        row(p.heads * p.width),
+        matrix((p.hidden + 1) * wide),
+        tiles(ceil_divide(p.length, LONGEST_TILE)),
+        tile(ceil_divide(p.length, tiles * BLOCK_ROWS) * BLOCK_ROWS),
+        threads(std::max<int64_t>(1, std::min(p.threads, p.batch * tiles))) {}
+
+  int64_t width, hidden;  // d, e
+  int64_t wide, deep;     // d, e with their padding
+  int64_t row;            // D
+  int64_t matrix;         // numbers in S and s, or R and r: (e + 1, wide)
+  int64_t tiles;          // of an utterance
+  int64_t tile;           // tokens in a tile
+  int64_t threads;
+
+  int64_t first(int64_t thread, int64_t all) const { return thread * all / threads; }
+
+  // Whether a thread does tiles of an utterance. Its partial sums for the utterance
+  // have the slot utterance + thread: no two pairs that occur have the same.
+  bool works_on(int64_t thread, int64_t utterance, int64_t all) const {
+    return first(thread, all) < (utterance + 1) * tiles &&
+           first(thread + 1, all) > utterance * tiles &&
+           first(thread, all) < first(thread + 1, all);
+  }
+};
+
+// Calls work(thread, tile's utterance, tile's first token), each thread in order.
+template <class Prepare, class Work>
+void over_tiles(const Problem& p, const Plan& plan, Prepare prepare, Work work) {
+  int64_t all = p.batch * plan.tiles;
+#pragma omp parallel num_threads(plan.threads)
+  {
+    // A nested region has one thread, which does all.
+    for (int64_t i = omp_get_thread_num(); i < plan.threads; i += omp_get_num_threads()) {
+      auto scratch = prepare(i);
+      for (int64_t n = plan.first(i, all); n < plan.first(i + 1, all); ++n)
+        work(i, n / plan.tiles, n % plan.tiles * plan.tile, scratch);
+    }
+  }
+}
+
+// ---- Tiles ------------------------------------------------------------------------
+
+// Some tokens of one head of one utterance.
+struct Place {
+  int64_t utterance, start, head;
+
+  // Where the token number i begins in (B, T, D), and whether it is padding.
+  int64_t offset(const Problem& p, const Plan& plan, int64_t i) const {
+    return (utterance * p.length + start + i) * plan.row + head * plan.width;
+  }
+  bool is_padding(const Problem& p, int64_t i) const {
+    return p.padding && p.padding[utterance * p.length + start + i];
+  }
+  int64_t end(const Problem& p, const Plan& plan) const {
+    return std::min(plan.tile, p.length - start);
+  }
+};
+
+// A tile (tile, wide) of (B, T, D) numbers times `scale`, plus position codes if CODED;
+// 0 in padding and past the end.
+template <bool CODED>
+void read_tile(const Problem& p, const Plan& plan, const float* from, float scale,
+               Place place, float* to) {
+  int64_t d = plan.width, end = place.end(p, plan);
+  const float* code = CODED ? p.codes + place.start * plan.row + place.head * d : nullptr;
+  for (int64_t i = 0; i < end; ++i, to += plan.wide) {
+    if (place.is_padding(p, i)) {
+      std::memset(to, 0, plan.wide * sizeof(float));
+      continue;
+    }
+    const float* x = from + place.offset(p, plan, i);
+    const float* c = CODED ? code + i * plan.row : nullptr;
+    int64_t j = 0;
+    for (; j + LANES <= d; j += LANES) {
+      Vector y = load(x + j) * scale;
+      store(to + j, CODED ? y + load(c + j) : y);
+    }
+    if (j < d) store(to + j, splat(0.0f));
+    for (; j < d; ++j) to[j] = CODED ? x[j] * scale + c[j] : x[j] * scale;
+  }
+  std::memset(to, 0, (plan.tile - end) * plan.wide * sizeof(float));
+}
+
+void read_tokens(const Problem& p, const Plan& plan, const float* from, Place place,
+                 float* to) {
+  read_tile<false>(p, plan, from, 1.0f, place, to);
+}
+
+// What the hypernetworks read.
+void read_information(const Problem& p, const Plan& plan, Place place, float* to) {
+  if (p.codes)
+    read_tile<true>(p, plan, p.tokens, p.scale, place, to);
+  else
+    read_tile<false>(p, plan, p.tokens, p.scale, place, to);
+}
+
+// A tile times `scale` to (B, T, D) numbers, or added to them; padding becomes 0.
+void write_tile(const Problem& p, const Plan& plan, const float* x, float scale, bool add,
+                Place place, float* to) {
+  int64_t d = plan.width, end = place.end(p, plan);
+  for (int64_t i = 0; i < end; ++i, x += plan.wide) {
+    float* y = to + place.offset(p, plan, i);
+    if (place.is_padding(p, i)) {
+      if (!add) std::memset(y, 0, d * sizeof(float));
+      continue;
+    }
+    int64_t j = 0;
+    for (; j + LANES <= d; j += LANES)
+      store(y + j, add ? load(y + j) + load(x + j) * scale : load(x + j) * scale);
+    for (; j < d; ++j) y[j] = (add ? y[j] : 0.0f) + x[j] * scale;
+  }
+}
+
+// F' (H, d, deep) and b (H, deep) of a hypernetwork, padded.
+struct Activation {
+  float *weights, *biases;
+
+  void declare(Scratch& scratch, const Problem& p, const Plan& plan) {
+    scratch.part(&weights, p.heads * plan.width * plan.deep);
+    scratch.part(&biases, p.heads * plan.deep);
+  }
+
+  void fill(const Problem& p, const Plan& plan, const Hypernet& net) {
+    int64_t e = plan.hidden;
+    for (int64_t h = 0; h < p.heads; ++h)
+      transpose(net.fc1 + h * e * plan.width, plan.width, e, plan.width,
+                weights + h * plan.width * plan.deep);
+    if (net.fc1_biases)
+      pad(net.fc1_biases, p.heads, e, biases);
+    else
+      std::memset(biases, 0, p.heads * plan.deep * sizeof(float));
+  }
+
+  // z F' + b of a tile, (tile, deep).
+  void before(const Plan& plan, const float* z, int64_t head, float* h) const {
+    product({z, plan.wide, 1}, weights + head * plan.width * plan.deep, plan.deep,
+            biases + head * plan.deep, 0, h, plan.deep, plan.tile, plan.deep, plan.width);
+  }
+};
+
+// Clears a thread's partial sums for an utterance when it comes to its first tile.
+void clear_at_first(const Problem& p, const Plan& plan, int64_t thread, int64_t utterance,
+                    int64_t start, float* sums) {
+  int64_t tile = utterance * plan.tiles + start / plan.tile;
+  if (start == 0 || tile == plan.first(thread, p.batch * plan.tiles))
+    std::memset(sums, 0, p.heads * plan.matrix * sizeof(float));
+}
+
+// Adds all threads' partial sums for one head of one utterance.
+void sum_partials(const Problem& p, const Plan& plan, const float* partial,
+                  int64_t utterance, int64_t head, float* sums) {
+  std::memset(sums, 0, plan.matrix * sizeof(float));
+  for (int64_t i = 0; i < plan.threads; ++i) {
+    if (!plan.works_on(i, utterance, p.batch * plan.tiles)) continue;
+    const float* x = partial + ((utterance + i) * p.heads + head) * plan.matrix;
+    for (int64_t j = 0; j < plan.matrix; j += LANES)
+      store(sums + j, load(sums + j) + load(x + j));
+  }
+}
+
+// ---- Generate ---------------------------------------------------------------------
+
+// The hidden layer before its GELU, G1 S + c1 s, (k, wide).
+void before_hidden(const Problem& p, const Plan& plan, int64_t head, const float* sums,
+                   float* before) {
+  const float* row = sums + plan.hidden * plan.wide;
+  const float* biases = p.key_hypernet.fc2_biases;
+  if (biases)
+    product({biases + head * p.mixing, 1, 1}, row, plan.wide, nullptr, 0, before,
+            plan.wide, p.mixing, plan.wide, 1);
+  product({p.key_hypernet.fc2 + head * p.mixing * plan.hidden, plan.hidden, 1}, sums,
+          plan.wide, biases ? before : nullptr, plan.wide, before, plan.wide, p.mixing,
+          plan.wide, plan.hidden);
+}
+
+// R = G2' M and r = c2' M; with the other hypernetwork, the gradients of S and s.
+void to_matrix(const Problem& p, const Plan& plan, const Hypernet& net, int64_t head,
+               const float* hidden, float* matrix) {
+  product({net.fc2 + head * p.mixing * plan.hidden, 1, plan.hidden}, hidden, plan.wide,
+          nullptr, 0, matrix, plan.wide, plan.hidden, plan.wide, p.mixing);
+  float* row = matrix + plan.hidden * plan.wide;
+  if (net.fc2_biases)
+    product({net.fc2_biases + head * p.mixing, 0, 1}, hidden, plan.wide, nullptr, 0, row,
+            plan.wide, 1, plan.wide, p.mixing);
+  else
+    std::memset(row, 0, plan.wide * sizeof(float));
+}
+
+// Gradients of G (or G1 and S alike): (k, deep) += x (k, d) matrix' (d, deep), and of c.
+void add_fc2_gradients(const Problem& p, const Plan& plan, const float* x,
+                       const float* matrix, float* transposed, float* weights,
+                       float* biases) {
+  transpose(matrix, plan.wide, plan.hidden, plan.width, transposed);
+  product({x, plan.wide, 1}, transposed, plan.deep, weights, plan.deep, weights,
+          plan.deep, p.mixing, plan.deep, plan.width);
+  const float* row = matrix + plan.hidden * plan.wide;
+  for (int64_t k = 0; k < p.mixing; ++k) {
+    float sum = 0.0f;
+    for (int64_t j = 0; j < plan.width; ++j) sum += x[k * plan.wide + j] * row[j];
+    biases[k] += sum;
+  }
+}
+
+void unpad(const float* from, int64_t rows, int64_t columns, float* to) {
+  for (int64_t i = 0; i < rows; ++i)
+    std::memcpy(to + i * columns, from + i * padded(columns), columns * sizeof(float));
+}
+
+// From the gradients of R and r to those of S and s, and of both layers.
+void generate_backward(const Problem& p, const Plan& plan, const float* sums,
+                       const float* partial, float* grad_sums, float* grad_sums_turned,
+                       const HypernetGradients& grad1, const HypernetGradients& grad2) {
+  int64_t k = p.mixing;
+#pragma omp parallel for num_threads(plan.threads) schedule(static)
+  for (int64_t h = 0; h < p.heads; ++h) {
+    float *grad_mixture, *turned, *hidden, *slope, *grad, *g1, *g2, *c1, *c2;
+    Scratch scratch(tile_memory);
+    scratch.part(&grad_mixture, plan.matrix);
+    scratch.part(&turned, plan.width * plan.deep);
+    for (float** x : {&hidden, &slope, &grad}) scratch.part(x, k * plan.wide);
+    for (float** x : {&g1, &g2}) scratch.part(x, k * plan.deep);
+    for (float** x : {&c1, &c2}) scratch.part(x, k);
+    scratch.take();
+    for (float* x : {g1, g2}) std::memset(x, 0, k * plan.deep * sizeof(float));
+    for (float* x : {c1, c2}) std::memset(x, 0, k * sizeof(float));
+    for (int64_t b = 0; b < p.batch; ++b) {
+      int64_t n = b * p.heads + h;
+      const float* s = sums + n * plan.matrix;
+      sum_partials(p, plan, partial, b, h, grad_mixture);
+      before_hidden(p, plan, h, s, hidden);
+      gelu_and_slope(hidden, slope, k * plan.wide);
+      add_fc2_gradients(p, plan, hidden, grad_mixture, turned, g2, c2);
+      const float* row = grad_mixture + plan.hidden * plan.wide;
+      const float* biases = p.query_hypernet.fc2_biases;
+      if (biases)
+        product({biases + h * k, 1, 1}, row, plan.wide, nullptr, 0, grad, plan.wide, k,
+                plan.wide, 1);
+      product({p.query_hypernet.fc2 + h * k * plan.hidden, plan.hidden, 1}, grad_mixture,
+              plan.wide, biases ? grad : nullptr, plan.wide, grad, plan.wide, k,
+              plan.wide, plan.hidden);
+      for (int64_t i = 0; i < k * plan.wide; i += LANES)
+        store(grad + i, load(grad + i) * load(slope + i));
+      add_fc2_gradients(p, plan, grad, s, turned, g1, c1);
+      float* grad_s = grad_sums + n * plan.matrix;
+      to_matrix(p, plan, p.key_hypernet, h, grad, grad_s);
+      transpose(grad_s, plan.wide, plan.hidden, plan.width,
+                grad_sums_turned + n * plan.width * plan.deep);
+    }
+    unpad(g1, k, plan.hidden, grad1.fc2 + h * k * plan.hidden);
+    unpad(g2, k, plan.hidden, grad2.fc2 + h * k * plan.hidden);
+    if (grad1.fc2_biases) std::memcpy(grad1.fc2_biases + h * k, c1, k * sizeof(float));
+    if (grad2.fc2_biases) std::memcpy(grad2.fc2_biases + h * k, c2, k * sizeof(float));
+  }
+}
+
+// ---- Gradients of one hypernetwork's first layer and of what it reads --------------
+
+// A thread's scratch for a tile in backward.
+struct BackwardTile {
+  float *z, *g, *a, *slope, *grad_h, *grad_x;
+
+  explicit BackwardTile(const Plan& plan) {
+    Scratch scratch(tile_memory);
+    for (float** x : {&z, &g, &grad_x}) scratch.part(x, plan.tile * plan.wide);
+    for (float** x : {&a, &slope, &grad_h}) scratch.part(x, plan.tile * plan.deep);
+    scratch.take();
+  }
+};
+
+// Partial sums of the gradients of F (H, e, wide) and b (H, deep), for each thread.
+struct FirstLayerGradients {
+  float *weights, *biases, *padded_weights;
+
+  void declare(Scratch& scratch, const Problem& p, const Plan& plan) {
+    scratch.part(&weights, plan.threads * p.heads * plan.hidden * plan.wide);
+    scratch.part(&biases, plan.threads * p.heads * plan.deep);
+    scratch.part(&padded_weights, p.heads * plan.hidden * plan.wide);
+  }
+
+  void clear(const Problem& p, const Plan& plan, const Hypernet& net) {
+    std::memset(weights, 0,
+                plan.threads * p.heads * plan.hidden * plan.wide * sizeof(float));
+    std::memset(biases, 0, plan.threads * p.heads * plan.deep * sizeof(float));
+    pad(net.fc1, p.heads * plan.hidden, plan.width, padded_weights);
+  }
+
+  // From the gradient of A to that of what F read: g times `turned` (d, deep) is the
+  // gradient of A; leaves the result in tile.grad_x.
+  void through(const Problem& p, const Plan& plan, int64_t thread, int64_t head,
+               const float* turned, BackwardTile& tile) {
+    product({tile.g, plan.wide, 1}, turned, plan.deep, nullptr, 0, tile.grad_h, plan.deep,
+            plan.tile, plan.deep, plan.width);
+    for (int64_t i = 0; i < plan.tile * plan.deep; i += LANES)
+      store(tile.grad_h + i, load(tile.grad_h + i) * load(tile.slope + i));
+    int64_t n = thread * p.heads + head;
+    float* f = weights + n * plan.hidden * plan.wide;
+    product({tile.grad_h, 1, plan.deep}, tile.z, plan.wide, f, plan.wide, f, plan.wide,
+            plan.hidden, plan.wide, plan.tile);
+    add_column_sums(tile.grad_h, plan.tile, plan.deep, biases + n * plan.deep);
+    product({tile.grad_h, plan.deep, 1},
+            padded_weights + head * plan.hidden * plan.wide, plan.wide, nullptr, 0,
+            tile.grad_x, plan.wide, plan.tile, plan.wide, plan.hidden);
+  }
+
+  void finish(const Problem& p, const Plan& plan, const HypernetGradients& grad) {
+    int64_t size = p.heads * plan.hidden * plan.wide, biases_size = p.heads * plan.deep;
+    for (int64_t i = 1; i < plan.threads; ++i) {
+      for (int64_t j = 0; j < size; ++j) weights[j] += weights[i * size + j];
+      for (int64_t j = 0; j < biases_size; ++j) biases[j] += biases[i * biases_size + j];
+    }
+    unpad(weights, p.heads * plan.hidden, plan.width, grad.fc1);
+    if (grad.fc1_biases) unpad(biases, p.heads, plan.hidden, grad.fc1_biases);
+  }
+};
+
+}  // namespace
+
+extern "C" {
+
+// Numbers in S and s, or in R and r, of one head of one utterance.
+int64_t hypermixing_matrix_size(int64_t width, int64_t hidden) {
+  return (hidden + 1) * padded(width);
+}
+
+// Writes S and s, R and r, (B, H, e + 1, wide) each, and the mixed tokens (B, T, D).
+void hypermixing_forward(const Problem* problem, float* sums, float* mixture,
+                         float* out) {
+  const Problem& p = *problem;
+  const Plan plan(p);
+  float* partial;
+  Activation activation1, activation2;
+  Scratch shared(shared_memory);
+  shared.part(&partial, (p.batch + plan.threads) * p.heads * plan.matrix);
+  activation1.declare(shared, p, plan);
+  activation2.declare(shared, p, plan);
+  shared.take();
+  activation1.fill(p, plan, p.key_hypernet);
+  activation2.fill(p, plan, p.query_hypernet);
+
+  struct Tile {
+    float *z, *v, *a;
+    explicit Tile(const Plan& plan) {
+      Scratch scratch(tile_memory);
+      for (float** x : {&z, &v}) scratch.part(x, plan.tile * plan.wide);
+      scratch.part(&a, plan.tile * plan.deep);
+      scratch.take();
+    }
+  };
+  auto prepare = [&](int64_t) { return Tile(plan); };
+
+  over_tiles(p, plan, prepare, [&](int64_t i, int64_t b, int64_t start, Tile& tile) {
+    float* slot = partial + (b + i) * p.heads * plan.matrix;
+    clear_at_first(p, plan, i, b, start, slot);
+    for (int64_t h = 0; h < p.heads; ++h) {
+      float* s = slot + h * plan.matrix;
+      read_information(p, plan, {b, start, h}, tile.z);
+      read_tokens(p, plan, p.values, {b, start, h}, tile.v);
+      activation1.before(plan, tile.z, h, tile.a);
+      gelu(tile.a, plan.tile * plan.deep);
+      product({tile.a, 1, plan.deep}, tile.v, plan.wide, s, plan.wide, s, plan.wide,
+              plan.hidden, plan.wide, plan.tile);
+      add_column_sums(tile.v, plan.tile, plan.wide, s + plan.hidden * plan.wide);
+    }
+  });
+
+#pragma omp parallel for num_threads(plan.threads) schedule(static)
+  for (int64_t n = 0; n < p.batch * p.heads; ++n) {
+    float* hidden;
+    Scratch scratch(tile_memory);
+    scratch.part(&hidden, p.mixing * plan.wide);
+    scratch.take();
+    float* s = sums + n * plan.matrix;
+    sum_partials(p, plan, partial, n / p.heads, n % p.heads, s);
+    before_hidden(p, plan, n % p.heads, s, hidden);
+    gelu(hidden, p.mixing * plan.wide);
+    to_matrix(p, plan, p.query_hypernet, n % p.heads, hidden, mixture + n * plan.matrix);
+  }
+
+  over_tiles(p, plan, prepare, [&](int64_t, int64_t b, int64_t start, Tile& tile) {
+    for (int64_t h = 0; h < p.heads; ++h) {
+      const float* r = mixture + (b * p.heads + h) * plan.matrix;
+      read_information(p, plan, {b, start, h}, tile.z);
+      activation2.before(plan, tile.z, h, tile.a);
+      gelu(tile.a, plan.tile * plan.deep);
+      product({tile.a, plan.deep, 1}, r, plan.wide, r + plan.hidden * plan.wide, 0,
+              tile.v, plan.wide, plan.tile, plan.wide, plan.hidden);
+      write_tile(p, plan, tile.v, 1.0f, false, {b, start, h}, out);
+    }
+  });
+}
+
+// Writes the gradients. `grad_tokens` is `grad_values` where tokens are the values.
+void hypermixing_backward(const Problem* problem, const float* sums, const float* mixture,
+                          const float* grad_out, float* grad_values, float* grad_tokens,
+                          const HypernetGradients* grad1,
+                          const HypernetGradients* grad2) {
+  const Problem& p = *problem;
+  const Plan plan(p);
+  int64_t size = p.batch * p.heads;
+  float *partial, *turned, *grad_sums;
+  Activation activation1, activation2;
+  FirstLayerGradients first1, first2;
+  Scratch shared(shared_memory);
+  shared.part(&partial, (p.batch + plan.threads) * p.heads * plan.matrix);
+  shared.part(&turned, size * plan.width * plan.deep);
+  shared.part(&grad_sums, size * plan.matrix);
+  activation1.declare(shared, p, plan);
+  activation2.declare(shared, p, plan);
+  first1.declare(shared, p, plan);
+  first2.declare(shared, p, plan);
+  shared.take();
+  activation1.fill(p, plan, p.key_hypernet);
+  activation2.fill(p, plan, p.query_hypernet);
+  first1.clear(p, plan, p.key_hypernet);
+  first2.clear(p, plan, p.query_hypernet);
+  for (int64_t n = 0; n < size; ++n)
+    transpose(mixture + n * plan.matrix, plan.wide, plan.hidden, plan.width,
+              turned + n * plan.width * plan.deep);
+  auto prepare = [&](int64_t) { return BackwardTile(plan); };
+
+  // Expand, and what it sends to the tokens that its hypernetwork read.
+  over_tiles(p, plan, prepare, [&](int64_t i, int64_t b, int64_t start, BackwardTile& t) {
+    float* slot = partial + (b + i) * p.heads * plan.matrix;
+    clear_at_first(p, plan, i, b, start, slot);
+    for (int64_t h = 0; h < p.heads; ++h) {
+      float* r = slot + h * plan.matrix;
+      read_information(p, plan, {b, start, h}, t.z);
+      read_tokens(p, plan, grad_out, {b, start, h}, t.g);
+      activation2.before(plan, t.z, h, t.a);
+      gelu_and_slope(t.a, t.slope, plan.tile * plan.deep);
+      product({t.a, 1, plan.deep}, t.g, plan.wide, r, plan.wide, r, plan.wide,
+              plan.hidden, plan.wide, plan.tile);
+      add_column_sums(t.g, plan.tile, plan.wide, r + plan.hidden * plan.wide);
+      first2.through(p, plan, i, h, turned + (b * p.heads + h) * plan.width * plan.deep,
+                     t);
+      write_tile(p, plan, t.grad_x, p.scale, false, {b, start, h}, grad_tokens);
+    }
+  });
+
+  generate_backward(p, plan, sums, partial, grad_sums, turned, *grad1, *grad2);
+
+  // Reduce, and what it sends to the tokens as values and as read.
+  over_tiles(p, plan, prepare, [&](int64_t i, int64_t b, int64_t start, BackwardTile& t) {
+    for (int64_t h = 0; h < p.heads; ++h) {
+      int64_t n = b * p.heads + h;
+      const float* s = grad_sums + n * plan.matrix;
+      read_information(p, plan, {b, start, h}, t.z);
+      read_tokens(p, plan, p.values, {b, start, h}, t.g);
+      activation1.before(plan, t.z, h, t.a);
+      gelu_and_slope(t.a, t.slope, plan.tile * plan.deep);
+      first1.through(p, plan, i, h, turned + n * plan.width * plan.deep, t);
+      write_tile(p, plan, t.grad_x, p.scale, true, {b, start, h}, grad_tokens);
+      product({t.a, plan.deep, 1}, s, plan.wide, s + plan.hidden * plan.wide, 0, t.grad_x,
+              plan.wide, plan.tile, plan.wide, plan.hidden);
+      write_tile(p, plan, t.grad_x, 1.0f, p.tokens == p.values, {b, start, h}, grad_values);
+    }
+  });
+  first1.finish(p, plan, *grad1);
+  first2.finish(p, plan, *grad2);
+}
+
+}  // extern "C"
