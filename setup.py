@@ -28,7 +28,7 @@ setup(
     ],
     package_dir={"hyperconformer.pretrained": "pretrained"},
     package_data={
-        "hyperconformer.ops.hypermixing": ["cpp_kernels.cpp"],
+        "": ["*.cpp", "*.h"],
         "hyperconformer.pretrained": [
             f"*/{name}"
             for name in (

@@ -13,7 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from hyperconformer.dropout import Dropout
+from hyperconformer.dropout import Dropout, activate
 from hyperconformer.encoder import (
     EncoderStack,
     FeedForward,
@@ -23,7 +23,7 @@ from hyperconformer.encoder import (
     within,
 )
 from hyperconformer.masks import last_frames
-from hyperconformer.ops.convolution import conv_nd
+from hyperconformer.ops.gated_convolution import depthwise, gated, gated_convolution
 
 
 class ConvolutionModule(nn.Module):
@@ -148,48 +148,36 @@ class ConvolutionModule(nn.Module):
         state : dict of str to torch.Tensor or None
             The state after these frames.
         """
-        pointwise, gate = self.bottleneck
+        pointwise = self.bottleneck[0]
         x = F.linear(self.layer_norm(x), pointwise.weight.squeeze(-1), pointwise.bias)
-        x = gate(x)
-        if padding_mask is not None:
-            x = x.masked_fill(padding_mask.unsqueeze(-1), 0.0)
-        frames, left = x.shape[1], self.left
+        weight, bias, left = self.conv.weight, self.conv.bias, self.left
+        if state is None and (chunk is None or self.causal):
+            x = gated_convolution(x, weight, bias, left=left, padding_mask=padding_mask)
+            return self._after(x), None
+        x, frames = gated(x, padding_mask), x.shape[1]
         if state is not None:
             if chunk is None and not self.causal:
                 raise ValueError("a convolution that looks ahead streams in chunks")
             new = None if padding_mask is None else (~padding_mask).sum(1)
             x, left = torch.cat([state["past"], x], dim=1), 0
             state = {"past": last_frames(x, new, self.left)}
-        if chunk is None and not self.causal:
-            x = self._depthwise(x.unsqueeze(1), padding=self.left).squeeze(1)
-        elif chunk is None or self.causal:
-            x = self._depthwise(F.pad(x, (0, 0, left, 0)).unsqueeze(1)).squeeze(1)
+        if self.causal:
+            x = depthwise(x.unsqueeze(1), weight, bias).squeeze(1)
         else:
             x = F.pad(x, (0, 0, left, -frames % chunk.chunk_frames))
             x = self._depthwise_in_chunks(x, chunk.chunk_frames)[:, :frames]
-        return self.after_conv(x), state
+        return self._after(x), state
 
-    def _depthwise(self, x, padding=0):
-        """Convolve (B, N, T, D), N stretches apart, over time; zeros pad both ends.
-
-        A two-dimensional convolution over channels-last memory: it reads the
-        frames as they lie, where a Conv1d would first transpose and copy them.
-        """
-        y = conv_nd(
-            x.permute(0, 3, 1, 2),
-            self.conv.weight.unsqueeze(2),
-            self.conv.bias,
-            stride=(1, 1),
-            padding=(0, padding),
-            dilation=(1, 1),
-            groups=self.conv.groups,
-        )
-        return y.permute(0, 2, 3, 1)
+    def _after(self, x):
+        """What follows the depthwise convolution."""
+        norm, activation, pointwise, dropout = self.after_conv
+        return dropout(pointwise(activate(activation, norm(x))))
 
     def _depthwise_in_chunks(self, x, chunk_frames):
         """Convolve (B, left + T, D), T in whole chunks, to (B, T, D)."""
         x = x.unfold(1, self.left + chunk_frames, chunk_frames).transpose(2, 3)
-        return self._depthwise(F.pad(x, (0, 0, 0, self.right))).flatten(1, 2)
+        x = F.pad(x, (0, 0, 0, self.right))
+        return depthwise(x, self.conv.weight, self.conv.bias).flatten(1, 2)
 
 
 class ConformerEncoderLayer(nn.Module):

@@ -180,7 +180,8 @@ class FeedForward(nn.Module):
 
     def forward(self, x):
         """(B, T, D) in, (B, T, D) out."""
-        return self.ffn(x)
+        widen, activation, dropout, narrow = self.ffn
+        return narrow(dropout.after(activation, widen(x)))
 
 
 def build_encoder_mixer(

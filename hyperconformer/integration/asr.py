@@ -197,6 +197,9 @@ class HyperConformerASR(TransformerASR):
             "mixer_options": mixer_options,
             "layerdrop_prob": layerdrop_prob,
         }
+        if conformer_activation is Swish:
+            # The same with its beta of 1, and known to the layers.
+            conformer_activation = nn.SiLU
         if encoder_module == "conformer":
             self.encoder = ConformerEncoder(
                 d_ffn=d_ffn,

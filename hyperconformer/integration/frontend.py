@@ -22,7 +22,7 @@ from hyperconformer.masks import (
 )
 from hyperconformer.ops.convolution import conv_nd
 
-WHOLE_SIZE = 2**22
+WHOLE_SIZE = 2**21
 """Most numbers in a tensor with which a batch is convolved at once on a CPU."""
 PIECE_SIZE = 2**20
 """About as many numbers in one where it is not."""

@@ -103,6 +103,24 @@ def _usual_backend(device, why_not_triton, why_not_cpp):
     return "torch"
 
 
+def takes_cpp(why_not):
+    """Whether an operator that has only a torch and a C++ path takes its kernels.
+
+    Arguments
+    ---------
+    why_not : callable
+        Without arguments: a str, why the kernels cannot take the arguments, or None
+        if they can.
+
+    Returns
+    -------
+    bool
+        False also where ``HYPERCONFORMER_BACKEND`` asks for torch or the reference.
+    """
+    forced = check_backend(os.environ.get("HYPERCONFORMER_BACKEND") or None)
+    return forced not in ("torch", "reference") and why_not() is None
+
+
 def _is_proven(device):
     """Whether the kernels are known to fit a device."""
     if device.type != "cuda":

@@ -21,9 +21,13 @@ import shlex
 import subprocess
 import tempfile
 
+import torch
+
 logger = logging.getLogger(__name__)
 
-FLAGS = ("-O3", "-march=native", "-std=c++17", "-fPIC", "-fopenmp", "-Wall", "-Wextra")
+HEADERS = pathlib.Path(__file__).parent
+
+FLAGS = ("-O3", "-march=native", "-std=c++17", "-fPIC", "-fopenmp")
 
 # The OpenMP of torch, loaded already, is to be found: another one would have threads
 # of its own. So the library is linked without -fopenmp.
@@ -36,7 +40,7 @@ def load(source):
     Arguments
     ---------
     source : pathlib.Path
-        The file, without includes of this package.
+        The file; of this package it may include the headers beside this module.
 
     Returns
     -------
@@ -48,7 +52,8 @@ def load(source):
         If there is no compiler, it fails, or its result cannot be kept or loaded; the
         message says what was called and what it answered.
     """
-    library = _cache_folder() / f"{source.stem}-{_key(source)}.so"
+    name = f"{source.parent.name}-{source.stem}-{_key(source)}.so"
+    library = _cache_folder() / name
     if not library.exists():
         _compile(source, library)
     return ctypes.CDLL(str(library))
@@ -85,6 +90,41 @@ def why_not(source):
     return _attempt(source)[1]
 
 
+def why_not_these(tensors, dtypes):
+    """Why no C++ kernel can take some tensors.
+
+    Arguments
+    ---------
+    tensors : iterable of torch.Tensor or None
+        The arguments.
+    dtypes : tuple of torch.dtype
+        Those that the kernel takes.
+
+    Returns
+    -------
+    str or None
+        The reason, or None if it can.
+    """
+    if torch.compiler.is_compiling() or torch.jit.is_tracing():
+        return "cannot be compiled or traced"
+    for tensor in tensors:
+        if tensor is None:
+            continue
+        if tensor.device.type != "cpu":
+            return f"needs tensors on a CPU, got {tensor.device}"
+        # A subclass may have no memory of its own.
+        if type(tensor) not in (torch.Tensor, torch.nn.Parameter):
+            return f"needs plain tensors, got {type(tensor).__name__}"
+        if tensor.dtype not in dtypes:
+            return f"computes in float32, got {tensor.dtype}"
+    return None
+
+
+def address(tensor):
+    """Where a tensor's memory begins, for a ``ctypes.c_void_p``; None for None."""
+    return None if tensor is None else tensor.data_ptr()
+
+
 @functools.cache
 def _attempt(source):
     """(library, None) or (None, reason)."""
@@ -114,7 +154,9 @@ def _key(source):
     The predefined macros tell the compiler's version and the processor's instructions.
     """
     macros = _call([*_compiler(), *FLAGS, "-dM", "-E", "-x", "c++", os.devnull])
-    text = source.read_bytes() + macros + " ".join([*FLAGS, *LINK_FLAGS]).encode()
+    headers = [header.read_bytes() for header in sorted(HEADERS.glob("*.h"))]
+    flags = " ".join([*FLAGS, *LINK_FLAGS]).encode()
+    text = b"\0".join([source.read_bytes(), *headers, macros, flags])
     return hashlib.sha256(text).hexdigest()[:16]
 
 
@@ -123,7 +165,8 @@ def _compile(source, library):
     library.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=library.parent) as folder:
         parts = pathlib.Path(folder, "object.o"), pathlib.Path(folder, "library.so")
-        _call([*_compiler(), *FLAGS, "-c", str(source), "-o", str(parts[0])])
+        include = f"-I{HEADERS}"
+        _call([*_compiler(), *FLAGS, include, "-c", str(source), "-o", str(parts[0])])
         _call([*_compiler(), *LINK_FLAGS, str(parts[0]), "-o", str(parts[1])])
         os.replace(parts[1], library)
 

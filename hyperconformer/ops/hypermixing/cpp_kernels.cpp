@@ -7,23 +7,11 @@
 //
 // Scratch matrices have rows padded with zeros to a whole number of vectors.
 
-#include <omp.h>
-
-#include <algorithm>
-#include <cstdint>
 #include <cstring>
-#include <vector>
+
+#include "vectors.h"
 
 namespace {
-
-#if defined(__AVX512F__)
-constexpr int64_t LANES = 16;
-#else
-constexpr int64_t LANES = 8;
-#endif
-
-typedef float Vector __attribute__((vector_size(LANES * 4), aligned(4), may_alias));
-typedef int32_t Integers __attribute__((vector_size(LANES * 4), aligned(4), may_alias));
 
 // Most tokens in a tile, a multiple of the rows of a block in `product`.
 constexpr int64_t BLOCK_ROWS = 6, LONGEST_TILE = 48;
@@ -56,87 +44,6 @@ struct Problem {
 };
 
 namespace {
-
-int64_t ceil_divide(int64_t n, int64_t by) { return (n + by - 1) / by; }
-int64_t padded(int64_t n) { return ceil_divide(n, LANES) * LANES; }
-
-Vector load(const float* p) { return *reinterpret_cast<const Vector*>(p); }
-void store(float* p, Vector x) { *reinterpret_cast<Vector*>(p) = x; }
-Vector splat(float x) { return x - Vector{}; }
-
-// ---- GELU -------------------------------------------------------------------------
-
-// The normal distribution's tail from u on, 0 <= u <= 12, and its density times
-// sqrt(2 pi).
-//
-// exp is 2^n 2^f with a polynomial in f; the tail over the density is a polynomial in
-// t = 1 / (1 + 0.28 u). Both were fitted for least largest error, of exp relative
-// (2e-9), of the tail absolute (1e-8, for u <= 6): what is left is rounding, so that
-// sums over many tokens do not drift. The vectors go side by side, as each step waits
-// for the one before.
-template <int N>
-inline void tails(const Vector (&u)[N], Vector (&density)[N], Vector (&probability)[N]) {
-  constexpr float exponential[] = {1.5345743e-4f, 0.0013399929f, 0.009618489f,
-                                   0.055503286f,  0.24022646f,   0.6931472f, 1.0f};
-  constexpr float ratio[] = {-0.105808765f, 0.38987613f,  -0.23699687f,
-                             0.26891288f,   0.067495674f, 0.11652095f};
-  const Vector rounder = splat(12582912.0f);  // 1.5 * 2^23: sums are whole numbers.
-  Vector power[N], whole[N], e[N], t[N], q[N];
-#pragma GCC unroll 4
-  for (int i = 0; i < N; ++i) {
-    t[i] = 1.0f / (u[i] * 0.28f + 1.0f);
-    power[i] = u[i] * u[i] * -0.72134752044448170368f;
-    whole[i] = power[i] + rounder;
-    power[i] -= whole[i] - rounder;
-    e[i] = splat(exponential[0]);
-    q[i] = splat(ratio[0]);
-  }
-#pragma GCC unroll 8
-  for (int step = 1; step < 7; ++step)
-#pragma GCC unroll 4
-    for (int i = 0; i < N; ++i) {
-      e[i] = e[i] * power[i] + exponential[step];
-      if (step < 6) q[i] = q[i] * t[i] + ratio[step];
-    }
-#pragma GCC unroll 4
-  for (int i = 0; i < N; ++i) {
-    Integers bits = (reinterpret_cast<Integers&>(whole[i]) - 0x4b400000) << 23;
-    bits += reinterpret_cast<Integers&>(e[i]);
-    density[i] = reinterpret_cast<Vector&>(bits);
-    probability[i] = density[i] * q[i] * t[i];
-  }
-}
-
-template <int N, bool WITH_SLOPE>
-inline void gelu_of(float* x, float* slope) {
-  Vector h[N], u[N], density[N], probability[N];
-#pragma GCC unroll 4
-  for (int i = 0; i < N; ++i) {
-    h[i] = load(x + i * LANES);
-    u[i] = h[i] < 0.0f ? -h[i] : h[i];
-    u[i] = u[i] > 12.0f ? splat(12.0f) : u[i];  // NaN stays NaN.
-  }
-  tails<N>(u, density, probability);
-#pragma GCC unroll 4
-  for (int i = 0; i < N; ++i) {
-    store(x + i * LANES, (h[i] > 0.0f ? h[i] : splat(0.0f)) - u[i] * probability[i]);
-    if constexpr (WITH_SLOPE) {
-      Vector phi = h[i] > 0.0f ? 1.0f - probability[i] : probability[i];
-      store(slope + i * LANES, phi + h[i] * density[i] * 0.3989422804014327f);
-    }
-  }
-}
-
-// GELU of n numbers, whole vectors, in place, and its derivative.
-template <bool WITH_SLOPE>
-void gelu(float* x, float* slope, int64_t n) {
-  int64_t i = 0;
-  for (; i + 2 * LANES <= n; i += 2 * LANES) gelu_of<2, WITH_SLOPE>(x + i, slope + i);
-  for (; i < n; i += LANES) gelu_of<1, WITH_SLOPE>(x + i, slope + i);
-}
-
-void gelu(float* x, int64_t n) { gelu<false>(x, nullptr, n); }
-void gelu_and_slope(float* x, float* slope, int64_t n) { gelu<true>(x, slope, n); }
 
 // ---- Products of small matrices ---------------------------------------------------
 
@@ -225,6 +132,12 @@ void pad(const float* from, int64_t rows, int64_t columns, float* to) {
   }
 }
 
+// And back.
+void unpad(const float* from, int64_t rows, int64_t columns, float* to) {
+  for (int64_t i = 0; i < rows; ++i)
+    std::memcpy(to + i * columns, from + i * padded(columns), columns * sizeof(float));
+}
+
 // (rows, columns), whose rows are `row` apart, to padded rows of the transpose.
 void transpose(const float* from, int64_t row, int64_t rows, int64_t columns,
                float* to) {
@@ -236,29 +149,6 @@ void transpose(const float* from, int64_t row, int64_t rows, int64_t columns,
 }
 
 // ---- Memory -----------------------------------------------------------------------
-
-// Scratch memory of one thread, kept for its next call: fresh memory costs more than
-// most of the arithmetic.
-class Scratch {
- public:
-  explicit Scratch(std::vector<float>& memory) : memory_(memory) {}
-  // Declares a part; memory is taken when all are declared.
-  void part(float** address, int64_t size) {
-    parts_.push_back({address, total_});
-    total_ += (size + 15) / 16 * 16;
-  }
-  void take() {
-    if (static_cast<int64_t>(memory_.size()) < total_ + 16) memory_.resize(total_ + 16);
-    auto start = (reinterpret_cast<uintptr_t>(memory_.data()) + 63) / 64 * 64;
-    for (auto& [address, offset] : parts_)
-      *address = reinterpret_cast<float*>(start) + offset;
-  }
-
- private:
-  std::vector<float>& memory_;
-  std::vector<std::pair<float**, int64_t>> parts_;
-  int64_t total_ = 0;
-};
 
 thread_local std::vector<float> shared_memory;  // Of the thread that calls.
 thread_local std::vector<float> tile_memory;    // Of each thread that works.
@@ -458,24 +348,25 @@ void to_matrix(const Problem& p, const Plan& plan, const Hypernet& net, int64_t 
     std::memset(row, 0, plan.wide * sizeof(float));
 }
 
-// Gradients of G (or G1 and S alike): (k, deep) += x (k, d) matrix' (d, deep), and of c.
+// Gradients of G and c side by side, (k, padded(e + 1)), from those of R and r:
+// x (k, d) matrix'. Of the other hypernetwork with S and s for R and r.
 void add_fc2_gradients(const Problem& p, const Plan& plan, const float* x,
-                       const float* matrix, float* transposed, float* weights,
-                       float* biases) {
-  transpose(matrix, plan.wide, plan.hidden, plan.width, transposed);
-  product({x, plan.wide, 1}, transposed, plan.deep, weights, plan.deep, weights,
-          plan.deep, p.mixing, plan.deep, plan.width);
-  const float* row = matrix + plan.hidden * plan.wide;
-  for (int64_t k = 0; k < p.mixing; ++k) {
-    float sum = 0.0f;
-    for (int64_t j = 0; j < plan.width; ++j) sum += x[k * plan.wide + j] * row[j];
-    biases[k] += sum;
-  }
+                       const float* matrix, float* turned, float* gradients) {
+  int64_t rows = plan.hidden + 1;
+  transpose(matrix, plan.wide, rows, plan.width, turned);
+  product({x, plan.wide, 1}, turned, padded(rows), gradients, padded(rows), gradients,
+          padded(rows), p.mixing, padded(rows), plan.width);
 }
 
-void unpad(const float* from, int64_t rows, int64_t columns, float* to) {
-  for (int64_t i = 0; i < rows; ++i)
-    std::memcpy(to + i * columns, from + i * padded(columns), columns * sizeof(float));
+// The two parts of (k, padded(e + 1)) gradients of one head.
+void write_fc2_gradients(const Problem& p, const Plan& plan, const float* gradients,
+                         int64_t head, const HypernetGradients& to) {
+  int64_t e = plan.hidden;
+  for (int64_t i = head * p.mixing; i < (head + 1) * p.mixing; ++i) {
+    std::memcpy(to.fc2 + i * e, gradients, e * sizeof(float));
+    if (to.fc2_biases) to.fc2_biases[i] = gradients[e];
+    gradients += padded(e + 1);
+  }
 }
 
 // From the gradients of R and r to those of S and s, and of both layers.
@@ -485,23 +376,22 @@ void generate_backward(const Problem& p, const Plan& plan, const float* sums,
   int64_t k = p.mixing;
 #pragma omp parallel for num_threads(plan.threads) schedule(static)
   for (int64_t h = 0; h < p.heads; ++h) {
-    float *grad_mixture, *turned, *hidden, *slope, *grad, *g1, *g2, *c1, *c2;
+    int64_t deep = padded(plan.hidden + 1);
+    float *grad_mixture, *turned, *hidden, *slope, *grad, *g1, *g2;
     Scratch scratch(tile_memory);
     scratch.part(&grad_mixture, plan.matrix);
-    scratch.part(&turned, plan.width * plan.deep);
+    scratch.part(&turned, plan.width * deep);
     for (float** x : {&hidden, &slope, &grad}) scratch.part(x, k * plan.wide);
-    for (float** x : {&g1, &g2}) scratch.part(x, k * plan.deep);
-    for (float** x : {&c1, &c2}) scratch.part(x, k);
+    for (float** x : {&g1, &g2}) scratch.part(x, k * deep);
     scratch.take();
-    for (float* x : {g1, g2}) std::memset(x, 0, k * plan.deep * sizeof(float));
-    for (float* x : {c1, c2}) std::memset(x, 0, k * sizeof(float));
+    for (float* x : {g1, g2}) std::memset(x, 0, k * deep * sizeof(float));
     for (int64_t b = 0; b < p.batch; ++b) {
       int64_t n = b * p.heads + h;
       const float* s = sums + n * plan.matrix;
       sum_partials(p, plan, partial, b, h, grad_mixture);
       before_hidden(p, plan, h, s, hidden);
       gelu_and_slope(hidden, slope, k * plan.wide);
-      add_fc2_gradients(p, plan, hidden, grad_mixture, turned, g2, c2);
+      add_fc2_gradients(p, plan, hidden, grad_mixture, turned, g2);
       const float* row = grad_mixture + plan.hidden * plan.wide;
       const float* biases = p.query_hypernet.fc2_biases;
       if (biases)
@@ -512,16 +402,14 @@ void generate_backward(const Problem& p, const Plan& plan, const float* sums,
               plan.wide, plan.hidden);
       for (int64_t i = 0; i < k * plan.wide; i += LANES)
         store(grad + i, load(grad + i) * load(slope + i));
-      add_fc2_gradients(p, plan, grad, s, turned, g1, c1);
+      add_fc2_gradients(p, plan, grad, s, turned, g1);
       float* grad_s = grad_sums + n * plan.matrix;
       to_matrix(p, plan, p.key_hypernet, h, grad, grad_s);
       transpose(grad_s, plan.wide, plan.hidden, plan.width,
                 grad_sums_turned + n * plan.width * plan.deep);
     }
-    unpad(g1, k, plan.hidden, grad1.fc2 + h * k * plan.hidden);
-    unpad(g2, k, plan.hidden, grad2.fc2 + h * k * plan.hidden);
-    if (grad1.fc2_biases) std::memcpy(grad1.fc2_biases + h * k, c1, k * sizeof(float));
-    if (grad2.fc2_biases) std::memcpy(grad2.fc2_biases + h * k, c2, k * sizeof(float));
+    write_fc2_gradients(p, plan, g1, h, grad1);
+    write_fc2_gradients(p, plan, g2, h, grad2);
   }
 }
 

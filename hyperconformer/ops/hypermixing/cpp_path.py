@@ -32,20 +32,12 @@ def why_not(values, keys, queries, key_hypernet, query_hypernet, masks):
     str or None
         The reason, or None if they can.
     """
-    if values.device.type != "cpu":
-        return f"needs tensors on a CPU, got {values.device}"
-    if torch.compiler.is_compiling() or torch.jit.is_tracing():
-        return "cannot be compiled or traced"
     if keys is not queries or masks[0] is not masks[1]:
         return "needs one tensor, and one mask, as keys and queries"
-    tensors = [values, keys, *key_hypernet, *query_hypernet]
-    for tensor in tensors:
-        if tensor is None:
-            continue
-        if type(tensor) not in (torch.Tensor, torch.nn.Parameter):
-            return f"needs plain tensors, got {type(tensor).__name__}"
-        if tensor.dtype not in HALF_OR_SINGLE:
-            return f"computes in float32, got {tensor.dtype}"
+    tensors = values, keys, *key_hypernet, *query_hypernet
+    reason = cpp.why_not_these(tensors, HALF_OR_SINGLE)
+    if reason:
+        return reason
     shapes = [net.fc1_weights.shape for net in (key_hypernet, query_hypernet)]
     if shapes[0] != shapes[1] or max(shapes[0][1:]) > WIDEST_HEAD:
         return (
@@ -76,16 +68,15 @@ def hypermixing(
     for which :func:`why_not` knows no reason; the result is float32.
     """
     dtype = torch.float32
-    with torch.autocast("cpu", enabled=False):
-        return _SelfMixing.apply(
-            values.to(dtype),
-            None if keys is values else keys.to(dtype),
-            *key_hypernet.to(dtype),
-            *query_hypernet.to(dtype),
-            codes if codes is None else codes.to(dtype).detach(),
-            scale,
-            key_padding_mask,
-        )
+    return _SelfMixing.apply(
+        values.to(dtype),
+        None if keys is values else keys.to(dtype),
+        *key_hypernet.to(dtype),
+        *query_hypernet.to(dtype),
+        codes if codes is None else codes.to(dtype).detach(),
+        scale,
+        key_padding_mask,
+    )
 
 
 class _SelfMixing(torch.autograd.Function):
@@ -126,7 +117,7 @@ class _SelfMixing(torch.autograd.Function):
         sums, mixture = values.new_empty(shape), values.new_empty(shape)
         out = torch.empty_like(inputs[0])
         _library().hypermixing_forward(
-            ctypes.byref(problem), *map(_address, (sums, mixture, out))
+            ctypes.byref(problem), *map(cpp.address, (sums, mixture, out))
         )
         ctx.save_for_backward(*inputs, sums, mixture)
         ctx.scale = scale
@@ -145,9 +136,9 @@ class _SelfMixing(torch.autograd.Function):
         grad_out = grad_out.contiguous()
         _library().hypermixing_backward(
             ctypes.byref(problem),
-            *map(_address, (sums, mixture, grad_out, grad_values, grad_tokens)),
-            ctypes.byref(_Hypernet(*map(_address, gradients[:4]))),
-            ctypes.byref(_Hypernet(*map(_address, gradients[4:]))),
+            *map(cpp.address, (sums, mixture, grad_out, grad_values, grad_tokens)),
+            ctypes.byref(_Hypernet(*map(cpp.address, gradients[:4]))),
+            ctypes.byref(_Hypernet(*map(cpp.address, gradients[4:]))),
         )
         grad_tokens = None if tokens is None else grad_tokens
         return grad_values, grad_tokens, *gradients, None, None, None
@@ -186,17 +177,13 @@ def _problem(values, tokens, *rest):
         weights[2].shape[1],
         torch.get_num_threads(),
         scale,
-        _address(values),
-        _address(values if tokens is None else tokens),
-        _address(codes),
-        _address(mask),
-        _Hypernet(*map(_address, weights[:4])),
-        _Hypernet(*map(_address, weights[4:])),
+        cpp.address(values),
+        cpp.address(values if tokens is None else tokens),
+        cpp.address(codes),
+        cpp.address(mask),
+        _Hypernet(*map(cpp.address, weights[:4])),
+        _Hypernet(*map(cpp.address, weights[4:])),
     )
-
-
-def _address(tensor):
-    return None if tensor is None else ctypes.c_void_p(tensor.data_ptr())
 
 
 def _matrix_size(problem):

@@ -1,0 +1,138 @@
+// An activation and dropout after it, on a CPU, in one pass over memory.
+//
+// What is dropped is not kept for backward but drawn again from the same seed.
+
+#include "vectors.h"
+
+namespace {
+
+typedef uint32_t Bits __attribute__((vector_size(LANES * 4), aligned(4), may_alias));
+
+// Numbers that one generator draws for: the work is the same whatever thread does it.
+constexpr int64_t BLOCK = 4096;
+
+enum Activation { IDENTITY, SILU, GELU };
+
+// The generator that spreads a seed over the state of another; Sebastiano Vigna's
+// splitmix64.
+uint64_t next_seed(uint64_t& state) {
+  uint64_t z = state += 0x9e3779b97f4a7c15;
+  z = (z ^ (z >> 30)) * 0xbf58476d1ce4e5b9;
+  z = (z ^ (z >> 27)) * 0x94d049bb133111eb;
+  return z ^ (z >> 31);
+}
+
+// Chris Doty-Humphrey's sfc32, a generator of its own in each lane.
+class Generator {
+ public:
+  Generator(uint64_t seed, uint64_t stream) {
+    // Seeds of streams lie far apart, so that none repeats what another draws.
+    uint64_t state = seed ^ (stream * 0xd1342543de82ef95);
+    state = next_seed(state);
+    for (int64_t lane = 0; lane < LANES; ++lane) {
+      uint64_t z = next_seed(state);
+      a_[lane] = static_cast<uint32_t>(z);
+      b_[lane] = static_cast<uint32_t>(z >> 32);
+      c_[lane] = static_cast<uint32_t>(next_seed(state));
+      counter_[lane] = 1;
+    }
+    for (int i = 0; i < 12; ++i) draw();
+  }
+
+  Bits draw() {
+    Bits result = a_ + b_ + counter_;
+    counter_ += 1;
+    a_ = b_ ^ (b_ >> 9);
+    b_ = c_ + (c_ << 3);
+    c_ = ((c_ << 21) | (c_ >> 11)) + result;
+    return result;
+  }
+
+ private:
+  Bits a_, b_, c_, counter_;
+};
+
+// The activation of two vectors, or its derivative.
+template <Activation ACTIVATION, bool SLOPE>
+inline void activate(Vector (&x)[2]) {
+  if constexpr (ACTIVATION == SILU) {
+    Vector s[2];
+    sigmoids<2>(x, s);
+    for (int i = 0; i < 2; ++i)
+      x[i] = SLOPE ? s[i] + s[i] * (1.0f - s[i]) * x[i] : x[i] * s[i];
+  } else if constexpr (ACTIVATION == GELU) {
+    float values[2 * LANES], slopes[2 * LANES];
+    for (int i = 0; i < 2; ++i) store(values + i * LANES, x[i]);
+    gelu_of<2, SLOPE>(values, slopes);
+    for (int i = 0; i < 2; ++i) x[i] = load((SLOPE ? slopes : values) + i * LANES);
+  } else if constexpr (SLOPE) {
+    for (int i = 0; i < 2; ++i) x[i] = splat(1.0f);
+  }
+}
+
+// y = kept scale f(x), or with SLOPE y = grad kept scale f'(x), where `zeroed` out of
+// 65536 are not kept.
+template <Activation ACTIVATION, bool SLOPE>
+void run(int64_t count, uint64_t seed, int32_t zeroed, float scale, int64_t threads,
+         const float* x, const float* grad, float* y) {
+#pragma omp parallel for num_threads(threads) schedule(static)
+  for (int64_t n = 0; n < ceil_divide(count, BLOCK); ++n) {
+    Generator generator(seed, n);
+    int64_t end = std::min(count, (n + 1) * BLOCK);
+    for (int64_t i = n * BLOCK; i < end; i += 2 * LANES) {
+      float rest[2 * LANES] = {}, rest_grad[2 * LANES] = {}, rest_y[2 * LANES];
+      bool whole = i + 2 * LANES <= end;
+      const float *from = x + i, *from_grad = grad + i;
+      if (!whole) {
+        std::copy(x + i, x + end, rest);
+        if (SLOPE) std::copy(grad + i, grad + end, rest_grad);
+        from = rest, from_grad = rest_grad;
+      }
+      Integers kept[2] = {Integers{} - 1, Integers{} - 1};
+      if (zeroed > 0) {
+        Bits draws = generator.draw();
+        kept[0] = reinterpret_cast<Integers>(draws & 0xffff) >= zeroed;
+        kept[1] = reinterpret_cast<Integers>(draws >> 16) >= zeroed;
+      }
+      Vector values[2] = {load(from), load(from + LANES)};
+      activate<ACTIVATION, SLOPE>(values);
+      float* to = whole ? y + i : rest_y;
+      for (int j = 0; j < 2; ++j) {
+        Vector value = values[j] * scale;
+        if (SLOPE) value *= load(from_grad + j * LANES);
+        store(to + j * LANES, kept[j] ? value : splat(0.0f));
+      }
+      if (!whole) std::copy(rest_y, rest_y + (end - i), y + i);
+    }
+  }
+}
+
+template <bool SLOPE>
+void choose(int64_t activation, int64_t count, uint64_t seed, int32_t zeroed, float scale,
+            int64_t threads, const float* x, const float* grad, float* y) {
+  if (activation == SILU)
+    run<SILU, SLOPE>(count, seed, zeroed, scale, threads, x, grad, y);
+  else if (activation == GELU)
+    run<GELU, SLOPE>(count, seed, zeroed, scale, threads, x, grad, y);
+  else
+    run<IDENTITY, SLOPE>(count, seed, zeroed, scale, threads, x, grad, y);
+}
+
+}  // namespace
+
+extern "C" {
+
+// What stands for the activations in cpp_path.py are their places in the enumeration.
+void dropout_forward(int64_t activation, int64_t count, uint64_t seed, int32_t zeroed,
+                     float scale, int64_t threads, const float* x, float* y) {
+  choose<false>(activation, count, seed, zeroed, scale, threads, x, x, y);
+}
+
+// Without an activation x is not read: it may be the gradient.
+void dropout_backward(int64_t activation, int64_t count, uint64_t seed, int32_t zeroed,
+                      float scale, int64_t threads, const float* x, const float* grad,
+                      float* grad_x) {
+  choose<true>(activation, count, seed, zeroed, scale, threads, x, grad, grad_x);
+}
+
+}  // extern "C"

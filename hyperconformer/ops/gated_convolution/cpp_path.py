@@ -1,0 +1,87 @@
+"""The gated convolution on a CPU, in ``cpp_kernels.cpp``."""
+
+import ctypes
+import functools
+import pathlib
+
+import torch
+from torch.autograd.function import once_differentiable
+
+from hyperconformer.ops import cpp
+
+SOURCE = pathlib.Path(__file__).with_name("cpp_kernels.cpp")
+
+
+def why_not(*tensors):
+    """Why the kernels cannot take these tensors: a str, or None if they can."""
+    return cpp.why_not_these(tensors, (torch.float32,)) or cpp.why_not(SOURCE)
+
+
+def gated_convolution(x, weight, bias, left, padding_mask):
+    """See :func:`hyperconformer.ops.gated_convolution.gated_convolution`."""
+    return _GatedConvolution.apply(x, weight, bias, left, padding_mask)
+
+
+class _GatedConvolution(torch.autograd.Function):
+    """Keeps its inputs; makes the gated frames again in backward."""
+
+    @staticmethod
+    def forward(ctx, x, weight, bias, left, padding_mask):
+        inputs = [
+            t if t is None else t.contiguous() for t in (x, weight, bias, padding_mask)
+        ]
+        y = x.new_empty(*x.shape[:2], len(weight))
+        problem = _problem(*inputs, left)
+        _library().gated_convolution_forward(ctypes.byref(problem), y.data_ptr())
+        ctx.save_for_backward(*inputs)
+        ctx.left = left
+        return y
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx, grad_y):
+        x, weight, bias, _ = ctx.saved_tensors
+        problem = _problem(*ctx.saved_tensors, ctx.left)
+        grad_x, grad_weight = torch.empty_like(x), torch.zeros_like(weight)
+        grad_bias = None if bias is None else torch.zeros_like(bias)
+        # The name keeps a copy alive while its address is in use.
+        grad_y = grad_y.contiguous()
+        _library().gated_convolution_backward(
+            ctypes.byref(problem),
+            *map(cpp.address, (grad_y, grad_x, grad_weight, grad_bias)),
+        )
+        return grad_x, grad_weight, grad_bias, None, None
+
+
+class _Problem(ctypes.Structure):
+    """``Problem`` of the C++ file, field by field."""
+
+    _fields_ = [
+        *((name, ctypes.c_int64) for name in ("batch", "length", "channels")),
+        *((name, ctypes.c_int64) for name in ("taps", "left", "threads")),
+        *((name, ctypes.c_void_p) for name in ("x", "weights", "biases", "padding")),
+    ]
+
+
+def _problem(x, weight, bias, padding_mask, left):
+    """A ``Problem`` of contiguous tensors; they must outlive it."""
+    return _Problem(
+        *x.shape[:2],
+        len(weight),
+        weight.shape[-1],
+        left,
+        torch.get_num_threads(),
+        *map(cpp.address, (x, weight, bias, padding_mask)),
+    )
+
+
+@functools.cache
+def _library():
+    """The compiled kernels, their arguments declared."""
+    library = cpp.load_if_possible(SOURCE)
+    pointer = ctypes.c_void_p
+    library.gated_convolution_forward.argtypes = [pointer] * 2
+    library.gated_convolution_forward.restype = None
+    library.gated_convolution_backward.argtypes = [pointer] * 5
+    library.gated_convolution_backward.restype = None
+    return library
