@@ -2,13 +2,32 @@
 
 import pytest
 import torch
+import torch.nn.functional as F
+from torch import nn
 
-from hyperconformer.dropout import Dropout, replace_dropout
+from hyperconformer.dropout import Dropout, activate, replace_dropout
+from hyperconformer.ops import cpp
+from hyperconformer.ops.dropout import cpp_path
+from tests.goldens import relative_error
+from tests.ops.test_hypermixing_cpp import threads  # noqa: F401
+
+needs_compiler = pytest.mark.skipif(
+    cpp.why_not(cpp_path.SOURCE) is not None, reason="no C++ compiler"
+)
+PATHS = ["torch", pytest.param("cpp", marks=needs_compiler)]
+ACTIVATIONS = [(nn.SiLU(), F.silu), (nn.GELU(), F.gelu), (nn.ReLU(), F.relu)]
+
+
+@pytest.fixture(params=PATHS)
+def path(request, monkeypatch):
+    """Both ways to draw; float32, which is what the kernels take."""
+    monkeypatch.setenv("HYPERCONFORMER_BACKEND", request.param)
+    return request.param
 
 
 @pytest.mark.parametrize("p", [0.05, 0.1, 0.5, 0.9])
-def test_rate_scale_and_gradient(p):
-    x = torch.randn(400, 501, dtype=torch.float64, requires_grad=True)
+def test_rate_scale_and_gradient(path, p):
+    x = torch.randn(400, 501, requires_grad=True)
     y = Dropout(p)(x)
     kept = y != 0
     # Five standard deviations of a binomial share.
@@ -18,15 +37,86 @@ def test_rate_scale_and_gradient(p):
     assert torch.equal(x.grad != 0, kept)
 
 
-def test_elements_are_independent():
-    """Neighbours, which share a 64-bit draw, agree as often as chance has it."""
+def test_elements_are_independent(path):
+    """Neighbours, which share a draw, and lanes and blocks agree as chance has it."""
     kept = Dropout(0.5)(torch.ones(1 << 20)) != 0
-    for lag in (1, 2, 3, 4, 5):
+    for lag in (1, 2, 3, 4, 5, 8, 16, 32, 128, 4096, 8192):
         same = (kept[lag:] == kept[:-lag]).double().mean()
         assert abs(same - 0.5) < 5 * 0.5 / (1 << 20) ** 0.5
+    # Places within a block, and whole blocks.
+    for share in (kept.view(-1, 4096).double().mean(dim) for dim in (0, 1)):
+        assert (share - 0.5).abs().max() < 6 * 0.5 / (kept.numel() / len(share)) ** 0.5
 
 
-def test_does_nothing_in_evaluation_and_repeats_with_the_seed():
+def test_calls_are_independent(path):
+    layer, x = Dropout(0.5), torch.ones(1 << 18)
+    first, second = layer(x) != 0, layer(x) != 0
+    same = (first == second).double().mean()
+    assert abs(same - 0.5) < 5 * 0.5 / (1 << 18) ** 0.5
+
+
+@pytest.mark.parametrize("activation, function", ACTIVATIONS)
+@pytest.mark.parametrize("count", [1, 17, 4096, 5001])
+def test_after_an_activation(path, threads, activation, function, count):  # noqa: F811
+    """One operator; elements at the ends of blocks and vectors too."""
+    layer = Dropout(0.3)
+    x = (4 * torch.randn(count)).requires_grad_()
+    torch.manual_seed(5)
+    kept = layer(torch.ones(count)) != 0
+    torch.manual_seed(5)
+    y = layer.after(activation, x)
+    (gradient,) = torch.autograd.grad(y.sum(), x)
+    exact = x.detach().double().requires_grad_()
+    rounded = round(0.3 * 65536) / 65536
+    expected = function(exact) * kept / (1 - rounded)
+    (exact_gradient,) = torch.autograd.grad(expected.sum(), exact)
+    # A few roundings of the largest.
+    assert relative_error(y, expected) < 1e-6
+    assert relative_error(gradient, exact_gradient) < 1e-6
+
+
+@pytest.mark.parametrize("activation, function", ACTIVATIONS)
+def test_activation_alone(path, activation, function):
+    """In evaluation, and without a dropout; no random number is drawn."""
+    x = torch.linspace(-30, 30, 4321).requires_grad_()
+    exact = x.detach().double().requires_grad_()
+    (expected,) = torch.autograd.grad(function(exact).sum(), exact)
+    state = torch.get_rng_state()
+    for y in (activate(activation, x), Dropout(0.3).eval().after(activation, x)):
+        assert relative_error(y, function(exact)) < 1e-6
+        (gradient,) = torch.autograd.grad(y.sum(), x)
+        assert relative_error(gradient, expected) < 1e-6
+    assert torch.equal(torch.get_rng_state(), state)
+
+
+@pytest.mark.parametrize("activation", [nn.SiLU(), nn.GELU()])
+def test_nan_and_infinity(path, activation):
+    y = activate(activation, torch.tensor([float("nan"), float("inf"), 1e30, -1e30]))
+    assert y[0].isnan() and y[1] == float("inf") and y[2] == 1e30
+    assert abs(y[3]) < 1e-30
+
+
+def test_what_it_does_not_know_is_left_to_torch():
+    """Another formula, or a class of somebody's."""
+    x = torch.randn(100)
+    for activation in (nn.GELU("tanh"), nn.SiLU(inplace=True), nn.Tanh()):
+        expected = activation(x.clone())
+        assert torch.equal(activate(activation, x.clone()), expected)
+
+
+@needs_compiler
+def test_draws_do_not_depend_on_threads(monkeypatch):
+    monkeypatch.setenv("HYPERCONFORMER_BACKEND", "cpp")
+    usual, outputs = torch.get_num_threads(), []
+    for count in (1, 3):
+        torch.set_num_threads(count)
+        torch.manual_seed(5)
+        outputs.append(Dropout(0.5)(torch.ones(50_000)))
+    torch.set_num_threads(usual)
+    assert torch.equal(*outputs)
+
+
+def test_does_nothing_in_evaluation_and_repeats_with_the_seed(path):
     layer, x = Dropout(0.3), torch.randn(7, 11)
     assert torch.equal(layer.eval()(x), x)
     layer.train()

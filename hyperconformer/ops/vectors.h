@@ -29,8 +29,9 @@ inline Vector splat(float x) { return x - Vector{}; }
 
 // ---- Functions --------------------------------------------------------------------
 
-// 2^x, |x| <= 126, as 2^n 2^f with a polynomial in f of relative error 2e-9 before
-// rounding. N vectors go side by side, as each step waits for the one before.
+// 2^x, -126 <= x <= 128, as 2^n 2^f with a polynomial in f of relative error 2e-9
+// before rounding; 2^128 is infinite. N vectors go side by side, as each step waits for
+// the one before.
 template <int N>
 inline void powers_of_two(const Vector (&x)[N], Vector (&result)[N]) {
   constexpr float terms[] = {1.5345743e-4f, 0.0013399929f, 0.009618489f, 0.055503286f,
@@ -62,7 +63,7 @@ inline void sigmoids(const Vector (&x)[N], Vector (&result)[N]) {
 #pragma GCC unroll 4
   for (int i = 0; i < N; ++i) {
     power[i] = x[i] * -1.4426950408889634f;
-    power[i] = power[i] > 126.0f ? splat(126.0f) : power[i];
+    power[i] = power[i] > 128.0f ? splat(128.0f) : power[i];
     power[i] = power[i] < -126.0f ? splat(-126.0f) : power[i];
   }
   powers_of_two<N>(power, result);

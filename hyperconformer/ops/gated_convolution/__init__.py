@@ -22,7 +22,7 @@ def gated_convolution(x, weight, bias=None, *, left, padding_mask=None):
     Arguments
     ---------
     x : torch.Tensor
-        (B, T, 2 D) frames; what stands in padding is never read.
+        (B, T, 2 D) frames.
     weight : torch.Tensor
         (D, 1, K) taps of the kernel.
     bias : torch.Tensor, optional
@@ -30,7 +30,7 @@ def gated_convolution(x, weight, bias=None, *, left, padding_mask=None):
     left : int
         Frames before its own that a frame sees, at most K - 1; K - 1 - left follow it.
     padding_mask : torch.Tensor, optional
-        (B, T) bool, True = padding.
+        (B, T) bool, True = padding; what stands there, even NaN, reaches no output.
 
     Returns
     -------
