@@ -14,6 +14,8 @@ from hyperconformer.model_folder import (
     DEFAULT_STREAMING_MODEL,
     list_shipped_models,
 )
+from hyperconformer.ops import cpp
+from hyperconformer.ops.hypermixing import cpp_path
 from hyperconformer.registry import list_mixers
 
 PACKAGES = ("torch", "torchaudio", "speechbrain", "triton", "safetensors", "soundfile")
@@ -41,6 +43,7 @@ def describe():
         *(f"{name}: {_version(name)}" for name in PACKAGES),
         f"devices: {', '.join(_devices())}",
         f"cpu threads: {torch.get_num_threads()}",
+        f"c++ kernels: {_cpp()}",
         f"triton kernels: {_triton()}",
         *(f"{name}: {_version(name)} ({use})" for name, use in OPTIONAL.items()),
         f"audio formats: {', '.join(sorted(soundfile.available_formats()))}",
@@ -103,6 +106,11 @@ def _devices():
     if torch.backends.mps.is_available():
         names.append("mps")
     return names
+
+
+def _cpp():
+    reason = cpp.why_not(cpp_path.SOURCE)
+    return f"no ({reason})" if reason else "yes"
 
 
 def _triton():

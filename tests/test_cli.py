@@ -123,7 +123,15 @@ def test_a_manifest_is_evaluated(capsys, files, tiny_model, tmp_path):
 def test_info_says_what_can_be_used(capsys):
     code, out, _ = run(capsys, "info")
     assert code == 0
-    for name in ("hyperconformer", "torch", "speechbrain", "devices", "kenlm"):
+    names = (
+        "hyperconformer",
+        "torch",
+        "speechbrain",
+        "devices",
+        "c++ kernels",
+        "kenlm",
+    )
+    for name in names:
         assert f"\n{name}: " in f"\n{out}"
     assert "WAV" in out and "hypermixing" in out and DEFAULT_MODEL in out
 

@@ -131,12 +131,11 @@ def _attempt(source):
     try:
         return load(source), None
     except OSError as error:
+        name = f"{source.parent.name}/{source.name}"
         logger.warning(
-            "%s is not compiled, slower torch operations do its work: %s",
-            source.name,
-            error,
+            "%s is not compiled, slower torch operations do its work: %s", name, error
         )
-        return None, f"has no compiled {source.name}: {error}"
+        return None, f"needs {name}, which is not compiled: {error}"
 
 
 def _compiler():
