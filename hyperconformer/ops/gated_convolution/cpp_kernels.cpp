@@ -68,13 +68,16 @@ inline void copy_group(const float* from, int64_t n, float* to) {
 // A (D, K) parameter's group of channels, or (D,) with K = 1, as (K, GROUP).
 void copy_weights(const float* from, int64_t taps, const Piece& piece, float* to) {
   for (int64_t k = 0; k < taps; ++k)
-    for (int64_t j = 0; j < GROUP; ++j)
-      to[k * GROUP + j] = j < piece.channels ? from[(piece.channel + j) * taps + k] : 0.0f;
+    for (int64_t j = 0; j < GROUP; ++j) {
+      bool is_there = j < piece.channels;
+      to[k * GROUP + j] = is_there ? from[(piece.channel + j) * taps + k] : 0.0f;
+    }
 }
 
 // (frames, GROUP) gated frames from `first` on; 0 outside of the utterance and in
 // padding.
-void gate(const Problem& p, const Piece& piece, int64_t first, int64_t frames, float* to) {
+void gate(const Problem& p, const Piece& piece, int64_t first, int64_t frames,
+          float* to) {
   float values[GROUP], gates[GROUP];
   for (int64_t i = 0; i < frames; ++i, to += GROUP) {
     if (!is_real(p, piece.utterance, first + i)) {
@@ -139,7 +142,8 @@ inline void correlate_side_by_side(const float* x, const float* y, int64_t frame
   }
 }
 
-void correlate(const float* x, const float* y, int64_t frames, int64_t taps, float* sums) {
+void correlate(const float* x, const float* y, int64_t frames, int64_t taps,
+               float* sums) {
   int64_t k = 0;
   for (; k + SIDE_BY_SIDE <= taps; k += SIDE_BY_SIDE)
     correlate_side_by_side<SIDE_BY_SIDE>(x + k * GROUP, y, frames, sums + k * GROUP);
@@ -163,7 +167,8 @@ void gated_convolution_forward(const Problem* problem, float* y) {
     if (p.biases) copy_weights(p.biases, 1, piece, biases);
     gate(p, piece, piece.start - p.left, piece.frames + p.taps - 1, gated);
     convolve(gated, weights, p.taps, p.biases ? biases : nullptr, piece.frames, result);
-    float* out = y + (piece.utterance * p.length + piece.start) * p.channels + piece.channel;
+    int64_t row = piece.utterance * p.length + piece.start;
+    float* out = y + row * p.channels + piece.channel;
     for (int64_t t = 0; t < piece.frames; ++t)
       std::memcpy(out + t * p.channels, result + t * GROUP,
                   piece.channels * sizeof(float));
@@ -171,8 +176,9 @@ void gated_convolution_forward(const Problem* problem, float* y) {
 }
 
 // From the gradient of y to those of x, and of weights and biases, which begin as 0.
-void gated_convolution_backward(const Problem* problem, const float* grad_y, float* grad_x,
-                                float* grad_weights, float* grad_biases) {
+void gated_convolution_backward(const Problem* problem, const float* grad_y,
+                                float* grad_x, float* grad_weights,
+                                float* grad_biases) {
   const Problem& p = *problem;
   int64_t wide = (STRETCH + p.taps - 1) * GROUP, weights_size = p.taps * GROUP;
   over_groups(p, 2 * wide + STRETCH * GROUP + 2 * weights_size + GROUP,

@@ -107,8 +107,8 @@ void product(View a, const float* b, int64_t b_row, const float* start,
              int64_t columns, int64_t inner) {
   int64_t j = 0;
   for (; j + 2 * LANES <= columns; j += 2 * LANES)
-    blocks<BLOCK_ROWS, 2>(a, b + j, b_row, start ? start + j : nullptr, start_row, c + j, c_row,
-                 rows, inner);
+    blocks<BLOCK_ROWS, 2>(a, b + j, b_row, start ? start + j : nullptr, start_row, c + j,
+                          c_row, rows, inner);
   if (j < columns)
     blocks<8, 1>(a, b + j, b_row, start ? start + j : nullptr, start_row, c + j, c_row,
                  rows, inner);
@@ -322,16 +322,15 @@ void sum_partials(const Problem& p, const Plan& plan, const float* partial,
 
 // ---- Generate ---------------------------------------------------------------------
 
-// The hidden layer before its GELU, G1 S + c1 s, (k, wide).
-void before_hidden(const Problem& p, const Plan& plan, int64_t head, const float* sums,
-                   float* before) {
-  const float* row = sums + plan.hidden * plan.wide;
-  const float* biases = p.key_hypernet.fc2_biases;
-  if (biases)
-    product({biases + head * p.mixing, 1, 1}, row, plan.wide, nullptr, 0, before,
-            plan.wide, p.mixing, plan.wide, 1);
-  product({p.key_hypernet.fc2 + head * p.mixing * plan.hidden, plan.hidden, 1}, sums,
-          plan.wide, biases ? before : nullptr, plan.wide, before, plan.wide, p.mixing,
+// G1 S + c1 s, (k, wide), the hidden layer before its GELU. With the other hypernetwork,
+// from the gradients of R and r that of the hidden layer.
+void to_hidden(const Problem& p, const Plan& plan, const Hypernet& net, int64_t head,
+               const float* matrix, float* hidden) {
+  if (net.fc2_biases)
+    product({net.fc2_biases + head * p.mixing, 1, 1}, matrix + plan.hidden * plan.wide,
+            plan.wide, nullptr, 0, hidden, plan.wide, p.mixing, plan.wide, 1);
+  product({net.fc2 + head * p.mixing * plan.hidden, plan.hidden, 1}, matrix, plan.wide,
+          net.fc2_biases ? hidden : nullptr, plan.wide, hidden, plan.wide, p.mixing,
           plan.wide, plan.hidden);
 }
 
@@ -389,17 +388,10 @@ void generate_backward(const Problem& p, const Plan& plan, const float* sums,
       int64_t n = b * p.heads + h;
       const float* s = sums + n * plan.matrix;
       sum_partials(p, plan, partial, b, h, grad_mixture);
-      before_hidden(p, plan, h, s, hidden);
+      to_hidden(p, plan, p.key_hypernet, h, s, hidden);
       gelu_and_slope(hidden, slope, k * plan.wide);
       add_fc2_gradients(p, plan, hidden, grad_mixture, turned, g2);
-      const float* row = grad_mixture + plan.hidden * plan.wide;
-      const float* biases = p.query_hypernet.fc2_biases;
-      if (biases)
-        product({biases + h * k, 1, 1}, row, plan.wide, nullptr, 0, grad, plan.wide, k,
-                plan.wide, 1);
-      product({p.query_hypernet.fc2 + h * k * plan.hidden, plan.hidden, 1}, grad_mixture,
-              plan.wide, biases ? grad : nullptr, plan.wide, grad, plan.wide, k,
-              plan.wide, plan.hidden);
+      to_hidden(p, plan, p.query_hypernet, h, grad_mixture, grad);
       for (int64_t i = 0; i < k * plan.wide; i += LANES)
         store(grad + i, load(grad + i) * load(slope + i));
       add_fc2_gradients(p, plan, grad, s, turned, g1);
@@ -531,7 +523,7 @@ void hypermixing_forward(const Problem* problem, float* sums, float* mixture,
     scratch.take();
     float* s = sums + n * plan.matrix;
     sum_partials(p, plan, partial, n / p.heads, n % p.heads, s);
-    before_hidden(p, plan, n % p.heads, s, hidden);
+    to_hidden(p, plan, p.key_hypernet, n % p.heads, s, hidden);
     gelu(hidden, p.mixing * plan.wide);
     to_matrix(p, plan, p.query_hypernet, n % p.heads, hidden, mixture + n * plan.matrix);
   }
@@ -612,7 +604,8 @@ void hypermixing_backward(const Problem* problem, const float* sums, const float
       write_tile(p, plan, t.grad_x, p.scale, true, {b, start, h}, grad_tokens);
       product({t.a, plan.deep, 1}, s, plan.wide, s + plan.hidden * plan.wide, 0, t.grad_x,
               plan.wide, plan.tile, plan.wide, plan.hidden);
-      write_tile(p, plan, t.grad_x, 1.0f, p.tokens == p.values, {b, start, h}, grad_values);
+      write_tile(p, plan, t.grad_x, 1.0f, p.tokens == p.values, {b, start, h},
+                 grad_values);
     }
   });
   first1.finish(p, plan, *grad1);
