@@ -189,9 +189,10 @@ struct Plan {
 template <class Prepare, class Work>
 void over_tiles(const Problem& p, const Plan& plan, Prepare prepare, Work work) {
   int64_t all = p.batch * plan.tiles;
-#pragma omp parallel num_threads(plan.threads)
+  // All threads, also where a few would do: OpenMP ends those that a region does not
+  // ask for, and begins them anew. A nested region has one thread, which does all.
+#pragma omp parallel num_threads(p.threads)
   {
-    // A nested region has one thread, which does all.
     for (int64_t i = omp_get_thread_num(); i < plan.threads; i += omp_get_num_threads()) {
       auto scratch = prepare(i);
       for (int64_t n = plan.first(i, all); n < plan.first(i + 1, all); ++n)
@@ -373,7 +374,7 @@ void generate_backward(const Problem& p, const Plan& plan, const float* sums,
                        const float* partial, float* grad_sums, float* grad_sums_turned,
                        const HypernetGradients& grad1, const HypernetGradients& grad2) {
   int64_t k = p.mixing;
-#pragma omp parallel for num_threads(plan.threads) schedule(static)
+#pragma omp parallel for num_threads(p.threads) schedule(static)
   for (int64_t h = 0; h < p.heads; ++h) {
     int64_t deep = padded(plan.hidden + 1);
     float *grad_mixture, *turned, *hidden, *slope, *grad, *g1, *g2;
@@ -515,7 +516,7 @@ void hypermixing_forward(const Problem* problem, float* sums, float* mixture,
     }
   });
 
-#pragma omp parallel for num_threads(plan.threads) schedule(static)
+#pragma omp parallel for num_threads(p.threads) schedule(static)
   for (int64_t n = 0; n < p.batch * p.heads; ++n) {
     float* hidden;
     Scratch scratch(tile_memory);
