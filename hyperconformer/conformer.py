@@ -13,7 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from hyperconformer.dropout import Dropout, activate
+from hyperconformer.dropout import Dropout, activate, has_hooks
 from hyperconformer.encoder import (
     EncoderStack,
     FeedForward,
@@ -23,7 +23,7 @@ from hyperconformer.encoder import (
     within,
 )
 from hyperconformer.masks import last_frames
-from hyperconformer.ops.gated_convolution import depthwise, gated, gated_convolution
+from hyperconformer.ops.gated_convolution import depthwise, gated_convolution
 
 
 class ConvolutionModule(nn.Module):
@@ -148,21 +148,25 @@ class ConvolutionModule(nn.Module):
         state : dict of str to torch.Tensor or None
             The state after these frames.
         """
-        pointwise = self.bottleneck[0]
+        pointwise, gate = self.bottleneck
         x = F.linear(self.layer_norm(x), pointwise.weight.squeeze(-1), pointwise.bias)
         weight, bias, left = self.conv.weight, self.conv.bias, self.left
-        if state is None and (chunk is None or self.causal):
+        is_glu = type(gate) is nn.GLU and not has_hooks(gate)
+        if is_glu and state is None and (chunk is None or self.causal):
             x = gated_convolution(x, weight, bias, left=left, padding_mask=padding_mask)
             return self._after(x), None
-        x, frames = gated(x, padding_mask), x.shape[1]
+        x, frames = gate(x), x.shape[1]
+        if padding_mask is not None:
+            x = x.masked_fill(padding_mask.unsqueeze(-1), 0.0)
         if state is not None:
             if chunk is None and not self.causal:
                 raise ValueError("a convolution that looks ahead streams in chunks")
             new = None if padding_mask is None else (~padding_mask).sum(1)
             x, left = torch.cat([state["past"], x], dim=1), 0
             state = {"past": last_frames(x, new, self.left)}
-        if self.causal:
-            x = depthwise(x.unsqueeze(1), weight, bias).squeeze(1)
+        if self.causal or chunk is None:
+            x = F.pad(x, (0, 0, left if self.causal else 0, 0)).unsqueeze(1)
+            x = depthwise(x, weight, bias, 0 if self.causal else left).squeeze(1)
         else:
             x = F.pad(x, (0, 0, left, -frames % chunk.chunk_frames))
             x = self._depthwise_in_chunks(x, chunk.chunk_frames)[:, :frames]

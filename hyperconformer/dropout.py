@@ -28,7 +28,7 @@ class Dropout(nn.Dropout):
 
     def forward(self, x):
         """Tensors of any shape in, of the same out."""
-        if not self.training or self.inplace or not _is_cheap(x):
+        if not self.training or self.inplace or not _is_eager_cpu(x):
             return super().forward(x)
         return dropout(x, self.p)
 
@@ -47,7 +47,7 @@ class Dropout(nn.Dropout):
         torch.Tensor
         """
         name = _fused_name(activation)
-        if name is None or self.inplace or not _is_cheap(x):
+        if name is None or self.inplace or has_hooks(self) or not _is_eager_cpu(x):
             return self(activation(x))
         return dropout(x, self.p if self.training else 0.0, name)
 
@@ -67,7 +67,7 @@ def activate(activation, x):
     torch.Tensor
     """
     name = _fused_name(activation)
-    if name is None or not _is_cheap(x):
+    if name is None or not _is_eager_cpu(x):
         return activation(x)
     return dropout(x, 0.0, name)
 
@@ -76,12 +76,27 @@ def _fused_name(activation):
     """What :func:`dropout` calls an activation; None if it does not know it."""
     if getattr(activation, "approximate", "none") != "none":
         return None
-    if getattr(activation, "inplace", False):
+    if getattr(activation, "inplace", False) or has_hooks(activation):
         return None
     return FUSED.get(type(activation))
 
 
-def _is_cheap(x):
+def has_hooks(module):
+    """Whether a module is to be called itself, as somebody listens to it.
+
+    Arguments
+    ---------
+    module : torch.nn.Module
+        That another operator could stand for.
+
+    Returns
+    -------
+    bool
+    """
+    return bool(module._forward_hooks or module._forward_pre_hooks)
+
+
+def _is_eager_cpu(x):
     """Whether the operator is made for such tensors."""
     return x.device.type == "cpu" and not torch.compiler.is_compiling()
 

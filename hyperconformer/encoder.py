@@ -181,6 +181,8 @@ class FeedForward(nn.Module):
     def forward(self, x):
         """(B, T, D) in, (B, T, D) out."""
         widen, activation, dropout, narrow = self.ffn
+        if type(dropout) is not Dropout:  # Somebody has replaced it.
+            return self.ffn(x)
         return narrow(dropout.after(activation, widen(x)))
 
 

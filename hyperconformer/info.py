@@ -15,10 +15,13 @@ from hyperconformer.model_folder import (
     list_shipped_models,
 )
 from hyperconformer.ops import cpp
-from hyperconformer.ops.hypermixing import cpp_path
+from hyperconformer.ops.dropout import cpp_path as dropout
+from hyperconformer.ops.gated_convolution import cpp_path as gated_convolution
+from hyperconformer.ops.hypermixing import cpp_path as hypermixing
 from hyperconformer.registry import list_mixers
 
 PACKAGES = ("torch", "torchaudio", "speechbrain", "triton", "safetensors", "soundfile")
+CPP_PATHS = (hypermixing, gated_convolution, dropout)
 # Package to what it is for.
 OPTIONAL = {"kenlm": "large n-gram models", "pygtrie": "large n-gram models"}
 
@@ -109,8 +112,8 @@ def _devices():
 
 
 def _cpp():
-    reason = cpp.why_not(cpp_path.SOURCE)
-    return f"no ({reason})" if reason else "yes"
+    reasons = [cpp.why_not(path.SOURCE) for path in CPP_PATHS]
+    return next((f"no ({reason})" for reason in reasons if reason), "yes")
 
 
 def _triton():

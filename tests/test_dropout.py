@@ -5,7 +5,9 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
+from hyperconformer.conformer import ConvolutionModule
 from hyperconformer.dropout import Dropout, activate, replace_dropout
+from hyperconformer.encoder import FeedForward
 from hyperconformer.ops import cpp
 from hyperconformer.ops.dropout import cpp_path
 from tests.goldens import relative_error
@@ -102,6 +104,35 @@ def test_what_it_does_not_know_is_left_to_torch():
     for activation in (nn.GELU("tanh"), nn.SiLU(inplace=True), nn.Tanh()):
         expected = activation(x.clone())
         assert torch.equal(activate(activation, x.clone()), expected)
+
+
+def test_nothing_to_do_is_nothing_done(path):
+    x = torch.randn(5)
+    assert Dropout(0.0)(x) is x
+
+
+def test_a_dropped_nan_stays(path):
+    """It is a sign of a mistake, and PyTorch's dropout keeps it."""
+    assert Dropout(0.5)(torch.full((100,), float("nan"))).isnan().all()
+
+
+def test_who_listens_or_is_replaced_is_called():
+    called = []
+    layer = FeedForward(4, 8, dropout=0.1)
+    layer.ffn[1].register_forward_hook(lambda *_: called.append("activation"))
+    layer.ffn[2].register_forward_hook(lambda *_: called.append("dropout"))
+    layer(torch.randn(2, 3, 4))
+    assert called == ["activation", "dropout"]
+    layer.ffn[2] = nn.Identity()
+    layer(torch.randn(2, 3, 4))
+    convolution = ConvolutionModule(4, kernel_size=3)
+    convolution.bottleneck[1].register_forward_hook(lambda *_: called.append("gate"))
+    x = torch.randn(2, 9, 4)
+    heard = convolution(x)
+    assert called[-1] == "gate"
+    plain = ConvolutionModule(4, kernel_size=3)
+    plain.load_state_dict(convolution.state_dict())
+    assert relative_error(heard, plain(x)) < 1e-5
 
 
 @needs_compiler

@@ -197,14 +197,11 @@ class HyperConformerASR(TransformerASR):
             "mixer_options": mixer_options,
             "layerdrop_prob": layerdrop_prob,
         }
-        if conformer_activation is Swish:
-            # The same with its beta of 1, and known to the layers.
-            conformer_activation = nn.SiLU
         if encoder_module == "conformer":
             self.encoder = ConformerEncoder(
                 d_ffn=d_ffn,
                 kernel_size=kernel_size,
-                activation=conformer_activation,
+                activation=_known(conformer_activation),
                 bias=bias,
                 causal=self.causal,
                 **shared,
@@ -212,7 +209,7 @@ class HyperConformerASR(TransformerASR):
         elif encoder_module == "transformer":
             self.encoder = TransformerEncoder(
                 d_ffn=d_ffn,
-                activation=activation,
+                activation=_known(activation),
                 normalize_before=normalize_before,
                 causal=self.causal,
                 **shared,
@@ -583,3 +580,9 @@ def chunk_config(chunk_ms, left_context_ms, frame_ms):
         )
     left = None if left_context_ms is None else math.ceil(left_context_ms / chunk_ms)
     return DynChunkTrainConfig(int(frames), left)
+
+
+def _known(activation):
+    """torch's class for SpeechBrain's Swish, the same with its beta of 1: layers know
+    how to make it one operator with what follows."""
+    return nn.SiLU if activation is Swish else activation

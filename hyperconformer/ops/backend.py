@@ -1,9 +1,11 @@
 """Which of an operator's paths runs: ``reference``, ``torch``, ``cpp`` or ``triton``.
 
 The argument ``backend`` of an operator, or else the environment variable
-``HYPERCONFORMER_BACKEND``, forces a path; a forced path that cannot run raises. Left
-to itself, an operator takes its Triton kernels on the devices that they are compiled
-for in the tests, its C++ kernels on CPUs, and torch elsewhere.
+``HYPERCONFORMER_BACKEND``, forces a path; a mixer's forced path that cannot run raises.
+Operators that are no mixers have a torch path and C++ kernels only, and take these
+where they can, unless torch or the reference is asked for. Left to itself, an operator
+takes its Triton kernels on the devices that they are compiled for in the tests, its
+C++ kernels on CPUs, and torch elsewhere.
 """
 
 import importlib.util
@@ -115,7 +117,7 @@ def takes_cpp(why_not):
     Returns
     -------
     bool
-        False also where ``HYPERCONFORMER_BACKEND`` asks for torch or the reference.
+        False where ``HYPERCONFORMER_BACKEND`` asks for torch or the reference.
     """
     forced = check_backend(os.environ.get("HYPERCONFORMER_BACKEND") or None)
     return forced not in ("torch", "reference") and why_not() is None

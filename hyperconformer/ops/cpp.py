@@ -22,6 +22,7 @@ import subprocess
 import tempfile
 
 import torch
+from torch.autograd.function import once_differentiable
 
 logger = logging.getLogger(__name__)
 
@@ -54,24 +55,13 @@ def load(source):
     """
     name = f"{source.parent.name}-{source.stem}-{_key(source)}.so"
     library = _cache_folder() / name
-    if not library.exists():
-        _compile(source, library)
+    if library.exists():
+        try:
+            return ctypes.CDLL(str(library))
+        except OSError:
+            logger.warning("%s cannot be loaded, it is compiled again", library)
+    _compile(source, library)
     return ctypes.CDLL(str(library))
-
-
-def load_if_possible(source):
-    """The library of a C++ file or None; why not is logged once.
-
-    Arguments
-    ---------
-    source : pathlib.Path
-        As in :func:`load`.
-
-    Returns
-    -------
-    ctypes.CDLL or None
-    """
-    return _attempt(source)[0]
 
 
 def why_not(source):
@@ -105,19 +95,106 @@ def why_not_these(tensors, dtypes):
     str or None
         The reason, or None if it can.
     """
-    if torch.compiler.is_compiling() or torch.jit.is_tracing():
-        return "cannot be compiled or traced"
+    if _is_watched():
+        return "does not run under torch.compile, tracing, torch.func or modes"
     for tensor in tensors:
         if tensor is None:
             continue
         if tensor.device.type != "cpu":
             return f"needs tensors on a CPU, got {tensor.device}"
-        # A subclass may have no memory of its own.
-        if type(tensor) not in (torch.Tensor, torch.nn.Parameter):
+        # A subclass may have no memory of its own, a negated view other numbers in it.
+        if type(tensor) not in (torch.Tensor, torch.nn.Parameter) or tensor.is_neg():
             return f"needs plain tensors, got {type(tensor).__name__}"
+        if tensor.numel() == 0:
+            return "needs at least one element"
         if tensor.dtype not in dtypes:
             return f"computes in float32, got {tensor.dtype}"
     return None
+
+
+def why_not_this_mask(mask, tokens):
+    """Why no C++ kernel can take a padding mask.
+
+    Arguments
+    ---------
+    mask : torch.Tensor or None
+        True = padding.
+    tokens : torch.Tensor
+        (B, T, ...), for which it is (B, T) where the kernels take it.
+
+    Returns
+    -------
+    str or None
+        The reason, or None if it can.
+    """
+    if mask is None:
+        return None
+    if mask.shape != tokens.shape[:2]:
+        expected = tuple(tokens.shape[:2])
+        return f"needs a mask of shape {expected}, got {tuple(mask.shape)}"
+    return why_not_these([mask], (torch.bool,))
+
+
+def _is_watched():
+    """Whether somebody else than autograd has to see every operation."""
+    return (
+        torch.compiler.is_compiling()
+        or torch.jit.is_tracing()
+        or torch._C._len_torch_dispatch_stack() > 0
+        or torch._C._functorch.peek_interpreter_stack() is not None
+        or torch.autograd.forward_ad._current_level >= 0
+    )
+
+
+def once(backward):
+    """A backward of an autograd function that cannot be differentiated again.
+
+    ``once_differentiable`` alone would leave out the second order without a word,
+    where the gradient that comes in does not require one.
+
+    Arguments
+    ---------
+    backward : callable
+        Of (ctx, *gradients).
+
+    Returns
+    -------
+    callable
+        The same, but a RuntimeError where a graph of gradients is asked for.
+    """
+    differentiable_once = once_differentiable(backward)
+
+    @functools.wraps(backward)
+    def checked(ctx, *gradients):
+        if torch.is_grad_enabled():
+            raise RuntimeError(
+                "the C++ kernels have no second derivatives (create_graph=True): "
+                "HYPERCONFORMER_BACKEND=torch has"
+            )
+        return differentiable_once(ctx, *gradients)
+
+    return checked
+
+
+def declare(source, arguments):
+    """The library of a C++ file, its functions declared to return nothing.
+
+    Arguments
+    ---------
+    source : pathlib.Path
+        As in :func:`load`; :func:`why_not` knows no reason.
+    arguments : dict of str to list
+        The ctypes of each function's arguments.
+
+    Returns
+    -------
+    ctypes.CDLL
+    """
+    library, _ = _attempt(source)
+    for name, types in arguments.items():
+        function = getattr(library, name)
+        function.argtypes, function.restype = types, None
+    return library
 
 
 def address(tensor):
@@ -130,7 +207,8 @@ def _attempt(source):
     """(library, None) or (None, reason)."""
     try:
         return load(source), None
-    except OSError as error:
+    # Also no home folder, a CXX that cannot be split, a compiler that hangs.
+    except (OSError, RuntimeError, ValueError, subprocess.SubprocessError) as error:
         name = f"{source.parent.name}/{source.name}"
         logger.warning(
             "%s is not compiled, slower torch operations do its work: %s", name, error
@@ -178,7 +256,7 @@ def _call(command):
     OSError
         If it cannot be called or fails.
     """
-    finished = subprocess.run(command, capture_output=True)
+    finished = subprocess.run(command, capture_output=True, timeout=300)
     if finished.returncode:
         answer = finished.stderr.decode(errors="replace").strip()
         raise OSError(f"{shlex.join(command)} failed: {answer[:2000]}")

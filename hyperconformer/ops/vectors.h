@@ -30,8 +30,8 @@ inline Vector splat(float x) { return x - Vector{}; }
 // ---- Functions --------------------------------------------------------------------
 
 // 2^x, -126 <= x <= 128, as 2^n 2^f with a polynomial in f of relative error 2e-9
-// before rounding; 2^128 is infinite. N vectors go side by side, as each step waits for
-// the one before.
+// before rounding; infinite from x = 127.5 on. N vectors go side by side, as each step
+// waits for the one before.
 template <int N>
 inline void powers_of_two(const Vector (&x)[N], Vector (&result)[N]) {
   constexpr float terms[] = {1.5345743e-4f, 0.0013399929f, 0.009618489f, 0.055503286f,
@@ -50,9 +50,8 @@ inline void powers_of_two(const Vector (&x)[N], Vector (&result)[N]) {
     for (int i = 0; i < N; ++i) result[i] = result[i] * fraction[i] + terms[step];
 #pragma GCC unroll 4
   for (int i = 0; i < N; ++i) {
-    Integers bits = (reinterpret_cast<Integers&>(whole[i]) - 0x4b400000) << 23;
-    bits += reinterpret_cast<Integers&>(result[i]);
-    result[i] = reinterpret_cast<Vector&>(bits);
+    Integers bits = (reinterpret_cast<Integers&>(whole[i]) - 0x4b400000 + 127) << 23;
+    result[i] *= reinterpret_cast<Vector&>(bits);
   }
 }
 

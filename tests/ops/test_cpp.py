@@ -4,8 +4,15 @@ import shutil
 
 import pytest
 import torch
+from torch.utils.checkpoint import checkpoint
 
+from hyperconformer.dropout import Dropout
 from hyperconformer.ops import cpp
+from hyperconformer.ops.gated_convolution import gated_convolution
+from hyperconformer.ops.hypermixing import hypermixing
+from hyperconformer.training.results import count_macs
+from tests.goldens import relative_error
+from tests.ops.test_hypermixing import random_hypernet
 
 CODE = 'extern "C" int answer() { return %d; }\n'
 
@@ -56,9 +63,8 @@ def test_openmp_is_that_of_torch(source):
 
 def test_without_a_compiler(cache, source, monkeypatch, caplog):
     monkeypatch.setenv("CXX", "no-such-compiler -O1")
-    assert cpp.load_if_possible(source) is None
     assert "no-such-compiler" in cpp.why_not(source)
-    assert cpp.load_if_possible(source) is None
+    assert "no-such-compiler" in cpp.why_not(source)
     (record,) = caplog.records  # Said once.
     assert "answers.cpp" in record.message and "no-such-compiler" in record.message
 
@@ -74,3 +80,109 @@ def test_a_cache_that_cannot_be_written(source, monkeypatch, tmp_path):
     (tmp_path / "file").write_text("")
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "file"))
     assert "file" in cpp.why_not(source)
+
+
+@pytest.mark.parametrize("name, value", [("CXX", "c++ '"), ("HOME", None)])
+def test_a_broken_environment_is_a_reason(source, monkeypatch, name, value):
+    """Quotes that do not close; nobody at home."""
+    if value is None:
+        monkeypatch.delenv("XDG_CACHE_HOME")
+        monkeypatch.setattr(cpp.pathlib.Path, "home", no_home)
+    else:
+        monkeypatch.setenv(name, value)
+    assert cpp.why_not(source)
+
+
+def no_home():
+    raise RuntimeError("Could not determine home directory.")
+
+
+def test_a_damaged_library_is_compiled_again(cache, source):
+    cpp.load(source)
+    (library,) = cache.iterdir()
+    library.unlink()
+    library.write_bytes(b"")
+    assert cpp.load(source).answer() == 42
+
+
+def test_every_source_travels_in_the_wheel():
+    """setup.py names endings, and folders are packages."""
+    sources = {*cpp.HEADERS.rglob("*.cpp"), *cpp.HEADERS.rglob("*.h")}
+    assert len(sources) > 3
+    assert all((source.parent / "__init__.py").exists() for source in sources)
+    setup = (cpp.HEADERS.parents[1] / "setup.py").read_text()
+    assert '"": ["*.cpp", "*.h"]' in setup
+
+
+class Layer(torch.nn.Module):
+    """All operators that have kernels, one after another."""
+
+    def __init__(self):
+        super().__init__()
+        nets = [random_hypernet(2, 8, 8, 16, dtype=torch.float32) for _ in "12"]
+        self.nets = [torch.nn.ParameterList(w.detach() for w in net) for net in nets]
+        self.nets = torch.nn.ModuleList(self.nets)
+        self.conv = torch.nn.Conv1d(8, 8, 5, groups=8)
+        self.dropout = Dropout(0.3)
+
+    def forward(self, x):
+        nets = [type(random_hypernet(1, 1, 1, 1))(*net) for net in self.nets]
+        y = hypermixing(x, x, x, *nets)
+        y = gated_convolution(y, self.conv.weight, self.conv.bias, left=2)
+        return self.dropout.after(torch.nn.SiLU(), y)
+
+
+def gradients_of(layer, y, x):
+    return torch.autograd.grad(y.square().sum(), [x, *layer.parameters()])
+
+
+@pytest.fixture
+def usual_cache(monkeypatch, cache):
+    """The libraries of the package are compiled once for all tests."""
+    monkeypatch.delenv("XDG_CACHE_HOME")
+    monkeypatch.delenv("HYPERCONFORMER_BACKEND", raising=False)
+
+
+def test_checkpointed_and_packed_activations(usual_cache):
+    """What is saved may be made again, or moved and brought back."""
+    layer, x = Layer(), torch.randn(3, 60, 16, requires_grad=True)
+
+    def run(function):
+        torch.manual_seed(3)
+        y = function()
+        return gradients_of(layer, y, x)
+
+    expected = run(lambda: layer(x))
+    again = run(lambda: checkpoint(layer, x, use_reentrant=False))
+    assert all(map(torch.equal, expected, again))
+    with torch.autograd.graph.saved_tensors_hooks(torch.clone, torch.clone):
+        assert all(map(torch.equal, expected, run(lambda: layer(x))))
+
+
+def test_second_derivatives_are_refused(usual_cache):
+    layer, x = Layer().eval(), torch.randn(1, 60, 16, requires_grad=True)
+    with pytest.raises(RuntimeError, match="no second derivatives.*BACKEND=torch has"):
+        torch.autograd.grad(layer(x).sum(), x, create_graph=True)
+
+
+def test_others_that_watch_see_torch(usual_cache, monkeypatch):
+    """Counters of operations, functional transforms, forward-mode derivatives."""
+    layer, x = Layer().eval(), torch.randn(1, 60, 16)
+    counted = count_macs(lambda: layer(x))
+    (gradient,) = torch.autograd.grad(layer(x.requires_grad_()).sum(), x)
+    x = x.detach()
+    activated = lambda x: layer.dropout.after(torch.nn.SiLU(), x).sum()  # noqa: E731
+    torch.func.grad(activated)(x)
+    torch.func.jvp(activated, (x,), (x,))
+    monkeypatch.setenv("HYPERCONFORMER_BACKEND", "torch")
+    assert counted == count_macs(lambda: layer(x)) > 0
+    (expected,) = torch.autograd.grad(layer(x.requires_grad_()).sum(), x)
+    assert relative_error(gradient, expected) < 1e-5
+
+
+def test_frozen_weights(usual_cache):
+    layer, x = Layer().eval(), torch.randn(2, 60, 16, requires_grad=True)
+    (expected,) = torch.autograd.grad(layer(x).sum(), x)
+    layer.requires_grad_(False)
+    (got,) = torch.autograd.grad(layer(x).sum(), x)
+    assert torch.equal(got, expected)

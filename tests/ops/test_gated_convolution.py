@@ -113,6 +113,17 @@ def test_padding_reaches_nothing(monkeypatch, path):
     assert torch.equal(call(dirty, weight, bias, 3, mask), clean[0])
 
 
+def test_what_does_not_fit_is_left_to_torch():
+    """Which broadcasts or raises, and never reads past the end of memory."""
+    x, weight, bias = operands(3, 30, 8, 5, True, torch.float32)
+    mask = tail_mask(3, 30)
+    one = call(x, weight, bias, 2, mask[:1])
+    assert relative_error(one, call(x, weight, bias, 2, mask[:1].expand(3, -1))) < 1e-6
+    with pytest.raises(RuntimeError):
+        gated_convolution(x, torch.randn(400, 1, 7), left=3)
+    assert call(x[:0], weight, bias, 2, None).shape == (0, 30, 8)
+
+
 def test_gradcheck():
     tensors = operands(2, 9, 3, 5, True)
     mask = tail_mask(2, 9)

@@ -8,7 +8,6 @@ import torch
 
 from hyperconformer.ops.hypermixing import (
     Hypernet,
-    generation,
     hypermixing,
     reference,
     torch_path,
@@ -56,16 +55,10 @@ def assert_paths_agree(tokens, nets, tolerance=1e-10, **options):
         assert relative_error(gradient, expected_gradient) < tolerance
 
 
-@pytest.fixture
-def small_blocks(monkeypatch):
-    """Blocks of 7 tokens of width 12 or so, that odd lengths do not fill."""
-    monkeypatch.setattr(generation, "BLOCK_SIZE", 84)
-
-
 @pytest.mark.parametrize("bias", [True, False], ids=["bias", "nobias"])
 @pytest.mark.parametrize("masked", [True, False], ids=["mask", "nomask"])
 @pytest.mark.parametrize("length", [1, 2, 8, 9, 10, 11, 23, 63])
-def test_self_mixing_equals_reference(small_blocks, length, masked, bias):
+def test_self_mixing_equals_reference(length, masked, bias):
     x = random_tokens(3, length, 12)
     nets = [random_hypernet(2, 6, 5, 30, bias) for _ in range(2)]
     mask = tail_mask(3, length) if masked else None
@@ -77,7 +70,7 @@ def test_self_mixing_equals_reference(small_blocks, length, masked, bias):
 
 @pytest.mark.parametrize("bias", [True, False], ids=["bias", "nobias"])
 @pytest.mark.parametrize("lengths", [(1, 40), (40, 1), (31, 24)])
-def test_cross_mixing_equals_reference(small_blocks, lengths, bias):
+def test_cross_mixing_equals_reference(lengths, bias):
     num_keys, num_queries = lengths
     tokens = [random_tokens(3, n, 12) for n in (num_keys, num_keys, num_queries)]
     nets = [random_hypernet(3, 4, 4, 8, bias) for _ in range(2)]
@@ -111,7 +104,7 @@ def test_order_switches_where_the_multiply_adds_cross():
 
 
 @pytest.mark.parametrize("num_keys, num_queries", [(3, 2), (13, 17)])
-def test_gradcheck(small_blocks, num_keys, num_queries):
+def test_gradcheck(num_keys, num_queries):
     tokens = [random_tokens(2, n, 4) for n in (num_keys, num_keys, num_queries)]
     nets = [random_hypernet(2, 2, 2, 3) for _ in range(2)]
     codes = torch.randn(17, 4, dtype=torch.float64)
@@ -133,7 +126,7 @@ def test_gradcheck(small_blocks, num_keys, num_queries):
 
 
 @pytest.mark.parametrize("own_tokens", [True, False])
-def test_gradcheck_of_self_mixing(small_blocks, own_tokens):
+def test_gradcheck_of_self_mixing(own_tokens):
     """With hypernetworks that read the values, or tokens of their own."""
     tokens = [random_tokens(2, 13, 4) for _ in range(1 + own_tokens)]
     nets = [random_hypernet(2, 2, hidden, 3) for hidden in (2, 1)]

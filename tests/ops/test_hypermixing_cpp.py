@@ -137,6 +137,39 @@ def test_what_stands_in_padding_is_never_read(threads):
     assert (got[0][mask] == 0).all() and (got[1][mask] == 0).all()
 
 
+@pytest.mark.parametrize("alias", [torch.Tensor.detach, lambda x: x.view_as(x)])
+def test_keys_in_the_memory_of_the_values(alias):
+    """They get a gradient of their own all the same."""
+    nets = nets_of(2, 12, 12, 20)
+    gradients = []
+    for backend in ("cpp", "torch"):
+        torch.manual_seed(7)
+        x = torch.randn(2, 60, 24, requires_grad=True)
+        keys = alias(x)
+        out = hypermixing(x, keys, keys, *nets, backend=backend)
+        gradients += torch.autograd.grad(out.square().sum(), x)
+    assert relative_error(*gradients) < 1e-5
+
+
+def test_what_does_not_fit_is_left_to_torch():
+    """Which broadcasts or raises, and never reads past the end of memory."""
+    nets, x = nets_of(2, 12, 12, 20), torch.randn(3, 30, 24)
+    mask = tail_mask(3, 30)[:1]
+    for options in (
+        {"codes": torch.randn(3, 30, 24)},
+        {"codes": torch.randn(30, 1)},
+        {"key_padding_mask": mask, "query_padding_mask": mask},
+    ):
+        expected = hypermixing(x, x, x, *nets, backend="torch", **options)
+        assert relative_error(hypermixing(x, x, x, *nets, **options), expected) < 1e-6
+        with pytest.raises(ValueError, match="C.. backend of HyperMixing needs"):
+            hypermixing(x, x, x, *nets, backend="cpp", **options)
+    with pytest.raises(RuntimeError):
+        hypermixing(x, x, x, *nets, codes=torch.randn(30, 17))
+    empty = x[:0]
+    assert hypermixing(empty, empty, empty, *nets).shape == (0, 30, 24)
+
+
 def test_nan_is_not_lost():
     x = torch.randn(2, 60, 24)
     x[1, 59, 23] = float("nan")

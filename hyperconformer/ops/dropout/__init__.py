@@ -47,6 +47,8 @@ def dropout(x, p, activation=None):
     zeroed = round(p * STEPS)
     if zeroed == STEPS:
         return F.dropout(x, 1.0)
+    if zeroed == 0 and activation is None:
+        return x
     scale, seed = STEPS / (STEPS - zeroed), 0
     if zeroed:
         seed = torch.randint(torch.iinfo(torch.int64).max, ()).item()

@@ -75,7 +75,7 @@ inline void activate(Vector (&x)[2]) {
 template <Activation ACTIVATION, bool SLOPE>
 void run(int64_t count, uint64_t seed, int32_t zeroed, float scale, int64_t threads,
          const float* x, const float* grad, float* y) {
-#pragma omp parallel for num_threads(threads) schedule(static)
+#pragma omp parallel for num_threads(threads) schedule(static) if (count > 4 * BLOCK)
   for (int64_t n = 0; n < ceil_divide(count, BLOCK); ++n) {
     Generator generator(seed, n);
     int64_t end = std::min(count, (n + 1) * BLOCK);
@@ -98,9 +98,10 @@ void run(int64_t count, uint64_t seed, int32_t zeroed, float scale, int64_t thre
       activate<ACTIVATION, SLOPE>(values);
       float* to = whole ? y + i : rest_y;
       for (int j = 0; j < 2; ++j) {
-        Vector value = values[j] * scale;
+        // A product, as NaN is to stay NaN.
+        Vector value = values[j] * (kept[j] ? splat(scale) : splat(0.0f));
         if (SLOPE) value *= load(from_grad + j * LANES);
-        store(to + j * LANES, kept[j] ? value : splat(0.0f));
+        store(to + j * LANES, value);
       }
       if (!whole) std::copy(rest_y, rest_y + (end - i), y + i);
     }

@@ -5,7 +5,6 @@ import pathlib
 from ctypes import c_float, c_int32, c_int64, c_uint64, c_void_p
 
 import torch
-from torch.autograd.function import once_differentiable
 
 from hyperconformer.ops import cpp
 
@@ -59,7 +58,7 @@ class _Dropout(torch.autograd.Function):
         return y
 
     @staticmethod
-    @once_differentiable
+    @cpp.once
     def backward(ctx, grad):
         grad = grad.contiguous()
         (x,) = ctx.saved_tensors or (grad,)
@@ -73,11 +72,11 @@ class _Dropout(torch.autograd.Function):
 
 @functools.cache
 def _library():
-    """The compiled kernels, their arguments declared."""
-    library = cpp.load_if_possible(SOURCE)
     common = [c_int64, c_int64, c_uint64, c_int32, c_float, c_int64]
-    library.dropout_forward.argtypes = [*common, *[c_void_p] * 2]
-    library.dropout_forward.restype = None
-    library.dropout_backward.argtypes = [*common, *[c_void_p] * 3]
-    library.dropout_backward.restype = None
-    return library
+    return cpp.declare(
+        SOURCE,
+        {
+            "dropout_forward": [*common, *[c_void_p] * 2],
+            "dropout_backward": [*common, *[c_void_p] * 3],
+        },
+    )

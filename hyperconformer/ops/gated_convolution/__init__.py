@@ -44,21 +44,16 @@ def gated_convolution(x, weight, bias=None, *, left, padding_mask=None):
     >>> y.shape
     torch.Size([2, 9, 4])
     """
-    if takes_cpp(lambda: cpp_path.why_not(x, weight, bias)):
-        return cpp_path.gated_convolution(x, weight, bias, left, padding_mask)
-    u = gated(x, padding_mask)
+    arguments = x, weight, bias, left, padding_mask
+    if takes_cpp(lambda: cpp_path.why_not(*arguments)):
+        return cpp_path.gated_convolution(*arguments)
+    u = F.glu(x, dim=-1)
+    if padding_mask is not None:
+        u = u.masked_fill(padding_mask.unsqueeze(-1), 0.0)
     right = weight.shape[-1] - 1 - left
     if left != right:
         u, left = F.pad(u, (0, 0, left, right)), 0
     return depthwise(u.unsqueeze(1), weight, bias, padding=left).squeeze(1)
-
-
-def gated(x, padding_mask=None):
-    """The first half of :func:`gated_convolution`: (B, T, 2 D) to (B, T, D)."""
-    u = F.glu(x, dim=-1)
-    if padding_mask is None:
-        return u
-    return u.masked_fill(padding_mask.unsqueeze(-1), 0.0)
 
 
 def depthwise(u, weight, bias, padding=0):

@@ -36,7 +36,8 @@ int64_t groups(const Problem& p) { return ceil_divide(p.channels, GROUP); }
 // follow each other on one thread, so that sums over them need no other.
 template <class Work>
 void over_groups(const Problem& p, int64_t size, Work work) {
-#pragma omp parallel for num_threads(p.threads) schedule(static)
+  bool is_large = p.batch * p.length * p.channels > 16384;
+#pragma omp parallel for num_threads(p.threads) schedule(static) if (is_large)
   for (int64_t g = 0; g < groups(p); ++g) {
     thread_local std::vector<float> memory;
     float* buffer;

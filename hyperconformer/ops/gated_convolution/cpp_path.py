@@ -5,16 +5,24 @@ import functools
 import pathlib
 
 import torch
-from torch.autograd.function import once_differentiable
 
 from hyperconformer.ops import cpp
 
 SOURCE = pathlib.Path(__file__).with_name("cpp_kernels.cpp")
 
 
-def why_not(*tensors):
-    """Why the kernels cannot take these tensors: a str, or None if they can."""
-    return cpp.why_not_these(tensors, (torch.float32,)) or cpp.why_not(SOURCE)
+def why_not(x, weight, bias, left, padding_mask):
+    """Why the kernels cannot take these arguments: a str, or None if they can."""
+    channels, taps = len(weight), weight.shape[-1]
+    shapes = x.shape[2:], weight.shape, bias is None or bias.shape
+    expected = (2 * channels,), (channels, 1, taps), bias is None or (channels,)
+    if shapes != expected or not 0 <= left < taps:
+        return f"needs shapes {expected} and 0 <= left < {taps}, got {shapes}, {left}"
+    return (
+        cpp.why_not_these([x, weight, bias], (torch.float32,))
+        or cpp.why_not_this_mask(padding_mask, x)
+        or cpp.why_not(SOURCE)
+    )
 
 
 def gated_convolution(x, weight, bias, left, padding_mask):
@@ -38,10 +46,11 @@ class _GatedConvolution(torch.autograd.Function):
         return y
 
     @staticmethod
-    @once_differentiable
+    @cpp.once
     def backward(ctx, grad_y):
-        x, weight, bias, _ = ctx.saved_tensors
-        problem = _problem(*ctx.saved_tensors, ctx.left)
+        inputs = ctx.saved_tensors
+        x, weight, bias, _ = inputs
+        problem = _problem(*inputs, ctx.left)
         grad_x, grad_weight = torch.empty_like(x), torch.zeros_like(weight)
         grad_bias = None if bias is None else torch.zeros_like(bias)
         # The name keeps a copy alive while its address is in use.
@@ -77,11 +86,11 @@ def _problem(x, weight, bias, padding_mask, left):
 
 @functools.cache
 def _library():
-    """The compiled kernels, their arguments declared."""
-    library = cpp.load_if_possible(SOURCE)
     pointer = ctypes.c_void_p
-    library.gated_convolution_forward.argtypes = [pointer] * 2
-    library.gated_convolution_forward.restype = None
-    library.gated_convolution_backward.argtypes = [pointer] * 5
-    library.gated_convolution_backward.restype = None
-    return library
+    return cpp.declare(
+        SOURCE,
+        {
+            "gated_convolution_forward": [pointer] * 2,
+            "gated_convolution_backward": [pointer] * 5,
+        },
+    )

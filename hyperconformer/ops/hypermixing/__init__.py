@@ -112,7 +112,7 @@ def hypermixing(
         backend,
         values,
         lambda: _kernels().why_not(*tensors),
-        lambda: cpp_path.why_not(*tensors, masks),
+        lambda: cpp_path.why_not(*tensors, codes, masks),
     )
     if path == "triton":
         return _kernels().hypermixing(*tensors, frequencies=frequencies, **options)
@@ -286,7 +286,7 @@ def hypermixing_packed(
         backend,
         x,
         lambda: _kernels().why_not(*tensors),
-        lambda: cpp_path.why_not(*tensors, (None, None)),
+        lambda: cpp_path.why_not(*tensors, codes, (None, None)),
     )
     if path == "triton":
         codes = codes if frequencies is None else frequencies

@@ -605,7 +605,7 @@ void hypermixing_backward(const Problem* problem, const float* sums, const float
       write_tile(p, plan, t.grad_x, p.scale, true, {b, start, h}, grad_tokens);
       product({t.a, plan.deep, 1}, s, plan.wide, s + plan.hidden * plan.wide, 0, t.grad_x,
               plan.wide, plan.tile, plan.wide, plan.hidden);
-      write_tile(p, plan, t.grad_x, 1.0f, p.tokens == p.values, {b, start, h},
+      write_tile(p, plan, t.grad_x, 1.0f, grad_tokens == grad_values, {b, start, h},
                  grad_values);
     }
   });

@@ -5,7 +5,6 @@ import functools
 import pathlib
 
 import torch
-from torch.autograd.function import once_differentiable
 
 from hyperconformer.ops import cpp
 
@@ -17,13 +16,15 @@ WIDEST_HEAD = 128
 HALF_OR_SINGLE = (torch.float32, torch.bfloat16, torch.float16)
 
 
-def why_not(values, keys, queries, key_hypernet, query_hypernet, masks):
+def why_not(values, keys, queries, key_hypernet, query_hypernet, codes, masks):
     """Why the kernels cannot take these arguments.
 
     Arguments
     ---------
     values, keys, queries, key_hypernet, query_hypernet
         As in :func:`hyperconformer.ops.hypermixing.hypermixing`.
+    codes : torch.Tensor or None
+        As there.
     masks : tuple of torch.Tensor or None
         Padding of the keys and of the queries.
 
@@ -34,19 +35,30 @@ def why_not(values, keys, queries, key_hypernet, query_hypernet, masks):
     """
     if keys is not queries or masks[0] is not masks[1]:
         return "needs one tensor, and one mask, as keys and queries"
-    tensors = values, keys, *key_hypernet, *query_hypernet
+    tensors = values, keys, *key_hypernet, *query_hypernet, codes
     reason = cpp.why_not_these(tensors, HALF_OR_SINGLE)
+    reason = reason or cpp.why_not_this_mask(masks[0], values)
     if reason:
         return reason
+    if codes is not None and codes.shape[1:] != values.shape[2:]:
+        return f"needs position codes (T, D), got {tuple(codes.shape)}"
     shapes = [net.fc1_weights.shape for net in (key_hypernet, query_hypernet)]
     if shapes[0] != shapes[1] or max(shapes[0][1:]) > WIDEST_HEAD:
         return (
             f"needs two hypernetworks of one shape, of widths up to {WIDEST_HEAD}, "
             f"got {tuple(shapes[0])} and {tuple(shapes[1])}"
         )
-    sizes = [net.fc2_weights.shape for net in (key_hypernet, query_hypernet)]
-    if sizes[0] != sizes[1]:
-        return f"needs hypernetworks of one size, got {sizes[0]} and {sizes[1]}"
+    heads, hidden, _ = shapes[0]
+    mixing = key_hypernet.fc2_weights.shape[1]
+    for _, b, g, c in (key_hypernet, query_hypernet):
+        sizes = b is None or b.shape, g.shape, c is None or c.shape
+        expected = (
+            b is None or (heads, hidden),
+            (heads, mixing, hidden),
+            c is None or (heads, mixing),
+        )
+        if sizes != expected:
+            return f"needs hypernetworks of one size, got {sizes} for {expected}"
     return cpp.why_not(SOURCE)
 
 
@@ -74,8 +86,8 @@ def hypermixing(
         *key_hypernet.to(dtype),
         *query_hypernet.to(dtype),
         codes if codes is None else codes.to(dtype).detach(),
-        scale,
         key_padding_mask,
+        scale,
     )
 
 
@@ -94,10 +106,10 @@ class _SelfMixing(torch.autograd.Function):
         The query hypernetwork, of the same sizes.
     codes : torch.Tensor, optional
         (>= T, D) position codes.
-    scale : float
-        Factor on the tokens.
     padding_mask : torch.Tensor, optional
         (B, T) bool, True = padding.
+    scale : float
+        Factor on the tokens.
 
     Returns
     -------
@@ -106,12 +118,9 @@ class _SelfMixing(torch.autograd.Function):
     """
 
     @staticmethod
-    def forward(ctx, values, tokens, *rest):
-        *weights, codes, scale, mask = rest
-        inputs = [
-            x if x is None else x.contiguous()
-            for x in (values, tokens, *weights, codes, mask)
-        ]
+    def forward(ctx, values, *rest):
+        *rest, scale = rest
+        inputs = [x if x is None else x.contiguous() for x in (values, *rest)]
         problem = _problem(*inputs, scale)
         shape = values.shape[0], problem.heads, _matrix_size(problem)
         sums, mixture = values.new_empty(shape), values.new_empty(shape)
@@ -124,7 +133,7 @@ class _SelfMixing(torch.autograd.Function):
         return out
 
     @staticmethod
-    @once_differentiable
+    @cpp.once
     def backward(ctx, grad_out):
         *inputs, sums, mixture = ctx.saved_tensors
         values, tokens, *weights, _, _ = inputs
@@ -193,13 +202,14 @@ def _matrix_size(problem):
 
 @functools.cache
 def _library():
-    """The compiled kernels, their arguments declared."""
-    library = cpp.load_if_possible(SOURCE)
     pointer, integer = ctypes.c_void_p, ctypes.c_int64
-    library.hypermixing_matrix_size.argtypes = [integer] * 2
+    library = cpp.declare(
+        SOURCE,
+        {
+            "hypermixing_forward": [pointer] * 4,
+            "hypermixing_backward": [pointer] * 8,
+            "hypermixing_matrix_size": [integer] * 2,
+        },
+    )
     library.hypermixing_matrix_size.restype = integer
-    library.hypermixing_forward.argtypes = [pointer] * 4
-    library.hypermixing_forward.restype = None
-    library.hypermixing_backward.argtypes = [pointer] * 8
-    library.hypermixing_backward.restype = None
     return library
