@@ -54,7 +54,12 @@ def test_a_shipped_row_comes_out_again(tmp_path):
             "--device=cpu",
         ],
         cwd=ROOT,
-        env={**os.environ, "OMP_NUM_THREADS": "1"},
+        # The table is older than the C++ kernels, which draw other numbers in dropout.
+        env={
+            **os.environ,
+            "OMP_NUM_THREADS": "1",
+            "HYPERCONFORMER_BACKEND": "torch",
+        },
         capture_output=True,
         text=True,
     )

@@ -220,41 +220,62 @@ struct Place {
 };
 
 // A tile (tile, wide) of (B, T, D) numbers times `scale`, plus position codes if CODED;
-// 0 in padding and past the end.
-template <bool CODED>
+// 0 in padding and past the end. If BOTH, `plain` is the tile of the numbers alone.
+template <bool CODED, bool BOTH>
 void read_tile(const Problem& p, const Plan& plan, const float* from, float scale,
-               Place place, float* to) {
-  int64_t d = plan.width, end = place.end(p, plan);
+               Place place, float* to, float* plain) {
+  int64_t d = plan.width, wide = plan.wide, end = place.end(p, plan);
   const float* code = CODED ? p.codes + place.start * plan.row + place.head * d : nullptr;
-  for (int64_t i = 0; i < end; ++i, to += plan.wide) {
+  for (int64_t i = 0; i < end; ++i, to += wide, plain += BOTH ? wide : 0) {
     if (place.is_padding(p, i)) {
-      std::memset(to, 0, plan.wide * sizeof(float));
+      std::memset(to, 0, wide * sizeof(float));
+      if (BOTH) std::memset(plain, 0, wide * sizeof(float));
       continue;
     }
     const float* x = from + place.offset(p, plan, i);
     const float* c = CODED ? code + i * plan.row : nullptr;
     int64_t j = 0;
     for (; j + LANES <= d; j += LANES) {
-      Vector y = load(x + j) * scale;
-      store(to + j, CODED ? y + load(c + j) : y);
+      Vector y = load(x + j);
+      if (BOTH) store(plain + j, y);
+      store(to + j, CODED ? y * scale + load(c + j) : y * scale);
     }
-    if (j < d) store(to + j, splat(0.0f));
-    for (; j < d; ++j) to[j] = CODED ? x[j] * scale + c[j] : x[j] * scale;
+    if (j < d) {
+      store(to + j, splat(0.0f));
+      if (BOTH) store(plain + j, splat(0.0f));
+    }
+    for (; j < d; ++j) {
+      to[j] = CODED ? x[j] * scale + c[j] : x[j] * scale;
+      if (BOTH) plain[j] = x[j];
+    }
   }
-  std::memset(to, 0, (plan.tile - end) * plan.wide * sizeof(float));
+  std::memset(to, 0, (plan.tile - end) * wide * sizeof(float));
+  if (BOTH) std::memset(plain, 0, (plan.tile - end) * wide * sizeof(float));
 }
 
 void read_tokens(const Problem& p, const Plan& plan, const float* from, Place place,
                  float* to) {
-  read_tile<false>(p, plan, from, 1.0f, place, to);
+  read_tile<false, false>(p, plan, from, 1.0f, place, to, nullptr);
 }
 
 // What the hypernetworks read.
 void read_information(const Problem& p, const Plan& plan, Place place, float* to) {
   if (p.codes)
-    read_tile<true>(p, plan, p.tokens, p.scale, place, to);
+    read_tile<true, false>(p, plan, p.tokens, p.scale, place, to, nullptr);
   else
-    read_tile<false>(p, plan, p.tokens, p.scale, place, to);
+    read_tile<false, false>(p, plan, p.tokens, p.scale, place, to, nullptr);
+}
+
+// What the hypernetworks read, and the values: at once where they are the same.
+void read_both(const Problem& p, const Plan& plan, Place place, float* z, float* v) {
+  if (p.tokens != p.values) {
+    read_information(p, plan, place, z);
+    read_tokens(p, plan, p.values, place, v);
+  } else if (p.codes) {
+    read_tile<true, true>(p, plan, p.tokens, p.scale, place, z, v);
+  } else {
+    read_tile<false, true>(p, plan, p.tokens, p.scale, place, z, v);
+  }
 }
 
 // A tile times `scale` to (B, T, D) numbers, or added to them; padding becomes 0.
@@ -506,8 +527,7 @@ void hypermixing_forward(const Problem* problem, float* sums, float* mixture,
     clear_at_first(p, plan, i, b, start, slot);
     for (int64_t h = 0; h < p.heads; ++h) {
       float* s = slot + h * plan.matrix;
-      read_information(p, plan, {b, start, h}, tile.z);
-      read_tokens(p, plan, p.values, {b, start, h}, tile.v);
+      read_both(p, plan, {b, start, h}, tile.z, tile.v);
       activation1.before(plan, tile.z, h, tile.a);
       gelu(tile.a, plan.tile * plan.deep);
       product({tile.a, 1, plan.deep}, tile.v, plan.wide, s, plan.wide, s, plan.wide,
@@ -535,9 +555,13 @@ void hypermixing_forward(const Problem* problem, float* sums, float* mixture,
       read_information(p, plan, {b, start, h}, tile.z);
       activation2.before(plan, tile.z, h, tile.a);
       gelu(tile.a, plan.tile * plan.deep);
-      product({tile.a, plan.deep, 1}, r, plan.wide, r + plan.hidden * plan.wide, 0,
-              tile.v, plan.wide, plan.tile, plan.wide, plan.hidden);
-      write_tile(p, plan, tile.v, 1.0f, false, {b, start, h}, out);
+      Place place{b, start, h};
+      // Straight to its place where no row needs to be cleared or shortened.
+      bool fits = plan.wide == plan.width && !p.padding;
+      float* to = fits ? out + place.offset(p, plan, 0) : tile.v;
+      product({tile.a, plan.deep, 1}, r, plan.wide, r + plan.hidden * plan.wide, 0, to,
+              fits ? plan.row : plan.wide, place.end(p, plan), plan.wide, plan.hidden);
+      if (!fits) write_tile(p, plan, tile.v, 1.0f, false, place, out);
     }
   });
 }
@@ -597,8 +621,7 @@ void hypermixing_backward(const Problem* problem, const float* sums, const float
     for (int64_t h = 0; h < p.heads; ++h) {
       int64_t n = b * p.heads + h;
       const float* s = grad_sums + n * plan.matrix;
-      read_information(p, plan, {b, start, h}, t.z);
-      read_tokens(p, plan, p.values, {b, start, h}, t.g);
+      read_both(p, plan, {b, start, h}, t.z, t.g);
       activation1.before(plan, t.z, h, t.a);
       gelu_and_slope(t.a, t.slope, plan.tile * plan.deep);
       first1.through(p, plan, i, h, turned + n * plan.width * plan.deep, t);
