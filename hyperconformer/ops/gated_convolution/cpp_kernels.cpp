@@ -75,11 +75,23 @@ void copy_weights(const float* from, int64_t taps, const Piece& piece, float* to
     }
 }
 
+// One frame's values, and the sigmoid of its gates; x is where its channels begin.
+inline void read_frame(const Problem& p, const Piece& piece, const float* x,
+                       Vector (&values)[VECTORS], Vector (&sigmoid)[VECTORS]) {
+  float group[GROUP];
+  Vector gates[VECTORS];
+  copy_group(x, piece.channels, group);
+  for (int64_t j = 0; j < VECTORS; ++j) values[j] = load(group + j * LANES);
+  copy_group(x + p.channels, piece.channels, group);
+  for (int64_t j = 0; j < VECTORS; ++j) gates[j] = load(group + j * LANES);
+  sigmoids<VECTORS>(gates, sigmoid);
+}
+
 // (frames, GROUP) gated frames from `first` on; 0 outside of the utterance and in
 // padding.
 void gate(const Problem& p, const Piece& piece, int64_t first, int64_t frames,
           float* to) {
-  float values[GROUP], gates[GROUP];
+  Vector values[VECTORS], sigmoid[VECTORS];
   for (int64_t i = 0; i < frames; ++i, to += GROUP) {
     if (!is_real(p, piece.utterance, first + i)) {
       std::memset(to, 0, GROUP * sizeof(float));
@@ -87,13 +99,8 @@ void gate(const Problem& p, const Piece& piece, int64_t first, int64_t frames,
     }
     const float* x =
         p.x + (piece.utterance * p.length + first + i) * 2 * p.channels + piece.channel;
-    copy_group(x, piece.channels, values);
-    copy_group(x + p.channels, piece.channels, gates);
-    Vector g[VECTORS], s[VECTORS];
-    for (int64_t j = 0; j < VECTORS; ++j) g[j] = load(gates + j * LANES);
-    sigmoids<VECTORS>(g, s);
-    for (int64_t j = 0; j < VECTORS; ++j)
-      store(to + j * LANES, load(values + j * LANES) * s[j]);
+    read_frame(p, piece, x, values, sigmoid);
+    for (int64_t j = 0; j < VECTORS; ++j) store(to + j * LANES, values[j] * sigmoid[j]);
   }
 }
 
@@ -222,7 +229,8 @@ void gated_convolution_backward(const Problem* problem, const float* grad_y,
     }
 
     // Of value and gate: with s = sigmoid(gate), s and value s (1 - s).
-    float values[GROUP], gates[GROUP];
+    float by_value[GROUP], by_gate[GROUP];
+    Vector values[VECTORS], sigmoid[VECTORS];
     for (int64_t t = 0; t < piece.frames; ++t) {
       int64_t row = (piece.utterance * p.length + piece.start + t) * 2 * p.channels;
       float* out = grad_x + row + piece.channel;
@@ -231,20 +239,14 @@ void gated_convolution_backward(const Problem* problem, const float* grad_y,
         std::memset(out + p.channels, 0, piece.channels * sizeof(float));
         continue;
       }
-      const float* x = p.x + row + piece.channel;
-      copy_group(x, piece.channels, values);
-      copy_group(x + p.channels, piece.channels, gates);
-      Vector g[VECTORS], s[VECTORS];
-      for (int64_t j = 0; j < VECTORS; ++j) g[j] = load(gates + j * LANES);
-      sigmoids<VECTORS>(g, s);
+      read_frame(p, piece, p.x + row + piece.channel, values, sigmoid);
       for (int64_t j = 0; j < VECTORS; ++j) {
-        Vector by_value = load(grad_gated + t * GROUP + j * LANES) * s[j];
-        Vector by_gate = by_value * load(values + j * LANES) * (1.0f - s[j]);
-        store(values + j * LANES, by_value);
-        store(gates + j * LANES, by_gate);
+        Vector grad_value = load(grad_gated + t * GROUP + j * LANES) * sigmoid[j];
+        store(by_value + j * LANES, grad_value);
+        store(by_gate + j * LANES, grad_value * values[j] * (1.0f - sigmoid[j]));
       }
-      std::memcpy(out, values, piece.channels * sizeof(float));
-      std::memcpy(out + p.channels, gates, piece.channels * sizeof(float));
+      std::memcpy(out, by_value, piece.channels * sizeof(float));
+      std::memcpy(out + p.channels, by_gate, piece.channels * sizeof(float));
     }
   });
 }

@@ -185,7 +185,8 @@ struct Plan {
   }
 };
 
-// Calls work(thread, tile's utterance, tile's first token), each thread in order.
+// Calls work(thread, tile's utterance, tile's first token, what prepare() gave to the
+// thread), each thread in order.
 template <class Prepare, class Work>
 void over_tiles(const Problem& p, const Plan& plan, Prepare prepare, Work work) {
   int64_t all = p.batch * plan.tiles;
@@ -194,7 +195,7 @@ void over_tiles(const Problem& p, const Plan& plan, Prepare prepare, Work work) 
 #pragma omp parallel num_threads(p.threads)
   {
     for (int64_t i = omp_get_thread_num(); i < plan.threads; i += omp_get_num_threads()) {
-      auto scratch = prepare(i);
+      auto scratch = prepare();
       for (int64_t n = plan.first(i, all); n < plan.first(i + 1, all); ++n)
         work(i, n / plan.tiles, n % plan.tiles * plan.tile, scratch);
     }
@@ -520,7 +521,7 @@ void hypermixing_forward(const Problem* problem, float* sums, float* mixture,
       scratch.take();
     }
   };
-  auto prepare = [&](int64_t) { return Tile(plan); };
+  auto prepare = [&] { return Tile(plan); };
 
   over_tiles(p, plan, prepare, [&](int64_t i, int64_t b, int64_t start, Tile& tile) {
     float* slot = partial + (b + i) * p.heads * plan.matrix;
@@ -593,7 +594,7 @@ void hypermixing_backward(const Problem* problem, const float* sums, const float
   for (int64_t n = 0; n < size; ++n)
     transpose(mixture + n * plan.matrix, plan.wide, plan.hidden, plan.width,
               turned + n * plan.width * plan.deep);
-  auto prepare = [&](int64_t) { return BackwardTile(plan); };
+  auto prepare = [&] { return BackwardTile(plan); };
 
   // Expand, and what it sends to the tokens that its hypernetwork read.
   over_tiles(p, plan, prepare, [&](int64_t i, int64_t b, int64_t start, BackwardTile& t) {
