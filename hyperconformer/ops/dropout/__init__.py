@@ -13,6 +13,7 @@ from hyperconformer.ops.dropout import cpp_path
 
 STEPS = 1 << 16
 
+# In the order of the enumeration in cpp_kernels.cpp.
 ACTIVATIONS = {None: lambda x: x, "silu": F.silu, "gelu": F.gelu}
 
 
@@ -53,7 +54,8 @@ def dropout(x, p, activation=None):
     if zeroed:
         seed = torch.randint(torch.iinfo(torch.int64).max, ()).item()
     if takes_cpp(lambda: cpp_path.why_not(x)):
-        return cpp_path.dropout(x, seed, zeroed, scale, activation)
+        place = list(ACTIVATIONS).index(activation)
+        return cpp_path.dropout(x, seed, zeroed, scale, place)
     y = ACTIVATIONS[activation](x)
     if not zeroed:
         return y

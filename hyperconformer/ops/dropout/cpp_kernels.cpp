@@ -123,7 +123,7 @@ void choose(int64_t activation, int64_t count, uint64_t seed, int32_t zeroed, fl
 
 extern "C" {
 
-// What stands for the activations in cpp_path.py are their places in the enumeration.
+// An activation is given by its place in the enumeration, as __init__.py has them.
 void dropout_forward(int64_t activation, int64_t count, uint64_t seed, int32_t zeroed,
                      float scale, int64_t threads, const float* x, float* y) {
   choose<false>(activation, count, seed, zeroed, scale, threads, x, x, y);

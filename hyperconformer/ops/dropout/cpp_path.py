@@ -10,9 +10,6 @@ from hyperconformer.ops import cpp
 
 SOURCE = pathlib.Path(__file__).with_name("cpp_kernels.cpp")
 
-# By their place in the enumeration of the C++ file.
-ACTIVATIONS = [None, "silu", "gelu"]
-
 
 def why_not(x):
     """Why the kernels cannot take a tensor: a str, or None if they can."""
@@ -32,14 +29,14 @@ def dropout(x, seed, zeroed, scale, activation):
         In [0, 65536); with 0 the seed does not matter.
     scale : float
         Factor on what stays.
-    activation : str or None
-        One of ``ACTIVATIONS``.
+    activation : int
+        Its place in the enumeration of the C++ file.
 
     Returns
     -------
     torch.Tensor
     """
-    return _Dropout.apply(x, seed, zeroed, scale, ACTIVATIONS.index(activation))
+    return _Dropout.apply(x, seed, zeroed, scale, activation)
 
 
 class _Dropout(torch.autograd.Function):
