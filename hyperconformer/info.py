@@ -15,13 +15,14 @@ from hyperconformer.model_folder import (
     list_shipped_models,
 )
 from hyperconformer.ops import cpp
+from hyperconformer.ops.convolution_block import cpp_path as convolution_block
 from hyperconformer.ops.dropout import cpp_path as dropout
 from hyperconformer.ops.gated_convolution import cpp_path as gated_convolution
 from hyperconformer.ops.hypermixing import cpp_path as hypermixing
 from hyperconformer.registry import list_mixers
 
 PACKAGES = ("torch", "torchaudio", "speechbrain", "triton", "safetensors", "soundfile")
-CPP_PATHS = (hypermixing, gated_convolution, dropout)
+CPP_PATHS = (hypermixing, gated_convolution, convolution_block, dropout)
 # Package to what it is for.
 OPTIONAL = {"kenlm": "large n-gram models", "pygtrie": "large n-gram models"}
 

@@ -11,21 +11,18 @@ import torch
 import torch.nn.functional as F
 from speechbrain.lobes.features import Fbank
 from speechbrain.lobes.models import convolution
+from speechbrain.nnet.normalization import LayerNorm
 from speechbrain.processing.features import spectral_magnitude
 from torch import nn
 
-from hyperconformer.dropout import replace_dropout
+from hyperconformer.dropout import has_hooks, replace_dropout
 from hyperconformer.masks import (
     last_frames,
     lengths_to_padding_mask,
     relative_to_frames,
 )
 from hyperconformer.ops.convolution import conv_nd
-
-WHOLE_SIZE = 2**21
-"""Most numbers in a tensor with which a batch is convolved at once on a CPU."""
-PIECE_SIZE = 2**20
-"""About as many numbers in one where it is not."""
+from hyperconformer.ops.convolution_block import Geometry, convolution_block
 
 
 class ConvolutionFrontEnd(convolution.ConvolutionFrontEnd):
@@ -111,57 +108,8 @@ class ConvolutionFrontEnd(convolution.ConvolutionFrontEnd):
         if lengths is None:
             lengths = torch.full((x.shape[0],), x.shape[1], device=x.device)
         convolve = _after_zeros if self.causal else _reflected
-        pieces = None if torch.compiler.is_compiling() else self._pieces(x)
-        if pieces is None:
-            x, lengths = self._through_blocks(x, lengths, convolve)
-        else:
-            x, lengths = self._in_pieces(x, lengths, convolve, pieces)
+        x, lengths = self._through_blocks(x, lengths, convolve)
         return (x, lengths) if given else x
-
-    def _pieces(self, x):
-        """In how many pieces to cut each utterance on a CPU; None = a batch at once.
-
-        A batch of minutes makes tensors of tens of megabytes, which the system hands
-        out anew and clears page by page for every operation; those of a piece are used
-        again and stay in the cache.
-        """
-        if x.device.type != "cpu":
-            return None
-        largest, size = 0, x.shape[1] * x.shape[2]
-        for layer in self._convolutions():
-            size /= math.prod(layer.stride)
-            largest = max(largest, size * layer.conv.out_channels)
-        if len(x) * largest <= WHOLE_SIZE:
-            return None
-        return math.ceil(largest / PIECE_SIZE)
-
-    def _in_pieces(self, x, lengths, convolve, pieces):
-        """The same as :meth:`_through_blocks`, but for rounding, in less memory.
-
-        A piece is convolved with so many frames more to either side that what a frame
-        sees is all there; the outputs of these frames are left out.
-        """
-        halo = self.stride * math.ceil(self._reach() / self.stride)
-        frames = -(-x.shape[1] // self.stride)
-        size = self.stride * math.ceil(frames / pieces)
-        utterances = []
-        for utterance, length in zip(x, lengths.tolist()):
-            outputs = []
-            for start in range(0, length, size):
-                before = min(halo, start)
-                # What is left of a last piece that would be shorter than its halo.
-                stop = length if start + size + halo >= length else start + size
-                piece = utterance[None, start - before : min(stop + halo, length)]
-                real = torch.tensor([piece.shape[1]], device=x.device)
-                y, _ = self._through_blocks(piece, real, convolve)
-                first = before // self.stride
-                outputs.append(y[0, first : first - (start - stop) // self.stride])
-                if stop == length:
-                    break
-            utterances.append(torch.cat(outputs))
-        counts = torch.tensor([len(y) for y in utterances], device=x.device)
-        padded = [F.pad(y, (0, 0, 0, 0, 0, frames - len(y))) for y in utterances]
-        return torch.stack(padded), counts
 
     def _convolutions(self):
         """Those of the blocks, but for their shortcuts."""
@@ -169,14 +117,6 @@ class ConvolutionFrontEnd(convolution.ConvolutionFrontEnd):
             for layer in block.convs.children():
                 if isinstance(layer, convolution.Conv2d):
                     yield layer
-
-    def _reach(self):
-        """Features before and after its own that a frame sees, at most."""
-        reach, stride = 0, 1
-        for layer in self._convolutions():
-            reach += stride * layer.dilation[-1] * (layer.kernel_size[-1] - 1)
-            stride *= layer.stride[-1]
-        return reach
 
     @torch.no_grad()
     def init_state(self, batch_size, *, device=None, dtype=None):
@@ -273,12 +213,55 @@ class ConvolutionFrontEnd(convolution.ConvolutionFrontEnd):
 
 
 def _through_layers(layers, x, lengths, convolve):
-    for layer in layers.children():
-        if isinstance(layer, convolution.Conv2d):
-            x, lengths = convolve(layer, x, lengths)
+    layers = list(layers.children())
+    while layers:
+        block, y = layers[:3], None
+        if convolve in (_reflected, _after_zeros) and _is_one_operator(block):
+            y = _as_one_operator(*block, x, lengths, convolve)
+        if y is not None:
+            x, lengths, layers = y, _strided(block[0], lengths), layers[3:]
+        elif isinstance(layers[0], convolution.Conv2d):
+            x, lengths = convolve(layers.pop(0), x, lengths)
         else:
-            x = layer(x)
+            x = layers.pop(0)(x)
     return x, lengths
+
+
+def _is_one_operator(layers):
+    """Whether they are a block that :func:`convolution_block` knows."""
+    kinds = [convolution.Conv2d, LayerNorm, nn.LeakyReLU]
+    if [type(layer) for layer in layers] != kinds:
+        return False
+    layer, norm, rectifier = layers
+    parts = layer, layer.conv, norm, norm.norm, rectifier
+    return (
+        not any(has_hooks(part) for part in parts)
+        and norm.norm.elementwise_affine
+        and set(layer.dilation) == {1}
+        and layer.conv.groups == 1
+        and layer.padding_mode == "reflect"
+    )
+
+
+def _as_one_operator(layer, norm, rectifier, x, lengths, convolve):
+    """A block of three layers; None where the kernels cannot take it."""
+    geometry = Geometry(
+        stride=layer.stride[::-1],
+        time_pad=_half(layer, -1) if convolve is _reflected else _left(layer),
+        bin_pad=_half(layer, 0),
+        reflects=convolve is _reflected,
+        eps=norm.norm.eps,
+        slope=rectifier.negative_slope,
+    )
+    # SpeechBrain's kernels are (C', C, bins, frames).
+    weight, bias = layer.conv.weight.permute(3, 2, 1, 0), layer.conv.bias
+    affine = norm.norm.weight, norm.norm.bias
+    return convolution_block(x, lengths, weight, bias, *affine, geometry)
+
+
+def _half(layer, axis):
+    """What a convolution sees to either side: of bins (0) or frames (-1)."""
+    return layer.dilation[axis] * (layer.kernel_size[axis] - 1) // 2
 
 
 def _left(layer):
@@ -304,7 +287,7 @@ def _after_zeros(layer, x, lengths):
 
 def _reflected(layer, x, lengths):
     """A convolution that reflects each utterance at both of its ends."""
-    time_pad = layer.dilation[-1] * (layer.kernel_size[-1] - 1) // 2
+    time_pad = _half(layer, -1)
     if lengths.min() <= time_pad:
         raise ValueError(
             f"an utterance of {lengths.min().item()} frames is too short for the "
@@ -326,7 +309,7 @@ def _cleared(x, lengths):
 def _convolve(layer, x, time_pad=0):
     """One SpeechBrain Conv2d on (B, T, F, C), channels last as they lie in memory."""
     # SpeechBrain transposes to (B, C, F, T): its last axis is time.
-    freq_pad = layer.dilation[0] * (layer.kernel_size[0] - 1) // 2
+    freq_pad = _half(layer, 0)
     x = x.permute(0, 3, 1, 2)
     x = F.pad(x, (freq_pad, freq_pad, time_pad, time_pad), mode=layer.padding_mode)
     stride = layer.stride[::-1]

@@ -34,6 +34,8 @@ FLAGS = ("-O3", "-march=native", "-std=c++17", "-fPIC", "-fopenmp")
 # of its own. So the library is linked without -fopenmp.
 LINK_FLAGS = ("-shared",)
 
+PLAIN = (torch.Tensor, torch.nn.Parameter)
+
 
 def load(source):
     """The library of a C++ file, compiled if it is not kept yet.
@@ -100,10 +102,10 @@ def why_not_these(tensors, dtypes):
     for tensor in tensors:
         if tensor is None:
             continue
-        if tensor.device.type != "cpu":
+        if not tensor.is_cpu:
             return f"needs tensors on a CPU, got {tensor.device}"
         # A subclass may have no memory of its own, a negated view other numbers in it.
-        if type(tensor) not in (torch.Tensor, torch.nn.Parameter) or tensor.is_neg():
+        if type(tensor) not in PLAIN or tensor.is_neg():
             return f"needs plain tensors, got {type(tensor).__name__}"
         if tensor.numel() == 0:
             return "needs at least one element"

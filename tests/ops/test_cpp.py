@@ -7,6 +7,7 @@ import torch
 from torch.utils.checkpoint import checkpoint
 
 from hyperconformer.dropout import Dropout
+from hyperconformer.integration.frontend import ConvolutionFrontEnd
 from hyperconformer.ops import cpp
 from hyperconformer.ops.gated_convolution import gated_convolution
 from hyperconformer.ops.hypermixing import hypermixing
@@ -124,8 +125,19 @@ class Layer(torch.nn.Module):
         self.nets = torch.nn.ModuleList(self.nets)
         self.conv = torch.nn.Conv1d(8, 8, 5, groups=8)
         self.dropout = Dropout(0.3)
+        self.frontend = ConvolutionFrontEnd(
+            input_shape=(8, 10, 16),
+            num_blocks=1,
+            num_layers_per_block=1,
+            out_channels=(2,),
+            kernel_sizes=(3,),
+            strides=(1,),
+            residuals=(False,),
+            dropout=0.0,
+        )
 
     def forward(self, x):
+        x = self.frontend(x).mean(-1)
         nets = [type(random_hypernet(1, 1, 1, 1))(*net) for net in self.nets]
         y = hypermixing(x, x, x, *nets)
         y = gated_convolution(y, self.conv.weight, self.conv.bias, left=2)

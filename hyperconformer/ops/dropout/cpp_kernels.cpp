@@ -2,6 +2,8 @@
 //
 // What is dropped is not kept for backward but drawn again from the same seed.
 
+#include <optional>
+
 #include "vectors.h"
 
 namespace {
@@ -70,53 +72,71 @@ inline void activate(Vector (&x)[2]) {
   }
 }
 
-// y = kept scale f(x), or with SLOPE y = grad kept scale f'(x), where `zeroed` out of
-// 65536 are not kept.
-template <Activation ACTIVATION, bool SLOPE>
+// y = kept scale f(x), or with SLOPE y = grad kept scale f'(x), of two vectors.
+template <Activation ACTIVATION, bool SLOPE, bool DROPS>
+inline void two_vectors(const Integers (&kept)[2], float scale, const float* x,
+                        const float* grad, float* y) {
+  Vector values[2] = {load(x), load(x + LANES)};
+  activate<ACTIVATION, SLOPE>(values);
+  for (int j = 0; j < 2; ++j) {
+    // A product, as NaN is to stay NaN.
+    Vector factor = splat(scale);
+    if (DROPS) factor = kept[j] ? factor : splat(0.0f);
+    values[j] *= factor;
+    if (SLOPE) values[j] *= load(grad + j * LANES);
+    store(y + j * LANES, values[j]);
+  }
+}
+
+// The same of all, where `zeroed` out of 65536 are not kept.
+template <Activation ACTIVATION, bool SLOPE, bool DROPS>
 void run(int64_t count, uint64_t seed, int32_t zeroed, float scale, int64_t threads,
          const float* x, const float* grad, float* y) {
 #pragma omp parallel for num_threads(threads) schedule(static) if (count > 4 * BLOCK)
   for (int64_t n = 0; n < ceil_divide(count, BLOCK); ++n) {
-    Generator generator(seed, n);
-    int64_t end = std::min(count, (n + 1) * BLOCK);
-    for (int64_t i = n * BLOCK; i < end; i += 2 * LANES) {
-      float rest[2 * LANES] = {}, rest_grad[2 * LANES] = {}, rest_y[2 * LANES];
-      bool whole = i + 2 * LANES <= end;
-      const float *from = x + i, *from_grad = grad + i;
-      if (!whole) {
-        std::copy(x + i, x + end, rest);
-        if (SLOPE) std::copy(grad + i, grad + end, rest_grad);
-        from = rest, from_grad = rest_grad;
-      }
-      Integers kept[2] = {Integers{} - 1, Integers{} - 1};
-      if (zeroed > 0) {
-        Bits draws = generator.draw();
+    std::optional<Generator> generator;
+    if (DROPS) generator.emplace(seed, n);
+    Integers kept[2] = {};
+    auto draw = [&] {
+      if constexpr (DROPS) {
+        Bits draws = generator->draw();
         kept[0] = reinterpret_cast<Integers>(draws & 0xffff) >= zeroed;
         kept[1] = reinterpret_cast<Integers>(draws >> 16) >= zeroed;
       }
-      Vector values[2] = {load(from), load(from + LANES)};
-      activate<ACTIVATION, SLOPE>(values);
-      float* to = whole ? y + i : rest_y;
-      for (int j = 0; j < 2; ++j) {
-        // A product, as NaN is to stay NaN.
-        Vector value = values[j] * (kept[j] ? splat(scale) : splat(0.0f));
-        if (SLOPE) value *= load(from_grad + j * LANES);
-        store(to + j * LANES, value);
-      }
-      if (!whole) std::copy(rest_y, rest_y + (end - i), y + i);
+    };
+    int64_t i = n * BLOCK, end = std::min(count, (n + 1) * BLOCK);
+    for (; i + 2 * LANES <= end; i += 2 * LANES) {
+      draw();
+      two_vectors<ACTIVATION, SLOPE, DROPS>(kept, scale, x + i, grad + i, y + i);
     }
+    if (i == end) continue;
+    float rest[2 * LANES] = {}, rest_grad[2 * LANES] = {}, rest_y[2 * LANES];
+    std::copy(x + i, x + end, rest);
+    if (SLOPE) std::copy(grad + i, grad + end, rest_grad);
+    draw();
+    two_vectors<ACTIVATION, SLOPE, DROPS>(kept, scale, rest, rest_grad, rest_y);
+    std::copy(rest_y, rest_y + (end - i), y + i);
   }
+}
+
+template <Activation ACTIVATION, bool SLOPE>
+void choose(int64_t count, uint64_t seed, int32_t zeroed, float scale, int64_t threads,
+            const float* x, const float* grad, float* y) {
+  if (zeroed > 0)
+    run<ACTIVATION, SLOPE, true>(count, seed, zeroed, scale, threads, x, grad, y);
+  else
+    run<ACTIVATION, SLOPE, false>(count, seed, zeroed, scale, threads, x, grad, y);
 }
 
 template <bool SLOPE>
 void choose(int64_t activation, int64_t count, uint64_t seed, int32_t zeroed, float scale,
             int64_t threads, const float* x, const float* grad, float* y) {
   if (activation == SILU)
-    run<SILU, SLOPE>(count, seed, zeroed, scale, threads, x, grad, y);
+    choose<SILU, SLOPE>(count, seed, zeroed, scale, threads, x, grad, y);
   else if (activation == GELU)
-    run<GELU, SLOPE>(count, seed, zeroed, scale, threads, x, grad, y);
+    choose<GELU, SLOPE>(count, seed, zeroed, scale, threads, x, grad, y);
   else
-    run<IDENTITY, SLOPE>(count, seed, zeroed, scale, threads, x, grad, y);
+    choose<IDENTITY, SLOPE>(count, seed, zeroed, scale, threads, x, grad, y);
 }
 
 }  // namespace

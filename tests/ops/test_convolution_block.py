@@ -1,0 +1,151 @@
+"""The convolution block against its formula in float64."""
+
+import pytest
+import torch
+import torch.nn.functional as F
+
+from hyperconformer.ops import cpp
+from hyperconformer.ops.convolution_block import Geometry, convolution_block, cpp_path
+from tests.goldens import relative_error
+from tests.ops.test_hypermixing_cpp import threads  # noqa: F401
+
+pytestmark = pytest.mark.skipif(
+    cpp.why_not(cpp_path.SOURCE) is not None, reason="no C++ compiler"
+)
+
+
+def geometry_of(taps, stride, reflects, bin_taps):
+    span = (taps - 1) // 2 if reflects else max(taps - stride[0], 0)
+    return Geometry(stride, span, (bin_taps - 1) // 2, reflects, 1e-5, 0.01)
+
+
+def formula(x, lengths, weight, bias, gain, shift, geometry):
+    """Each utterance alone."""
+    time_stride, _ = geometry.stride
+    rows = []
+    for utterance, length in zip(x, lengths.tolist()):
+        outputs = -(-length // time_stride)
+        y = utterance[:length].permute(2, 0, 1)[None]
+        y = F.pad(y, (geometry.bin_pad, geometry.bin_pad, 0, 0), mode="reflect")
+        if geometry.reflects:
+            y = F.pad(y, (0, 0, geometry.time_pad, geometry.time_pad), mode="reflect")
+        else:
+            after = outputs * time_stride - length
+            y = F.pad(y, (0, 0, geometry.time_pad, after))
+        kernel = weight.permute(3, 2, 0, 1)
+        y = F.conv2d(y, kernel, bias, stride=geometry.stride)[0, :, :outputs]
+        y = F.layer_norm(y.permute(1, 2, 0), gain.shape, gain, shift, geometry.eps)
+        y = F.leaky_relu(y, geometry.slope)
+        rows.append(F.pad(y, (0, 0, 0, 0, 0, -(-x.shape[1] // time_stride) - outputs)))
+    return torch.stack(rows)
+
+
+def operands(shape, kernel, geometry, bias=True):
+    x, weight = torch.randn(shape), torch.randn(kernel)
+    affine = geometry.output_shape(x, weight)[2:]
+    rest = torch.randn(kernel[3]) if bias else None, torch.randn(affine)
+    tensors = x, weight, *rest, torch.randn(affine)
+    return [t if t is None else t.requires_grad_() for t in tensors]
+
+
+def with_gradients(function, tensors, lengths, geometry):
+    x, *parameters = tensors
+    y = function(x, lengths, *parameters, geometry)
+    generator = torch.Generator().manual_seed(y.numel())
+    factors = torch.randn(y.shape, generator=generator).to(y.dtype)
+    inputs = [t for t in tensors if t is not None and t.requires_grad]
+    return [y, *torch.autograd.grad((y * factors).sum(), inputs)]
+
+
+def to(tensors, dtype):
+    return [t if t is None else t.detach().to(dtype).requires_grad_() for t in tensors]
+
+
+@pytest.mark.parametrize("reflects", [True, False], ids=["reflecting", "causal"])
+@pytest.mark.parametrize(
+    "shape, kernel, stride, lengths, bias",
+    [
+        ((3, 61, 20, 1), (3, 3, 1, 16), (2, 2), [61, 40, 2], True),
+        ((2, 90, 10, 16), (3, 3, 16, 32), (2, 2), [90, 77], True),
+        ((2, 33, 9, 3), (5, 3, 3, 5), (1, 2), [33, 32], False),
+        ((1, 40, 7, 2), (9, 5, 2, 37), (1, 1), [40], True),
+        ((2, 16, 12, 4), (1, 1, 4, 8), (2, 3), [16, 1], True),
+        ((1, 1, 5, 1), (1, 3, 1, 2), (4, 1), [1], False),
+        ((4, 200, 6, 2), (3, 3, 2, 3), (3, 2), [200, 199, 198, 5], True),
+    ],
+)
+def test_equals_the_formula(threads, shape, kernel, stride, lengths, bias, reflects):  # noqa: F811
+    geometry, lengths = (
+        geometry_of(kernel[0], stride, reflects, kernel[1]),
+        torch.tensor(lengths),
+    )
+    tensors = operands(shape, kernel, geometry, bias)
+    exact = with_gradients(formula, to(tensors, torch.float64), lengths, geometry)
+    single = with_gradients(formula, tensors, lengths, geometry)
+    got = with_gradients(convolution_block, tensors, lengths, geometry)
+    for ours, truth, peer in zip(got, exact, single, strict=True):
+        # The same operations in another order: a few roundings of their sums.
+        assert relative_error(ours, truth) <= 2 * relative_error(peer, truth) + 1e-6
+
+
+@pytest.mark.parametrize("reflects", [True, False], ids=["reflecting", "causal"])
+def test_padding_reaches_nothing(reflects):
+    geometry, lengths = geometry_of(3, (2, 2), reflects, 3), torch.tensor([40, 21, 34])
+    x, *parameters = operands((3, 40, 8, 2), (3, 3, 2, 4), geometry)
+    mask = torch.arange(40) >= lengths[:, None]
+    dirty = x.detach().masked_fill(mask[..., None, None], float("nan")).requires_grad_()
+    clean = with_gradients(convolution_block, [x, *parameters], lengths, geometry)
+    got = with_gradients(convolution_block, [dirty, *parameters], lengths, geometry)
+    assert all(map(torch.equal, clean, got))
+    assert (got[1][mask] == 0).all()
+    assert (got[0][torch.arange(20) >= (lengths[:, None] + 1) // 2] == 0).all()
+
+
+def test_gradients_that_nobody_needs():
+    geometry, lengths = geometry_of(3, (2, 2), True, 3), torch.tensor([40, 30])
+    tensors = operands((2, 40, 8, 2), (3, 3, 2, 4), geometry)
+    _, _, *expected = with_gradients(convolution_block, tensors, lengths, geometry)
+    tensors[0] = tensors[0].detach()
+    _, *got = with_gradients(convolution_block, tensors, lengths, geometry)
+    assert all(map(torch.equal, expected, got))
+    with torch.no_grad():
+        y = convolution_block(tensors[0], lengths, *tensors[1:], geometry)
+    assert not y.requires_grad
+
+
+def test_what_does_not_fit_is_not_taken(monkeypatch):
+    """So that nothing is read or written past the end of memory."""
+    geometry, lengths = geometry_of(3, (1, 1), True, 3), torch.tensor([20, 9])
+    tensors = operands((2, 20, 8, 2), (3, 3, 2, 4), geometry)
+    x, weight, bias, gain, shift = (t.detach() for t in tensors)
+    arguments = x, lengths, weight, bias, gain, shift, geometry
+
+    def changed(**others):
+        names = "x", "lengths", "weight", "bias", "gain", "shift", "geometry"
+        return convolution_block(*(others.get(n, a) for n, a in zip(names, arguments)))
+
+    assert changed() is not None
+    assert changed(x=x[..., :1]) is None
+    assert changed(x=x.double()) is None
+    assert changed(x=x[:, :, :1]) is None
+    assert changed(lengths=torch.tensor([21, 9])) is None
+    assert changed(lengths=torch.tensor([20, 1])) is None
+    assert changed(lengths=torch.tensor([20])) is None
+    assert changed(lengths=lengths.int()) is None
+    assert changed(bias=bias[:1]) is None
+    assert changed(gain=gain[:1]) is None
+    assert changed(shift=shift[:, :1]) is None
+    assert changed(weight=torch.randn(11, 3, 2, 4), geometry=geometry) is None
+    causal = geometry_of(11, (1, 1), False, 3)
+    assert changed(weight=torch.randn(11, 3, 2, 4), geometry=causal) is None
+    monkeypatch.setenv("HYPERCONFORMER_BACKEND", "torch")
+    assert changed() is None
+
+
+def test_two_runs_are_equal(threads):  # noqa: F811
+    geometry, lengths = geometry_of(3, (2, 2), True, 3), torch.tensor([300, 280, 7])
+    tensors = operands((3, 300, 20, 4), (3, 3, 4, 16), geometry)
+    runs = [
+        with_gradients(convolution_block, tensors, lengths, geometry) for _ in range(3)
+    ]
+    assert all(torch.equal(a, b) for run in runs for a, b in zip(run, runs[0]))
