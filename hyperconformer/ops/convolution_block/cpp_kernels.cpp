@@ -40,6 +40,7 @@ struct Sizes {
   int64_t wide;           // numbers in a frame with its padding
   int64_t step;           // from what an output bin sees to what the next one does
   int64_t under;          // numbers under the kernel in a frame
+  int64_t depth;          // numbers under the kernel
   int64_t window_frames;  // frames that a stretch sees
   int64_t row;            // numbers in an output frame
 
@@ -47,6 +48,7 @@ struct Sizes {
       : wide((p.bins + 2 * p.bin_pad) * p.channels),
         step(p.bin_stride * p.channels),
         under(p.bin_taps * p.channels),
+        depth(p.time_taps * under),
         window_frames((STRETCH - 1) * p.time_stride + p.time_taps),
         row(p.out_bins * p.out_channels) {}
 };
@@ -177,18 +179,32 @@ void add_window(const Problem& p, const Sizes& sizes, const Stretch& s,
 
 // ---- One output frame -----------------------------------------------------------------
 
-// y (F', C') from the frames of the window that it sees; biases fill whole panels.
-void convolve(const Problem& p, const Sizes& sizes, const float* window,
-              const float* packed, const float* biases, float* y) {
-  int64_t depth = p.time_taps * sizes.under;
+// A convolution's parameters, filled up to whole panels.
+struct Kernel {
+  std::vector<float> weights, biases;
+
+  Kernel(const Problem& p, const Sizes& sizes)
+      : weights(sizes.depth * panels(p.out_channels) * COLUMNS),
+        biases(panels(p.out_channels) * COLUMNS) {
+    pack(sizes.depth, p.out_channels, weights.data(), [&](int64_t i, int64_t j) {
+      return p.weights[i * p.out_channels + j];
+    });
+    if (p.biases) std::copy(p.biases, p.biases + p.out_channels, biases.begin());
+  }
+};
+
+// y (F', C') from the frames of the window that it sees.
+void convolve(const Problem& p, const Sizes& sizes, const Kernel& kernel,
+              const float* window, float* y) {
   for (int64_t panel = 0; panel < panels(p.out_channels); ++panel) {
     int64_t column = panel * COLUMNS, columns = p.out_channels - column;
     over_rows(p.out_bins, [&](auto rows, int64_t first) {
       constexpr int R = decltype(rows)::value;
       Vector sums[R][2];
       for (int r = 0; r < R; ++r)
-        for (int v = 0; v < 2; ++v) sums[r][v] = load(biases + column + v * LANES);
-      const float* weights = packed + panel * depth * COLUMNS;
+        for (int v = 0; v < 2; ++v)
+          sums[r][v] = load(&kernel.biases[column + v * LANES]);
+      const float* weights = &kernel.weights[panel * sizes.depth * COLUMNS];
       for (int64_t tap = 0; tap < p.time_taps; ++tap)
         multiply<R>(window + tap * sizes.wide + first * sizes.step, sizes.step, 1,
                     weights + tap * sizes.under * COLUMNS, COLUMNS, sizes.under, sums);
@@ -307,12 +323,7 @@ void convolution_block_forward(const Problem* problem, float* convolved,
                                float* statistics, float* out) {
   const Problem& p = *problem;
   const Sizes sizes(p);
-  int64_t depth = p.time_taps * sizes.under, padded_columns = panels(p.out_channels) * COLUMNS;
-  std::vector<float> packed(depth * padded_columns), biases(padded_columns);
-  pack(depth, p.out_channels, packed.data(), [&](int64_t i, int64_t j) {
-    return p.weights[i * p.out_channels + j];
-  });
-  if (p.biases) std::copy(p.biases, p.biases + p.out_channels, biases.begin());
+  const Kernel kernel(p, sizes);
 #pragma omp parallel num_threads(p.threads) if (is_large(p))
   {
     thread_local std::vector<float> memory;
@@ -334,8 +345,7 @@ void convolution_block_forward(const Problem* problem, float* convolved,
           float measured[2];
           float* y = convolved ? convolved + frame * sizes.row : row;
           float* found = statistics ? statistics + frame * 2 : measured;
-          convolve(p, sizes, window + t * p.time_stride * sizes.wide, packed.data(),
-                   biases.data(), y);
+          convolve(p, sizes, kernel, window + t * p.time_stride * sizes.wide, y);
           measure(y, sizes.row, p.eps, found);
           normalize(p, sizes.row, y, found, out + frame * sizes.row);
         }
@@ -345,14 +355,14 @@ void convolution_block_forward(const Problem* problem, float* convolved,
 
 // From the gradient of the output to those of x, unless it is null, and of the
 // parameters, all of which begin as 0. `convolved` and `statistics` as forward wrote
-// them.
+// them; without the former the convolution is done again.
 void convolution_block_backward(const Problem* problem, const float* convolved,
                                 const float* statistics, const float* grad_out,
                                 float* grad_x, float* grad_weights, float* grad_biases,
                                 float* grad_gains, float* grad_shifts) {
   const Problem& p = *problem;
   const Sizes sizes(p);
-  int64_t depth = p.time_taps * sizes.under;
+  const Kernel kernel(p, sizes);
   int64_t padded_columns = panels(p.out_channels) * COLUMNS;
   int64_t turned_columns = panels(sizes.under) * COLUMNS;
   // For each frame of the kernel, from output channels to what is under it.
@@ -363,19 +373,20 @@ void convolution_block_backward(const Problem* problem, const float* convolved,
            return p.weights[(tap * sizes.under + j) * p.out_channels + i];
          });
   // Sums of every thread: weights, biases, gains and shifts.
-  int64_t part = depth * padded_columns + p.out_channels + 2 * sizes.row;
+  int64_t part = sizes.depth * padded_columns + p.out_channels + 2 * sizes.row;
   std::vector<float> sums(p.threads * part);
 #pragma omp parallel num_threads(p.threads) if (is_large(p))
   {
     thread_local std::vector<float> memory;
-    float *window, *grad_window, *grads;
+    float *window, *row, *grad_window, *grads;
     Scratch scratch(memory);
     scratch.part(&window, sizes.window_frames * sizes.wide);
+    scratch.part(&row, sizes.row);
     scratch.part(&grad_window, sizes.window_frames * sizes.wide + COLUMNS);
     scratch.part(&grads, STRETCH * sizes.row + COLUMNS);
     scratch.take();
     float* by_weight = &sums[omp_get_thread_num() * part];
-    float *by_bias = by_weight + depth * padded_columns,
+    float *by_bias = by_weight + sizes.depth * padded_columns,
           *by_gain = by_bias + p.out_channels, *by_shift = by_gain + sizes.row;
     // Neighbours share frames of grad_x, so they are not worked on at once.
     for (int64_t odd = 0; odd < 2; ++odd)
@@ -385,9 +396,11 @@ void convolution_block_backward(const Problem* problem, const float* convolved,
         int64_t frame = s.utterance * p.out_frames + s.start;
         for (int64_t t = 0; t < s.frames; ++t, ++frame) {
           float* grad = grads + t * sizes.row;
-          normalize_backward(p, sizes.row, convolved + frame * sizes.row,
-                             statistics + frame * 2, grad_out + frame * sizes.row, grad,
-                             by_gain, by_shift);
+          const float* y = convolved ? convolved + frame * sizes.row : row;
+          if (!convolved)
+            convolve(p, sizes, kernel, window + t * p.time_stride * sizes.wide, row);
+          normalize_backward(p, sizes.row, y, statistics + frame * 2,
+                             grad_out + frame * sizes.row, grad, by_gain, by_shift);
           for (int64_t bin = 0; bin < p.out_bins; ++bin)
             for (int64_t c = 0; c < p.out_channels; ++c)
               by_bias[c] += grad[bin * p.out_channels + c];
@@ -437,7 +450,7 @@ void convolution_block_backward(const Problem* problem, const float* convolved,
   }
   for (int64_t thread = 0; thread < p.threads; ++thread) {
     const float* from = &sums[thread * part];
-    for (int64_t i = 0; i < depth; ++i, from += padded_columns)
+    for (int64_t i = 0; i < sizes.depth; ++i, from += padded_columns)
       for (int64_t j = 0; j < p.out_channels; ++j)
         grad_weights[i * p.out_channels + j] += from[j];
     for (int64_t j = 0; j < p.out_channels; ++j)

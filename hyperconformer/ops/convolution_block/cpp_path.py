@@ -15,6 +15,10 @@ LONGEST = 9
 """Most frames of a kernel to a stride: stretches that run side by side lie apart."""
 
 
+LEAST_DEPTH = 64
+"""Products in a sum from which on a convolution is kept and not done again."""
+
+
 def why_not(x, lengths, weight, bias, gain, shift, geometry):
     """Why the kernels cannot take these arguments: a str, or None if they can."""
     tensors = x, weight, bias, gain, shift
@@ -52,7 +56,7 @@ def convolution_block(x, lengths, weight, bias, gain, shift, geometry):
 
 
 class _ConvolutionBlock(torch.autograd.Function):
-    """Keeps its input and what the convolution gives, before it is normalised."""
+    """Keeps its input and, if it is worth it, what is normalised."""
 
     @staticmethod
     def forward(ctx, *arguments):
@@ -60,9 +64,11 @@ class _ConvolutionBlock(torch.autograd.Function):
         inputs = [t if t is None else t.contiguous() for t in inputs]
         problem = _problem(*inputs, geometry)
         out = inputs[0].new_empty(geometry.output_shape(inputs[0], inputs[2]))
-        kept = None, None
+        kept = [None, None]
         if needs_gradient:
-            kept = torch.empty_like(out), out.new_empty(*out.shape[:2], 2)
+            kept[1] = out.new_empty(*out.shape[:2], 2)
+            if inputs[2][..., 0].numel() >= LEAST_DEPTH:
+                kept[0] = torch.empty_like(out)
         _library().convolution_block_forward(
             ctypes.byref(problem), *map(cpp.address, (*kept, out))
         )
