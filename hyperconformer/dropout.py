@@ -2,6 +2,7 @@
 
 import torch
 from torch import nn
+from torch.nn.modules.module import _has_any_global_hook
 
 from hyperconformer.ops.dropout import dropout
 
@@ -93,7 +94,14 @@ def has_hooks(module):
     -------
     bool
     """
-    return bool(module._forward_hooks or module._forward_pre_hooks)
+    return bool(
+        module._forward_hooks
+        or module._forward_pre_hooks
+        or module._backward_hooks
+        or module._backward_pre_hooks
+        or "forward" in vars(module)
+        or _has_any_global_hook()
+    )
 
 
 def _is_eager_cpu(x):

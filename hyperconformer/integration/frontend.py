@@ -71,10 +71,6 @@ class ConvolutionFrontEnd(convolution.ConvolutionFrontEnd):
         super().__init__(*args, **kwargs)
         self.causal = causal
         replace_dropout(self)
-        for module in self.modules():
-            # No one else needs what it reads: a normalisation's output.
-            if isinstance(module, nn.LeakyReLU):
-                module.inplace = True
 
     @property
     def stride(self):
@@ -236,7 +232,9 @@ def _is_one_operator(layers):
     parts = layer, layer.conv, norm, norm.norm, rectifier
     return (
         not any(has_hooks(part) for part in parts)
-        and norm.norm.elementwise_affine
+        # Classes that torch derives for parametrizations have their forward.
+        and type(norm.norm).forward is nn.LayerNorm.forward
+        and norm.norm.bias is not None
         and set(layer.dilation) == {1}
         and layer.conv.groups == 1
         and layer.padding_mode == "reflect"

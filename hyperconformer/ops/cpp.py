@@ -173,7 +173,8 @@ def once(backward):
                 "the C++ kernels have no second derivatives (create_graph=True): "
                 "HYPERCONFORMER_BACKEND=torch has"
             )
-        return differentiable_once(ctx, *gradients)
+        # The kernels read memory as it is.
+        return differentiable_once(ctx, *(g.resolve_neg() for g in gradients))
 
     return checked
 

@@ -7,6 +7,7 @@ import torch
 from speechbrain.lobes.features import Fbank
 from speechbrain.lobes.models import convolution
 from torch import nn
+from torch.nn.modules.module import register_module_forward_hook
 
 from hyperconformer import ConvolutionFrontEnd
 from hyperconformer.integration.frontend import FeatureExtractor
@@ -92,17 +93,66 @@ def test_kernels_equal_the_layers(monkeypatch, shape, causal):
     assert max(map(relative_error, kernels, exact)) <= allowed
 
 
-def test_who_listens_is_called():
-    """And a layer of another kind, in a block's place."""
+LISTENERS = {
+    "forward": lambda module, call: module.register_forward_hook(call),
+    "pre": lambda module, call: module.register_forward_pre_hook(call),
+    "backward": lambda module, call: module.register_full_backward_hook(call),
+    "global": lambda module, call: register_module_forward_hook(call),
+}
+
+
+@pytest.mark.parametrize("listener", LISTENERS)
+@pytest.mark.parametrize("name", ["norm_0", "norm_0.norm", "act_0"])
+def test_who_listens_is_called(name, listener):
     cnn, called = build(ConvolutionFrontEnd, "recipe"), []
-    plain = cnn(x := torch.randn(1, 40, 20))
-    for module in cnn.modules():
-        module.register_forward_hook(lambda *arguments: called.append(arguments[0]))
-    assert relative_error(cnn(x), plain) < 1e-5
-    assert {nn.LeakyReLU, nn.LayerNorm} <= {type(module) for module in called}
-    other = build(ConvolutionFrontEnd, "recipe", activation=nn.GELU)
-    other.load_state_dict(cnn.state_dict())
-    assert relative_error(other(x), plain) > 0.01
+    plain = cnn(x := torch.randn(1, 40, 20, requires_grad=True))
+    module = cnn.get_submodule(f"convblock_0.convs.{name}")
+    handle = LISTENERS[listener](module, lambda *a: called.append(a[0]) and None)
+    heard = cnn(x)
+    heard.sum().backward()
+    handle.remove()
+    assert module in called
+    assert relative_error(heard, plain) < 1e-5
+
+
+class Doubled(nn.LayerNorm):
+    def forward(self, x):
+        return 2 * super().forward(x)
+
+
+def replace(module, new):
+    parent, _, name = module.rpartition(".")
+    return lambda cnn: setattr(cnn.get_submodule(parent), name, new)
+
+
+def patch(cnn):
+    rectifier = cnn.get_submodule("convblock_1.convs.act_0")
+    usual = rectifier.forward
+    rectifier.forward = lambda x: 2 * usual(x)
+
+
+NORM = "convblock_0.convs.norm_0.norm"
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        replace(NORM, Doubled([10, 64])),
+        replace(NORM, nn.Identity()),
+        replace(NORM, nn.LayerNorm([10, 64], bias=False)),
+        replace("convblock_0.convs.act_0", nn.GELU()),
+        patch,
+    ],
+    ids=["subclass", "identity", "no bias", "activation", "patched"],
+)
+def test_what_somebody_has_replaced_is_called(monkeypatch, change):
+    cnn, x = build(ConvolutionFrontEnd, "recipe"), torch.randn(1, 40, 20)
+    plain = cnn(x)
+    change(cnn)
+    changed = cnn(x)
+    assert relative_error(changed, plain) > 1e-3 or change is not patch
+    monkeypatch.setenv("HYPERCONFORMER_BACKEND", "torch")
+    assert relative_error(changed, cnn(x)) < 1e-5
 
 
 def test_too_short_is_refused():

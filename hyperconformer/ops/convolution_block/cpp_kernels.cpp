@@ -31,10 +31,13 @@ struct Problem {
 
 namespace {
 
-// Output frames of a stretch, on which LONGEST of cpp_path.py rests; rows and columns of
-// what is summed in registers.
+// Output frames of a stretch; rows and columns of what is summed in registers.
 constexpr int64_t STRETCH = 8, COLUMNS = 2 * LANES;
 constexpr int ROWS = 6;
+
+// Most frames of a kernel to a stride, LONGEST of cpp_path.py: every other stretch sees
+// frames of its own.
+static_assert(STRETCH + 1 == 9);
 
 struct Sizes {
   int64_t wide;           // numbers in a frame with its padding
@@ -438,7 +441,7 @@ void convolution_block_backward(const Problem* problem, const float* convolved,
                                     column * p.out_channels],
                             COLUMNS, p.out_channels, tile);
                 // What is under two kernels overlaps. The columns that fill a panel up
-                // add zeros to what lies behind.
+                // add zeros to what lies behind, or NaN where there is NaN.
                 float* to = grad_window + (t * p.time_stride + tap) * sizes.wide +
                             first * sizes.step + column;
                 for (int r = 0; r < R; ++r, to += sizes.step)

@@ -15,6 +15,9 @@ LONGEST = 9
 """Most frames of a kernel to a stride: stretches that run side by side lie apart."""
 
 
+LARGEST = 2**17
+"""Most weights: more leave the cache, and torch's products are better."""
+
 LEAST_DEPTH = 64
 """Products in a sum from which on a convolution is kept and not done again."""
 
@@ -27,6 +30,11 @@ def why_not(x, lengths, weight, bias, gain, shift, geometry):
     )
     if reason:
         return reason
+    # Neither could be kept for backward.
+    if torch.is_grad_enabled() and (x.is_inference() or lengths.is_inference()):
+        return "needs tensors made outside of torch.inference_mode"
+    if weight.numel() > LARGEST:
+        return f"is made for kernels of up to {LARGEST} numbers, got {weight.numel()}"
     taps, _, channels, out_channels = weight.shape
     affine = geometry.output_shape(x, weight)[2:]
     shapes = x.shape[3], gain.shape, shift.shape, bias is None or bias.shape
@@ -62,6 +70,8 @@ class _ConvolutionBlock(torch.autograd.Function):
     def forward(ctx, *arguments):
         *inputs, geometry, needs_gradient = arguments
         inputs = [t if t is None else t.contiguous() for t in inputs]
+        # Lengths are often changed in place afterwards.
+        inputs[1] = inputs[1].clone()
         problem = _problem(*inputs, geometry)
         out = inputs[0].new_empty(geometry.output_shape(inputs[0], inputs[2]))
         kept = [None, None]
