@@ -171,6 +171,18 @@ def test_checkpointed_and_packed_activations(usual_cache):
         assert all(map(torch.equal, expected, run(lambda: layer(x))))
 
 
+def test_a_gradient_with_its_sign_in_a_flag(usual_cache):
+    layer, x = Layer().eval(), torch.randn(2, 60, 16, requires_grad=True)
+    y = layer(x)
+    flagged = torch._neg_view(torch.randn_like(y))
+    assert flagged.is_neg()
+    gradients = [
+        torch.autograd.grad(y, x, gradient, retain_graph=True)[0]
+        for gradient in (flagged, flagged.resolve_neg())
+    ]
+    assert torch.equal(*gradients)
+
+
 def test_second_derivatives_are_refused(usual_cache):
     layer, x = Layer().eval(), torch.randn(1, 60, 16, requires_grad=True)
     with pytest.raises(RuntimeError, match="no second derivatives.*BACKEND=torch has"):
