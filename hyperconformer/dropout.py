@@ -83,7 +83,8 @@ def _fused_name(activation):
 
 
 def has_hooks(module):
-    """Whether a module is to be called itself, as somebody listens to it.
+    """Whether a module is to be called itself: somebody listens to it, or has put
+    another ``forward`` in its own's place.
 
     Arguments
     ---------

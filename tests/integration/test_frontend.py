@@ -147,10 +147,11 @@ NORM = "convblock_0.convs.norm_0.norm"
 )
 def test_what_somebody_has_replaced_is_called(monkeypatch, change):
     cnn, x = build(ConvolutionFrontEnd, "recipe"), torch.randn(1, 40, 20)
+    nn.init.ones_(cnn.get_submodule(NORM).bias)
     plain = cnn(x)
     change(cnn)
     changed = cnn(x)
-    assert relative_error(changed, plain) > 1e-3 or change is not patch
+    assert relative_error(changed, plain) > 1e-3
     monkeypatch.setenv("HYPERCONFORMER_BACKEND", "torch")
     assert relative_error(changed, cnn(x)) < 1e-5
 

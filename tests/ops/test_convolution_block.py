@@ -80,7 +80,7 @@ def to(tensors, dtype):
 )
 def test_equals_the_formula(threads, shape, kernel, stride, lengths, bias, reflects):  # noqa: F811
     if reflects and kernel[0] % 2 == 0:
-        return
+        pytest.skip("an even kernel does not reflect")
     geometry = geometry_of(kernel[0], stride, reflects, kernel[1])
     lengths = torch.tensor(lengths)
     tensors = operands(shape, kernel, geometry, bias)

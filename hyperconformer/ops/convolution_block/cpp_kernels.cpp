@@ -302,14 +302,14 @@ Stretch stretch(const Problem& p, int64_t number) {
   return s;
 }
 
-// Calls work(stretch) for all of one utterance's first, third... stretches, or of its
-// second, fourth..., one after the other on every thread of a team.
+// Calls work(stretch) for every `step`th stretch of each utterance from `first` on,
+// divided among the threads of a team.
 template <class Work>
-void share(const Problem& p, int64_t odd, Work work) {
-  int64_t half = (stretches(p) + 1 - odd) / 2;
+void share(const Problem& p, int64_t first, int64_t step, Work work) {
+  int64_t some = ceil_divide(stretches(p) - first, step);
 #pragma omp for schedule(static, 1)
-  for (int64_t n = 0; n < p.batch * half; ++n)
-    work(stretch(p, n / half * stretches(p) + n % half * 2 + odd));
+  for (int64_t n = 0; n < p.batch * some; ++n)
+    work(stretch(p, n / some * stretches(p) + n % some * step + first));
 }
 
 bool is_large(const Problem& p) {
@@ -335,24 +335,23 @@ void convolution_block_forward(const Problem* problem, float* convolved,
     scratch.part(&window, sizes.window_frames * sizes.wide);
     scratch.part(&row, sizes.row);
     scratch.take();
-    for (int64_t odd = 0; odd < 2; ++odd)
-      share(p, odd, [&](const Stretch& s) {
-        int64_t all = std::min(STRETCH, p.out_frames - s.start);
-        int64_t frame = s.utterance * p.out_frames + s.start;
-        if (s.frames < all)
-          std::memset(out + (frame + s.frames) * sizes.row, 0,
-                      (all - s.frames) * sizes.row * sizeof(float));
-        if (s.frames == 0) return;
-        read_window(p, sizes, s, window);
-        for (int64_t t = 0; t < s.frames; ++t, ++frame) {
-          float measured[2];
-          float* y = convolved ? convolved + frame * sizes.row : row;
-          float* found = statistics ? statistics + frame * 2 : measured;
-          convolve(p, sizes, kernel, window + t * p.time_stride * sizes.wide, y);
-          measure(y, sizes.row, p.eps, found);
-          normalize(p, sizes.row, y, found, out + frame * sizes.row);
-        }
-      });
+    share(p, 0, 1, [&](const Stretch& s) {
+      int64_t all = std::min(STRETCH, p.out_frames - s.start);
+      int64_t frame = s.utterance * p.out_frames + s.start;
+      if (s.frames < all)
+        std::memset(out + (frame + s.frames) * sizes.row, 0,
+                    (all - s.frames) * sizes.row * sizeof(float));
+      if (s.frames == 0) return;
+      read_window(p, sizes, s, window);
+      for (int64_t t = 0; t < s.frames; ++t, ++frame) {
+        float measured[2];
+        float* y = convolved ? convolved + frame * sizes.row : row;
+        float* found = statistics ? statistics + frame * 2 : measured;
+        convolve(p, sizes, kernel, window + t * p.time_stride * sizes.wide, y);
+        measure(y, sizes.row, p.eps, found);
+        normalize(p, sizes.row, y, found, out + frame * sizes.row);
+      }
+    });
   }
 }
 
@@ -393,7 +392,7 @@ void convolution_block_backward(const Problem* problem, const float* convolved,
           *by_gain = by_bias + p.out_channels, *by_shift = by_gain + sizes.row;
     // Neighbours share frames of grad_x, so they are not worked on at once.
     for (int64_t odd = 0; odd < 2; ++odd)
-      share(p, odd, [&](const Stretch& s) {
+      share(p, odd, 2, [&](const Stretch& s) {
         if (s.frames == 0) return;
         read_window(p, sizes, s, window);
         int64_t frame = s.utterance * p.out_frames + s.start;
