@@ -12,6 +12,7 @@ from torch import nn
 
 from hyperconformer.dropout import Dropout
 from hyperconformer.encoder import EncoderStack, build_encoder_mixer, named_norm
+from hyperconformer.linear import Linear
 from hyperconformer.ops.convolution import conv_nd
 
 
@@ -63,7 +64,7 @@ class ConvolutionalGating(nn.Module):
         nn.init.ones_(conv.bias)
         self.conv = nn.Sequential(OrderedDict(conv=conv))
         if use_linear_after_conv:
-            self.linear = nn.Linear(channels, channels)
+            self.linear = Linear(channels, channels)
             nn.init.normal_(self.linear.weight, std=1e-6)
             nn.init.ones_(self.linear.bias)
         self.use_linear_after_conv = use_linear_after_conv
@@ -194,7 +195,7 @@ class BranchformerEncoderLayer(nn.Module):
         )
         self.convolution_branch = nn.ModuleDict(
             {
-                "pre_channel_proj": nn.Linear(d_model, csgu_linear_units),
+                "pre_channel_proj": Linear(d_model, csgu_linear_units),
                 "activation": activation(),
                 "csgu": ConvolutionalGating(
                     csgu_linear_units,
@@ -203,10 +204,10 @@ class BranchformerEncoderLayer(nn.Module):
                     dropout,
                     use_linear_after_conv,
                 ),
-                "post_channel_proj": nn.Linear(csgu_linear_units // 2, d_model),
+                "post_channel_proj": Linear(csgu_linear_units // 2, d_model),
             }
         )
-        self.merge_proj = nn.Linear(2 * d_model, d_model)
+        self.merge_proj = Linear(2 * d_model, d_model)
         self.norm_mhsa = named_norm(d_model)
         self.norm_conv = named_norm(d_model)
         self.dropout = Dropout(dropout)

@@ -22,8 +22,10 @@ from hyperconformer.encoder import (
     prefixed,
     within,
 )
+from hyperconformer.linear import Linear
 from hyperconformer.masks import last_frames
 from hyperconformer.ops.gated_convolution import depthwise, gated_convolution
+from hyperconformer.ops.linear import linear
 
 
 class ConvolutionModule(nn.Module):
@@ -85,7 +87,7 @@ class ConvolutionModule(nn.Module):
         self.after_conv = nn.Sequential(
             nn.LayerNorm(d_model),
             activation(),
-            nn.Linear(d_model, d_model, bias=bias),
+            Linear(d_model, d_model, bias=bias),
             Dropout(dropout),
         )
 
@@ -149,7 +151,7 @@ class ConvolutionModule(nn.Module):
             The state after these frames.
         """
         pointwise, gate = self.bottleneck
-        x = F.linear(self.layer_norm(x), pointwise.weight.squeeze(-1), pointwise.bias)
+        x = linear(self.layer_norm(x), pointwise.weight.squeeze(-1), pointwise.bias)
         weight, bias, left = self.conv.weight, self.conv.bias, self.left
         is_glu = type(gate) is nn.GLU and not has_hooks(gate)
         if is_glu and state is None and (chunk is None or self.causal):

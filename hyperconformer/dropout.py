@@ -108,24 +108,3 @@ def has_hooks(module):
 def _is_eager_cpu(x):
     """Whether the operator is made for such tensors."""
     return x.device.type == "cpu" and not torch.compiler.is_compiling()
-
-
-def replace_dropout(module):
-    """Put :class:`Dropout` wherever a module holds PyTorch's.
-
-    Arguments
-    ---------
-    module : torch.nn.Module
-        Changed in place; its parameters and their names are not.
-
-    Example
-    -------
-    >>> layers = nn.Sequential(nn.Linear(2, 2), nn.Dropout(0.3))
-    >>> replace_dropout(layers)
-    >>> type(layers[1]).__module__, layers[1].p
-    ('hyperconformer.dropout', 0.3)
-    """
-    for parent in module.modules():
-        for name, child in parent.named_children():
-            if type(child) is nn.Dropout:
-                setattr(parent, name, Dropout(child.p, child.inplace))

@@ -9,6 +9,7 @@ import torch
 from torch import nn
 
 from hyperconformer.dropout import Dropout
+from hyperconformer.linear import Linear
 from hyperconformer.registry import build_mixer, mixer_class, mixer_options
 
 
@@ -172,10 +173,10 @@ class FeedForward(nn.Module):
     def __init__(self, d_model, d_ffn, activation=nn.SiLU, dropout=0.0):
         super().__init__()
         self.ffn = nn.Sequential(
-            nn.Linear(d_model, d_ffn),
+            Linear(d_model, d_ffn),
             activation(),
             Dropout(dropout),
-            nn.Linear(d_ffn, d_model),
+            Linear(d_ffn, d_model),
         )
 
     def forward(self, x):

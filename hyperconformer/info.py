@@ -14,7 +14,7 @@ from hyperconformer.model_folder import (
     DEFAULT_STREAMING_MODEL,
     list_shipped_models,
 )
-from hyperconformer.ops import cpp
+from hyperconformer.ops import cpp, linear
 from hyperconformer.ops.convolution_block import cpp_path as convolution_block
 from hyperconformer.ops.dropout import cpp_path as dropout
 from hyperconformer.ops.gated_convolution import cpp_path as gated_convolution
@@ -48,6 +48,7 @@ def describe():
         f"devices: {', '.join(_devices())}",
         f"cpu threads: {torch.get_num_threads()}",
         f"c++ kernels: {_cpp()}",
+        f"linear layers by onednn: {_answer(linear.why_not_here())}",
         f"triton kernels: {_triton()}",
         *(f"{name}: {_version(name)} ({use})" for name, use in OPTIONAL.items()),
         f"audio formats: {', '.join(sorted(soundfile.available_formats()))}",
@@ -113,8 +114,12 @@ def _devices():
 
 
 def _cpp():
-    reasons = [cpp.why_not(path.SOURCE) for path in CPP_PATHS]
-    return next((f"no ({reason})" for reason in reasons if reason), "yes")
+    reasons = (cpp.why_not(path.SOURCE) for path in CPP_PATHS)
+    return _answer(next(filter(None, reasons), None))
+
+
+def _answer(reason):
+    return f"no ({reason})" if reason else "yes"
 
 
 def _triton():

@@ -12,6 +12,7 @@ import torch
 from torch import nn
 from torch.autograd.function import once_differentiable
 
+from hyperconformer.linear import Linear
 from hyperconformer.mixers.linear_attention import LinearAttention, rotary_codes
 
 _POSITIONS = ("learned", "rotary")
@@ -135,7 +136,7 @@ class LinearAttentionTransformerLM(nn.Module):
             for _ in range(depth)
         )
         self.norm = nn.LayerNorm(dim)
-        self.out = nn.Linear(dim, num_tokens)
+        self.out = Linear(dim, num_tokens)
         for embedding in filter(None, (self.token_emb, self.pos_emb)):
             nn.init.normal_(embedding.weight, std=0.02)
 
@@ -268,10 +269,10 @@ class ChunkedFeedForward(nn.Module):
             )
         self.chunks = chunks
         self.ffn = nn.Sequential(
-            nn.Linear(dim, mult * dim),
+            Linear(dim, mult * dim),
             nn.GELU(),
             nn.Dropout(dropout),
-            nn.Linear(mult * dim, dim),
+            Linear(mult * dim, dim),
         )
 
     def forward(self, x):

@@ -129,6 +129,7 @@ def test_info_says_what_can_be_used(capsys):
         "speechbrain",
         "devices",
         "c++ kernels",
+        "linear layers by onednn",
         "kenlm",
     )
     for name in names:

@@ -6,7 +6,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from hyperconformer.conformer import ConvolutionModule
-from hyperconformer.dropout import Dropout, activate, replace_dropout
+from hyperconformer.dropout import Dropout, activate
 from hyperconformer.encoder import FeedForward
 from hyperconformer.ops import cpp
 from hyperconformer.ops.dropout import cpp_path
@@ -94,8 +94,10 @@ def test_activation_alone(path, activation, function):
 @pytest.mark.parametrize("activation", [nn.SiLU(), nn.GELU()])
 def test_nan_and_infinity(path, activation):
     y = activate(activation, torch.tensor([float("nan"), float("inf"), 1e30, -1e30]))
-    assert y[0].isnan() and y[1] == float("inf") and y[2] == 1e30
-    assert abs(y[3]) < 1e-30
+    assert y[0].isnan() and y[2] == 1e30 and abs(y[3]) < 1e-30
+    # With AVX-512, torch's own GELU, which is oneDNN's, makes NaN of infinity.
+    if path == "cpp":
+        assert y[1] == float("inf")
 
 
 def test_what_it_does_not_know_is_left_to_torch():
@@ -162,13 +164,3 @@ def test_extreme_rates():
     x = torch.randn(5, 5)
     assert torch.equal(Dropout(0.0)(x), x)
     assert torch.equal(Dropout(1.0)(x), torch.zeros(5, 5))
-
-
-def test_replaced_everywhere_and_nowhere_else():
-    inner = torch.nn.Sequential(torch.nn.Dropout(0.2), torch.nn.Dropout2d(0.2))
-    model = torch.nn.ModuleList([torch.nn.Linear(2, 2), inner])
-    names = list(model.state_dict())
-    replace_dropout(model)
-    assert type(inner[0]) is Dropout and inner[0].p == 0.2
-    assert type(inner[1]) is torch.nn.Dropout2d
-    assert list(model.state_dict()) == names

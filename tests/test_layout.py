@@ -10,7 +10,8 @@ PACKAGE = pathlib.Path(__file__).resolve().parents[1] / "hyperconformer"
 
 # Lower floors know nothing of higher ones.
 FLOORS = [
-    ("ops", "masks", "audio", "bootstrap", "dropout", "longform", "transcription"),
+    ("ops", "masks", "audio", "bootstrap", "longform", "transcription"),
+    ("dropout", "linear"),
     ("mixers",),
     ("registry",),
     ("encoder", "lm", "config", "corpora", "ngram", "plots", "safe_yaml"),
@@ -25,8 +26,8 @@ FLOORS = [
 ]
 # The parts of the model that work without SpeechBrain.
 WITHOUT_SPEECHBRAIN = {
-    *("ops", "masks", "audio", "dropout", "mixers", "registry", "encoder", "lm"),
-    *("branchformer", "conformer", "transformer"),
+    *("ops", "masks", "audio", "dropout", "linear", "mixers", "registry", "encoder"),
+    *("lm", "branchformer", "conformer", "transformer"),
 }
 
 

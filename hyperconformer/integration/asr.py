@@ -20,7 +20,7 @@ from torch import nn
 
 from hyperconformer.branchformer import BranchformerEncoder
 from hyperconformer.conformer import ConformerEncoder
-from hyperconformer.dropout import replace_dropout
+from hyperconformer.integration.replace import replace_layers
 from hyperconformer.masks import (
     ChunkRule,
     lengths_to_padding_mask,
@@ -224,7 +224,7 @@ class HyperConformerASR(TransformerASR):
                 **shared,
             )
         self._init_params()
-        replace_dropout(self)
+        replace_layers(self)
 
     @staticmethod
     def _adds_position(mixer):

@@ -17,6 +17,7 @@ from speechbrain.nnet import attention
 from hyperconformer.masks import chunk_mask, future_mask, last_frames
 from hyperconformer.mixers.base import TokenMixer, frames_of_step
 from hyperconformer.mixers.linear_attention import rotary_codes, rotate_pairs
+from hyperconformer.ops.linear import linear
 
 
 class _Attention(TokenMixer):
@@ -122,7 +123,7 @@ class _Attention(TokenMixer):
 
     def _project(self, x):
         """Queries, keys and values of frames (B, T, D), each (B, T, H, d)."""
-        x = F.linear(x, self.in_proj_weight)
+        x = linear(x, self.in_proj_weight)
         return x.unflatten(-1, (self.num_heads, -1)).chunk(3, dim=-1)
 
     def _read(self, q, k, v, hidden):
@@ -186,7 +187,7 @@ class RegularMHA(_Attention, attention.MultiheadAttention):
         )
 
     def _project(self, x):
-        x = F.linear(x, self.att.in_proj_weight, self.att.in_proj_bias)
+        x = linear(x, self.att.in_proj_weight, self.att.in_proj_bias)
         return x.unflatten(-1, (3, self.num_heads, -1)).unbind(2)
 
     def _read(self, q, k, v, hidden):

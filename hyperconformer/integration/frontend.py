@@ -15,7 +15,8 @@ from speechbrain.nnet.normalization import LayerNorm
 from speechbrain.processing.features import spectral_magnitude
 from torch import nn
 
-from hyperconformer.dropout import has_hooks, replace_dropout
+from hyperconformer.dropout import has_hooks
+from hyperconformer.integration.replace import replace_layers
 from hyperconformer.masks import (
     last_frames,
     lengths_to_padding_mask,
@@ -70,7 +71,7 @@ class ConvolutionFrontEnd(convolution.ConvolutionFrontEnd):
             )
         super().__init__(*args, **kwargs)
         self.causal = causal
-        replace_dropout(self)
+        replace_layers(self)
 
     @property
     def stride(self):

@@ -7,6 +7,7 @@ import torch
 from torch import nn
 
 from hyperconformer.encoder import prefixed, within
+from hyperconformer.linear import Linear
 from hyperconformer.masks import lengths_to_padding_mask
 
 
@@ -60,10 +61,10 @@ class Recognizer(nn.Module):
         super().__init__()
         self.frontend = frontend
         self.transformer = transformer
-        self.ctc_head = nn.Linear(d_model, vocab_size)
+        self.ctc_head = Linear(d_model, vocab_size)
         self.decoder_head = None
         if hasattr(transformer, "decoder"):
-            self.decoder_head = nn.Linear(d_model, vocab_size)
+            self.decoder_head = Linear(d_model, vocab_size)
         self.transducer = transducer
         if transducer is not None and self.decoder_head is not None:
             raise ValueError("a transducer stands in a decoder's place, got both")

@@ -13,6 +13,8 @@ from speechbrain.nnet.transducer.transducer_joint import Transducer_joint
 from torch import nn
 from torchaudio.functional import rnnt_loss
 
+from hyperconformer.linear import Linear
+
 BLANK_INDEX = 0
 
 
@@ -47,9 +49,9 @@ class Transducer(nn.Module):
         super().__init__()
         self.embedding = Embedding(vocab_size, width)
         self.predictor = GRU(hidden_size=width, input_size=width)
-        self.projection = nn.Linear(d_model, width)
+        self.projection = Linear(d_model, width)
         self.joint = Transducer_joint(joint="sum", nonlinearity=nn.Tanh)
-        self.output = nn.Linear(width, vocab_size)
+        self.output = Linear(width, vocab_size)
 
     def forward(self, encoded, tokens):
         """What follows each beginning of known tokens, in each frame.

@@ -15,6 +15,7 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
+from hyperconformer.linear import Linear
 from hyperconformer.masks import last_frames
 from hyperconformer.mixers.base import (
     TokenMixer,
@@ -234,17 +235,17 @@ class HyperGLU(nn.Module):
         super().__init__()
         self.cfg = cfg
         width, score_sets = cfg.n_embd, cfg.score_sets
-        self.q = nn.Linear(width, cfg.qk_rank, bias=cfg.bias)
-        self.k = nn.Linear(width, cfg.qk_rank, bias=cfg.bias)
-        self.v = nn.Linear(width, cfg.vo_rank, bias=cfg.bias)
-        self.c_proj = nn.Linear(cfg.vo_rank, width, bias=cfg.bias)
+        self.q = Linear(width, cfg.qk_rank, bias=cfg.bias)
+        self.k = Linear(width, cfg.qk_rank, bias=cfg.bias)
+        self.v = Linear(width, cfg.vo_rank, bias=cfg.bias)
+        self.c_proj = Linear(cfg.vo_rank, width, bias=cfg.bias)
         if cfg.use_kv_conv:
             self.conv1 = _CausalConv(width, cfg.conv_kernel_size)
             self.conv2 = _CausalConv(width, cfg.conv_kernel_size)
         if cfg.use_qk_gate:
-            self.left_gate = nn.Linear(width, cfg.qk_rank)
+            self.left_gate = Linear(width, cfg.qk_rank)
         if cfg.use_vo_gate:
-            self.right_gate = nn.Linear(width, cfg.vo_rank)
+            self.right_gate = Linear(width, cfg.vo_rank)
         if cfg.use_op1:
             self.op = _RowMix(
                 score_sets if cfg.op1_per_head else 1,
@@ -253,7 +254,7 @@ class HyperGLU(nn.Module):
                 cfg.op1_use_diag,
                 cfg.op1_shortcut,
             )
-            self.control1 = nn.Linear(width, score_sets * cfg.op1_rank)
+            self.control1 = Linear(width, score_sets * cfg.op1_rank)
         if cfg.use_op2:
             self.op2 = _RowMix(
                 cfg.n_head if cfg.op2_per_head else 1,
@@ -262,7 +263,7 @@ class HyperGLU(nn.Module):
                 cfg.op2_use_diag,
                 cfg.op2_shortcut,
             )
-            self.control2 = nn.Linear(width, cfg.n_head * cfg.op2_rank)
+            self.control2 = Linear(width, cfg.n_head * cfg.op2_rank)
 
     @property
     def reach(self):

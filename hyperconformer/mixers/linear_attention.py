@@ -9,6 +9,7 @@ of the PyPI package linear-attention-transformer.
 import torch
 from torch import nn
 
+from hyperconformer.linear import Linear
 from hyperconformer.mixers.base import TokenMixer, check_padding_mask, frames_of_step
 from hyperconformer.ops import linear_attention as linear_ops
 from hyperconformer.ops import local_attention as local_ops
@@ -99,10 +100,10 @@ class LinearAttention(TokenMixer):
         self.num_local = n_local_attn_heads
         self.window = local_attn_window_size
         inner, inner_kv = (h * self.dim_head for h in (num_heads, self.num_kv_heads))
-        self.to_q = nn.Linear(d_model, inner, bias=False)
-        self.to_k = nn.Linear(d_model, inner_kv, bias=False)
-        self.to_v = nn.Linear(d_model, inner_kv, bias=False)
-        self.to_out = nn.Linear(inner, d_model)
+        self.to_q = Linear(d_model, inner, bias=False)
+        self.to_k = Linear(d_model, inner_kv, bias=False)
+        self.to_v = Linear(d_model, inner_kv, bias=False)
+        self.to_out = Linear(inner, d_model)
         self.dropout = nn.Dropout(dropout)
 
     def forward(self, x, *, padding_mask=None, chunk=None, state=None):

@@ -21,6 +21,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
+from hyperconformer.linear import Linear
 from hyperconformer.masks import ChunkRule
 from hyperconformer.mixers.base import TokenMixer
 from hyperconformer.ops.coordinate_descent import (
@@ -67,7 +68,7 @@ class CoordinateDescentRouter(nn.Module):
                 torch.randn(num_experts, dim) / math.sqrt(dim)
             )
         else:
-            self.to_routing_token = nn.Linear(pooled_dim, num_experts * dim)
+            self.to_routing_token = Linear(pooled_dim, num_experts * dim)
             nn.init.normal_(self.to_routing_token.bias, std=1 / math.sqrt(dim))
 
     def forward(self, x, pooled=None):
@@ -255,8 +256,8 @@ class LocalMultiHeadAttention(nn.Module):
         self.heads = heads
         self.causal = causal
         self.norm = nn.LayerNorm(dim)
-        self.to_qkv = nn.Linear(dim, 3 * heads * dim_head, bias=False)
-        self.to_out = nn.Linear(heads * dim_head, dim, bias=False)
+        self.to_qkv = Linear(dim, 3 * heads * dim_head, bias=False)
+        self.to_out = Linear(heads * dim_head, dim, bias=False)
 
     def forward(self, x, keep):
         """Attend.

@@ -16,6 +16,7 @@ import math
 import torch
 from torch import nn
 
+from hyperconformer.linear import Linear
 from hyperconformer.mixers.base import TokenMixer, frames_of_step
 from hyperconformer.ops.summary_mixing import (
     init_past_sums,
@@ -130,11 +131,11 @@ class SummaryMixing(TokenMixer):
         self.summary = HeadwiseLinear(d_model, self.summary_size, num_heads)
         # The combiner's matrix in two blocks: the summary's is applied once to each
         # mean, not once to each frame.
-        self.combine_summary = nn.Linear(self.summary_size, d_model)
+        self.combine_summary = Linear(self.summary_size, d_model)
         self.local = None
         if local_size != 0:
             self.local = HeadwiseLinear(d_model, local_size, num_heads)
-            self.combine_local = nn.Linear(local_size, d_model, bias=False)
+            self.combine_local = Linear(local_size, d_model, bias=False)
         self.activation = activation()
 
     def forward(self, x, *, padding_mask=None, chunk=None, state=None):

@@ -105,14 +105,14 @@ def _usual_backend(device, why_not_triton, why_not_cpp):
     return "torch"
 
 
-def takes_cpp(why_not):
-    """Whether an operator that has only a torch and a C++ path takes its kernels.
+def takes_kernels(why_not):
+    """Whether an operator that has only torch's path and a faster one on CPUs takes it.
 
     Arguments
     ---------
     why_not : callable
-        Without arguments: a str, why the kernels cannot take the arguments, or None
-        if they can.
+        Without arguments: a str, why the faster path cannot take the arguments, or
+        None if it can.
 
     Returns
     -------

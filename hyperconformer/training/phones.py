@@ -8,6 +8,8 @@ from speechbrain.nnet.losses import ctc_loss
 from torch import nn
 from torch.nn.utils.rnn import pad_sequence
 
+from hyperconformer.linear import Linear
+
 BLANK_INDEX = 0
 # WORD  PH PH ..., or WORD(2)  PH PH ... for another way to say it; # a remark.
 ENTRY = re.compile(r"(?P<word>\S+?)(\(\d+\))?\s+(?P<phones>[^\s#][^#]*)(#.*)?")
@@ -64,7 +66,7 @@ class PhoneCTC(nn.Module):
             word: [number[phone] for phone in phones] for word, phones in words.items()
         }
         self.norm = nn.LayerNorm(d_model)
-        self.head = nn.Linear(d_model, len(names) + 1)
+        self.head = Linear(d_model, len(names) + 1)
 
     def require(self, transcripts, num_layers):
         """See that every word can be pronounced, and that the layer is there.

@@ -8,7 +8,7 @@ is to be padded at its own end.
 
 from typing import NamedTuple, Tuple
 
-from hyperconformer.ops.backend import takes_cpp
+from hyperconformer.ops.backend import takes_kernels
 from hyperconformer.ops.convolution_block import cpp_path
 
 
@@ -73,6 +73,6 @@ def convolution_block(x, lengths, weight, bias, gain, shift, geometry):
         kernels cannot do it: the layers are to be called then, one by one.
     """
     arguments = x, lengths, weight, bias, gain, shift, geometry
-    if takes_cpp(lambda: cpp_path.why_not(*arguments)):
+    if takes_kernels(lambda: cpp_path.why_not(*arguments)):
         return cpp_path.convolution_block(*arguments)
     return None

@@ -8,7 +8,7 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 
-from hyperconformer.ops.backend import takes_cpp
+from hyperconformer.ops.backend import takes_kernels
 from hyperconformer.ops.dropout import cpp_path
 
 STEPS = 1 << 16
@@ -53,7 +53,7 @@ def dropout(x, p, activation=None):
     scale, seed = STEPS / (STEPS - zeroed), 0
     if zeroed:
         seed = torch.randint(torch.iinfo(torch.int64).max, ()).item()
-    if takes_cpp(lambda: cpp_path.why_not(x)):
+    if takes_kernels(lambda: cpp_path.why_not(x)):
         place = list(ACTIVATIONS).index(activation)
         return cpp_path.dropout(x, seed, zeroed, scale, place)
     y = ACTIVATIONS[activation](x)

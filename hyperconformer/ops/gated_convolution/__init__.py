@@ -6,7 +6,7 @@ operator, as on a CPU its parts cost more in memory than in arithmetic.
 
 import torch.nn.functional as F
 
-from hyperconformer.ops.backend import takes_cpp
+from hyperconformer.ops.backend import takes_kernels
 from hyperconformer.ops.convolution import conv_nd
 from hyperconformer.ops.gated_convolution import cpp_path
 
@@ -45,7 +45,7 @@ def gated_convolution(x, weight, bias=None, *, left, padding_mask=None):
     torch.Size([2, 9, 4])
     """
     arguments = x, weight, bias, left, padding_mask
-    if takes_cpp(lambda: cpp_path.why_not(*arguments)):
+    if takes_kernels(lambda: cpp_path.why_not(*arguments)):
         return cpp_path.gated_convolution(*arguments)
     u = F.glu(x, dim=-1)
     if padding_mask is not None:
