@@ -25,7 +25,7 @@ def environment(threads):
     )
     return {
         "threads": threads,
-        "machine": platform.machine(),
+        "machine": f"{platform.machine()} {torch.backends.cpu.get_cpu_capability()}",
         "python": platform.python_version(),
         "torch": torch.__version__,
         "speechbrain": speechbrain.__version__,

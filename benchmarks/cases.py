@@ -14,6 +14,7 @@ from torch import nn
 from torch.nn import functional as F
 
 from hyperconformer import ConvolutionFrontEnd, HyperConformerASR, build_mixer
+from hyperconformer.linear import Linear
 from hyperconformer.ops.hyperglu import LowRankMix, hyperglu
 
 # The encoder of SpeechBrain's LibriSpeech recipe hyperconformer_8M.
@@ -247,6 +248,33 @@ def limit_contests(width):
                     run(ours, x),
                     run(theirs, x),
                 ),
+            )
+
+
+def linear_contests():
+    """Linear layers of the feed-forward steps against torch's.
+
+    Yields
+    ------
+    Contest
+    """
+    for inner, outer in ((144, 576), (576, 144), (256, 1024), (512, 2048)):
+        ours, theirs = Linear(inner, outer), nn.Linear(inner, outer)
+        theirs.load_state_dict(ours.state_dict())
+        x = torch.randn(1, 2000, inner)
+        for step, run in RUN.items():
+
+            def check(run=run, ours=ours, theirs=theirs, x=x):
+                return run(ours, x), run(theirs, x)
+
+            yield Contest(
+                f"{inner} to {outer}, 1x2000",
+                step,
+                "torch Linear",
+                x.shape[1],
+                lambda run=run, ours=ours, x=x: run(ours, x),
+                lambda run=run, theirs=theirs, x=x: run(theirs, x),
+                check,
             )
 
 

@@ -27,7 +27,14 @@ from hyperconformer.ops.hyperglu import triton_kernels as hyperglu_kernels
 from hyperconformer.ops.hyperglu import triton_path as hyperglu_path
 from hyperconformer.ops.hypermixing import triton_kernels, triton_path
 
-KERNELS = ("reduce", "generate", "expand", "expand_backward", "reduce_backward")
+KERNELS = (
+    "mix",
+    "reduce",
+    "generate",
+    "expand",
+    "expand_backward",
+    "reduce_backward",
+)
 HYPERGLU_KERNELS = (
     "hyperglu_forward",
     "hyperglu_backward_queries",
@@ -152,6 +159,16 @@ def _constants(kernel, dtype, head_width):
         weights = torch.empty(1, 4 * head_width, head_width + 1, device="meta")
         exact = triton_path.EXACT[dtype]
         return triton_path.generate_constants(weights, weights, True, True, exact)
+    if kernel is triton_kernels.mix_kernel:
+        biases = ("KEY_BIAS", "QUERY_BIAS", "KEEPS_SUMS", "HAS_PADDING", "IS_PACKED")
+        return triton_path.mix_constants(
+            dtype,
+            head_width,
+            *[torch.empty(1, 4 * head_width, head_width + 1, device="meta")] * 2,
+            *[True] * 2,
+            CODES="sinusoids",
+            **dict.fromkeys(biases, True),
+        )
     constants = triton_path.kernel_constants(
         kernel,
         dtype,
@@ -238,17 +255,21 @@ def moved_bytes(batch, length, heads, head_width, dtype):
     Returns
     -------
     dict of str to int
-        ``floor``: tokens read twice and the output written once. ``sums``: what
-        *reduce* writes for each span and *generate* reads, and what *generate* writes
-        and *expand* reads. ``weights``: those of all kernels.
+        ``floor``: tokens read twice and the output written once. ``sums``: what one
+        program for a head of an utterance writes for backward, or what *reduce* writes
+        for each span and *generate* reads, and what *generate* writes and *expand*
+        reads. ``weights``: those of all kernels.
     """
     numbers = batch * length * heads * head_width
     out_bytes = max(dtype.itemsize, 4 if dtype == torch.float16 else 0)
-    spans = triton.cdiv(length, triton_path.span_of(dtype, head_width))
+    passes = 1
+    if not triton_path.fits_one_program(batch, length, heads, head_width):
+        spans = triton.cdiv(length, triton_path.span_of(dtype, head_width))
+        passes = 2 * spans + 2
     matrix = 4 * heads * head_width * (head_width + 1)
     return {
         "floor": numbers * (2 * dtype.itemsize + out_bytes),
-        "sums": batch * matrix * (2 * spans + 2),
+        "sums": batch * matrix * passes,
         "weights": 2 * matrix + 2 * 4 * matrix,
     }
 
@@ -330,7 +351,11 @@ def every_case(head_widths=HEAD_WIDTHS, capabilities=CAPABILITIES):
     list of tuple
         Capability, head width, dtype, kernel.
     """
-    hypermixing = itertools.product(capabilities, head_widths, DTYPES, KERNELS)
+    hypermixing = [
+        case
+        for case in itertools.product(capabilities, head_widths, DTYPES, KERNELS)
+        if case[3] != "mix" or case[1] <= triton_path.MAX_WIDTH_OF_ONE
+    ]
     hyperglu = [
         (capability, width, dtype, name)
         for capability, (dtype, widths) in itertools.product(

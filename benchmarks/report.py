@@ -232,6 +232,7 @@ TABLES = {
     "mixing": (mean_table, race_table),
     "limit": (limit_table,),
     "memory": (memory_table,),
+    "linear": (race_table,),
     "encoder": (race_table,),
     "hyperglu": (race_table,),
     "scaling": (scaling_table,),

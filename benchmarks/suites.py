@@ -87,6 +87,11 @@ def limit(budget_s):
     return races("limit", cases.limit_contests(256), budget_s)
 
 
+def linear(budget_s):
+    """Linear layers against torch's."""
+    return races("linear", cases.linear_contests(), budget_s)
+
+
 def encoder(budget_s):
     """The whole encoder of SpeechBrain's 8M recipe."""
     return races("encoder", cases.encoder_contests(), budget_s)
@@ -171,7 +176,7 @@ def streaming(budget_s):
 
 SUITES = {
     suite.__name__: suite
-    for suite in (mixing, limit, memory, encoder, hyperglu, scaling, streaming)
+    for suite in (mixing, limit, memory, linear, encoder, hyperglu, scaling, streaming)
 }
 # Only where they are named.
 LONG_SUITES = {"encoder", "streaming"}

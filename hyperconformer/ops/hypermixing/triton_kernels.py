@@ -1,4 +1,5 @@
-"""Triton kernels of HyperMixing: *reduce*, *generate*, *expand*, and their backward.
+"""Triton kernels of HyperMixing: *reduce*, *generate*, *expand*, and their backward;
+and *mix*, the first three in one.
 
 The letters are those of ``torch_path``. Tokens are rows (rows, D) of all utterances,
 one after another: either ``length`` of each, or packed, utterance b from row
@@ -68,31 +69,29 @@ def reduce_kernel(
     f, b = _layer(
         layer, head, block, HEAD_WIDTH, HIDDEN, HAS_BIAS, OPERAND, BLOCK_E, BLOCK_D
     )
-    total = tl.zeros((BLOCK_E, BLOCK_D), tl.float32)
-    last = tl.zeros((BLOCK_D,), tl.float32)
     first = tl.program_id(1) * span
-    end = tl.minimum(first + span, length)
-    for start in range(first, end, BLOCK_T):
-        at, inside = _tile(head, start, end, width, HEAD_WIDTH, BLOCK_T, BLOCK_D)
-        real = _real(padding, row, inside, start, end, HAS_PADDING, BLOCK_T)
-        v = tl.load(tokens + at, mask=real, other=0.0).to(tl.float32)
-        z = _information(
-            v,
-            codes,
-            scale,
-            head,
-            start,
-            at,
-            inside,
-            HEAD_WIDTH,
-            CODES,
-            BLOCK_T,
-            BLOCK_D,
-        )
-        h = b[None, :] + _dot(z, tl.trans(f), OPERAND, MULTIPLY, PRECISION)
-        a, _ = _gelu(h)
-        total += _dot(tl.trans(a), v, OPERAND, MULTIPLY, PRECISION)
-        last += tl.sum(v, 0)
+    total, last = _add_up(
+        tokens,
+        padding,
+        codes,
+        f,
+        b,
+        row,
+        head,
+        scale,
+        first,
+        tl.minimum(first + span, length),
+        width,
+        HEAD_WIDTH,
+        HAS_PADDING,
+        CODES,
+        OPERAND,
+        MULTIPLY,
+        PRECISION,
+        BLOCK_T,
+        BLOCK_E,
+        BLOCK_D,
+    )
     sums += tl.program_id(1).to(tl.int64) * span_stride
     at, inside = _matrix(head, block, HEAD_WIDTH, HIDDEN, LAST_ROW, BLOCK_E, BLOCK_D)
     tl.store(sums + at, total, mask=inside)
@@ -151,29 +150,30 @@ def expand_kernel(
         BLOCK_D,
     )
     first = tl.program_id(1) * span
-    end = tl.minimum(first + span, length)
-    for start in range(first, end, BLOCK_T):
-        at, inside = _tile(head, start, end, width, HEAD_WIDTH, BLOCK_T, BLOCK_D)
-        real = _real(padding, row, inside, start, end, HAS_PADDING, BLOCK_T)
-        x = tl.load(tokens + at, mask=real, other=0.0).to(tl.float32)
-        z = _information(
-            x,
-            codes,
-            scale,
-            head,
-            start,
-            at,
-            inside,
-            HEAD_WIDTH,
-            CODES,
-            BLOCK_T,
-            BLOCK_D,
-        )
-        h = b[None, :] + _dot(z, tl.trans(f), OPERAND, MULTIPLY, PRECISION)
-        a, _ = _gelu(h)
-        y = last[None, :] + _dot(a, r, OPERAND, MULTIPLY, PRECISION)
-        y = tl.where(real, y, 0.0)
-        tl.store(out + at, y.to(out.dtype.element_ty), mask=inside)
+    _give_out(
+        tokens,
+        padding,
+        codes,
+        out,
+        f,
+        b,
+        r,
+        last,
+        row,
+        head,
+        scale,
+        first,
+        tl.minimum(first + span, length),
+        width,
+        HEAD_WIDTH,
+        HAS_PADDING,
+        CODES,
+        OPERAND,
+        MULTIPLY,
+        PRECISION,
+        BLOCK_T,
+        BLOCK_D,
+    )
 
 
 @triton.jit
@@ -421,6 +421,232 @@ def generate_kernel(
         if HAS_SUM:
             s = tl.load(part + KEY_HIDDEN * columns + c, mask=is_column, other=0.0)
             last += s.to(EXACT)
+    result, result_last = _mix(
+        total,
+        last,
+        first,
+        second,
+        head,
+        MIXING,
+        KEY_HIDDEN,
+        QUERY_HIDDEN,
+        HAS_SUM,
+        HAS_BIAS,
+        EXACT,
+        BLOCK_K,
+        BLOCK_E,
+        BLOCK_Q,
+        BLOCK_C,
+    )
+    mixture += head.to(tl.int64) * (QUERY_HIDDEN + HAS_BIAS) * columns
+    inside = (q < QUERY_HIDDEN)[:, None] & is_column[None, :]
+    tl.store(mixture + q[:, None] * columns + c[None, :], result, mask=inside)
+    if HAS_BIAS:
+        tl.store(mixture + QUERY_HIDDEN * columns + c, result_last, mask=is_column)
+
+
+@triton.jit
+def mix_kernel(
+    tokens,
+    padding,
+    starts,
+    codes,
+    key_layer,
+    query_layer,
+    first,
+    second,
+    sums,
+    out,
+    scale,
+    length,
+    width,
+    HEAD_WIDTH: tl.constexpr,
+    MIXING: tl.constexpr,
+    KEY_HIDDEN: tl.constexpr,
+    QUERY_HIDDEN: tl.constexpr,
+    HAS_PADDING: tl.constexpr,
+    IS_PACKED: tl.constexpr,
+    CODES: tl.constexpr,
+    KEY_BIAS: tl.constexpr,
+    QUERY_BIAS: tl.constexpr,
+    HAS_SUM: tl.constexpr,
+    HAS_BIAS: tl.constexpr,
+    KEEPS_SUMS: tl.constexpr,
+    OPERAND: tl.constexpr,
+    MULTIPLY: tl.constexpr,
+    PRECISION: tl.constexpr,
+    EXACT: tl.constexpr,
+    BLOCK_T: tl.constexpr,
+    BLOCK_K: tl.constexpr,
+    BLOCK_E: tl.constexpr,
+    BLOCK_Q: tl.constexpr,
+    BLOCK_D: tl.constexpr,
+):
+    """*reduce*, *generate* and *expand* of a head of one utterance, in one program.
+
+    The mixture stays inside, and so do the sums, unless backward needs them.
+    """
+    head = tl.program_id(0)
+    row, length = _utterance(starts, length, IS_PACKED)
+    tokens += row * width
+    if CODES == "rows":
+        codes += row * width
+    f, b = _layer(
+        key_layer, head, 0, HEAD_WIDTH, KEY_HIDDEN, KEY_BIAS, OPERAND, BLOCK_E, BLOCK_D
+    )
+    total, last = _add_up(
+        tokens,
+        padding,
+        codes,
+        f,
+        b,
+        row,
+        head,
+        scale,
+        0,
+        length,
+        width,
+        HEAD_WIDTH,
+        HAS_PADDING,
+        CODES,
+        OPERAND,
+        MULTIPLY,
+        PRECISION,
+        BLOCK_T,
+        BLOCK_E,
+        BLOCK_D,
+    )
+    if KEEPS_SUMS:
+        at, inside = _matrix(head, 0, HEAD_WIDTH, KEY_HIDDEN, HAS_SUM, BLOCK_E, BLOCK_D)
+        tl.store(sums + at, total, mask=inside)
+        if HAS_SUM:
+            at, inside = _last_row(head, 0, HEAD_WIDTH, KEY_HIDDEN, BLOCK_D)
+            tl.store(sums + at, last, mask=inside)
+    r, r_last = _mix(
+        total.to(EXACT),
+        last.to(EXACT),
+        first,
+        second,
+        head,
+        MIXING,
+        KEY_HIDDEN,
+        QUERY_HIDDEN,
+        HAS_SUM,
+        HAS_BIAS,
+        EXACT,
+        BLOCK_K,
+        BLOCK_E,
+        BLOCK_Q,
+        BLOCK_D,
+    )
+    f, b = _layer(
+        query_layer,
+        head,
+        0,
+        HEAD_WIDTH,
+        QUERY_HIDDEN,
+        QUERY_BIAS,
+        OPERAND,
+        BLOCK_Q,
+        BLOCK_D,
+    )
+    _give_out(
+        tokens,
+        padding,
+        codes,
+        out + row * width,
+        f,
+        b,
+        r.to(tl.float32).to(OPERAND),
+        r_last.to(tl.float32),
+        row,
+        head,
+        scale,
+        0,
+        length,
+        width,
+        HEAD_WIDTH,
+        HAS_PADDING,
+        CODES,
+        OPERAND,
+        MULTIPLY,
+        PRECISION,
+        BLOCK_T,
+        BLOCK_D,
+    )
+
+
+@triton.jit
+def _add_up(
+    tokens,
+    padding,
+    codes,
+    f,
+    b,
+    row,
+    head,
+    scale,
+    first,
+    end,
+    width,
+    HEAD_WIDTH: tl.constexpr,
+    HAS_PADDING: tl.constexpr,
+    CODES: tl.constexpr,
+    OPERAND: tl.constexpr,
+    MULTIPLY: tl.constexpr,
+    PRECISION: tl.constexpr,
+    BLOCK_T: tl.constexpr,
+    BLOCK_E: tl.constexpr,
+    BLOCK_D: tl.constexpr,
+):
+    """A' V (e, d) and sum_t V_t (d,) of the tokens from ``first`` to ``end``."""
+    total = tl.zeros((BLOCK_E, BLOCK_D), tl.float32)
+    last = tl.zeros((BLOCK_D,), tl.float32)
+    for start in range(first, end, BLOCK_T):
+        at, inside = _tile(head, start, end, width, HEAD_WIDTH, BLOCK_T, BLOCK_D)
+        real = _real(padding, row, inside, start, end, HAS_PADDING, BLOCK_T)
+        v = tl.load(tokens + at, mask=real, other=0.0).to(tl.float32)
+        z = _information(
+            v,
+            codes,
+            scale,
+            head,
+            start,
+            at,
+            inside,
+            HEAD_WIDTH,
+            CODES,
+            BLOCK_T,
+            BLOCK_D,
+        )
+        h = b[None, :] + _dot(z, tl.trans(f), OPERAND, MULTIPLY, PRECISION)
+        a, _ = _gelu(h)
+        total += _dot(tl.trans(a), v, OPERAND, MULTIPLY, PRECISION)
+        last += tl.sum(v, 0)
+    return total, last
+
+
+@triton.jit
+def _mix(
+    total,
+    last,
+    first,
+    second,
+    head,
+    MIXING: tl.constexpr,
+    KEY_HIDDEN: tl.constexpr,
+    QUERY_HIDDEN: tl.constexpr,
+    HAS_SUM: tl.constexpr,
+    HAS_BIAS: tl.constexpr,
+    EXACT: tl.constexpr,
+    BLOCK_K: tl.constexpr,
+    BLOCK_E: tl.constexpr,
+    BLOCK_Q: tl.constexpr,
+    BLOCK_C: tl.constexpr,
+):
+    """R (e2, columns) and r (columns,) from S (e1, columns) and s, in ``EXACT``."""
+    e = tl.arange(0, BLOCK_E)
+    q = tl.arange(0, BLOCK_Q)
     result = tl.zeros((BLOCK_Q, BLOCK_C), EXACT)
     result_last = tl.zeros((BLOCK_C,), EXACT)
     for start in range(0, MIXING, BLOCK_K):
@@ -441,11 +667,57 @@ def generate_kernel(
         if HAS_BIAS:
             c2 = tl.load(g2 + QUERY_HIDDEN, mask=k < MIXING, other=0.0).to(EXACT)
             result_last += tl.sum(c2[:, None] * m, 0)
-    mixture += head.to(tl.int64) * (QUERY_HIDDEN + HAS_BIAS) * columns
-    inside = (q < QUERY_HIDDEN)[:, None] & is_column[None, :]
-    tl.store(mixture + q[:, None] * columns + c[None, :], result, mask=inside)
-    if HAS_BIAS:
-        tl.store(mixture + QUERY_HIDDEN * columns + c, result_last, mask=is_column)
+    return result, result_last
+
+
+@triton.jit
+def _give_out(
+    tokens,
+    padding,
+    codes,
+    out,
+    f,
+    b,
+    r,
+    last,
+    row,
+    head,
+    scale,
+    first,
+    end,
+    width,
+    HEAD_WIDTH: tl.constexpr,
+    HAS_PADDING: tl.constexpr,
+    CODES: tl.constexpr,
+    OPERAND: tl.constexpr,
+    MULTIPLY: tl.constexpr,
+    PRECISION: tl.constexpr,
+    BLOCK_T: tl.constexpr,
+    BLOCK_D: tl.constexpr,
+):
+    """Write A R + r of the tokens from ``first`` to ``end``, 0 in padding."""
+    for start in range(first, end, BLOCK_T):
+        at, inside = _tile(head, start, end, width, HEAD_WIDTH, BLOCK_T, BLOCK_D)
+        real = _real(padding, row, inside, start, end, HAS_PADDING, BLOCK_T)
+        x = tl.load(tokens + at, mask=real, other=0.0).to(tl.float32)
+        z = _information(
+            x,
+            codes,
+            scale,
+            head,
+            start,
+            at,
+            inside,
+            HEAD_WIDTH,
+            CODES,
+            BLOCK_T,
+            BLOCK_D,
+        )
+        h = b[None, :] + _dot(z, tl.trans(f), OPERAND, MULTIPLY, PRECISION)
+        a, _ = _gelu(h)
+        y = last[None, :] + _dot(a, r, OPERAND, MULTIPLY, PRECISION)
+        y = tl.where(real, y, 0.0)
+        tl.store(out + at, y.to(out.dtype.element_ty), mask=inside)
 
 
 @triton.jit

@@ -1,8 +1,10 @@
 """HyperMixing on a GPU, by the kernels of ``triton_kernels``.
 
-The re-associated form of ``torch_path``, in three operators that ``torch.compile``
-sees: ``hyperconformer::hypermixing_reduce``, ``_generate`` and ``_expand``. Forward
-keeps the tokens and the sums over them; backward computes everything else again.
+The re-associated form of ``torch_path``, in operators that ``torch.compile`` sees:
+``hyperconformer::hypermixing_reduce``, ``_generate`` and ``_expand``, one after the
+other, or for many short utterances ``_mix``, which is the three in one kernel. Forward
+keeps the tokens and the sums over them, in spans also the mixture; backward computes
+everything else again.
 
 float32 is multiplied as it is, and so is bfloat16; float16 as TF32, which has its
 precision and the range of float32, because sums over tokens leave that of float16.
@@ -22,6 +24,16 @@ from hyperconformer.ops.hypermixing import triton_kernels as kernels
 
 MAX_WIDTH = 128
 """Widest head, and widest hidden layer of one: their matrices stay in registers."""
+
+MAX_WIDTH_OF_ONE = 64
+"""The same where one program mixes a head of a whole utterance: all matrices meet in
+its registers."""
+
+TOKENS_PER_PROGRAM = 16
+"""Longest utterance that one program takes, over the number of programs that run then.
+
+The fewer they are, the more multiprocessors have nothing to do but for spans.
+"""
 
 BYTES_PER_ROW = 32
 """Bytes of a channel that a program reads, over the rows e of what it adds up.
@@ -84,17 +96,15 @@ def hypermixing(
     torch.Tensor
         (B, M, D) in the dtype of ``values``, but float32 for float16.
     """
-    f1, b1, g1, c1 = key_hypernet.to(torch.float32)
-    f2, b2, g2, c2 = query_hypernet.to(torch.float32)
-    key_layer, query_layer = _with_biases(f1, b1), _with_biases(f2, b2)
-    first, second = _with_biases(g1, c1), _with_biases(g2, c2)
+    layers = _Layers.of(key_hypernet, query_hypernet)
     codes = codes if frequencies is None else frequencies
-    key_places = _places(values, key_layer, codes, scale, key_padding_mask)
-    query_places = _places(queries, query_layer, codes, scale, query_padding_mask)
-    sums = _reduce(values.flatten(0, 1), key_layer, c1 is not None, *key_places)
-    exact = EXACT[values.dtype]
-    mixture = _generate(sums, first, second, c1 is not None, c2 is not None, exact)
-    out = _expand(queries.flatten(0, 1), query_layer, mixture[None], *query_places)
+    rows = values.flatten(0, 1)
+    places = _places(values, layers.key, codes, scale, key_padding_mask)
+    if queries is values and query_padding_mask is key_padding_mask:
+        return _mix_with_itself(rows, layers, places).view(queries.shape)
+    query_places = _places(queries, layers.query, codes, scale, query_padding_mask)
+    query_rows = queries.flatten(0, 1)
+    out = _mix_in_spans(rows, query_rows, layers, places, query_places)
     return out.view(queries.shape)
 
 
@@ -103,21 +113,11 @@ def hypermixing_packed(x, starts, longest, key_hypernet, query_hypernet, codes, 
 
     ``codes`` may be the frequencies.
     """
-    f1, b1, g1, c1 = key_hypernet.to(torch.float32)
-    f2, b2, g2, c2 = query_hypernet.to(torch.float32)
-    key_layer, query_layer = _with_biases(f1, b1), _with_biases(f2, b2)
-    first, second = _with_biases(g1, c1), _with_biases(g2, c2)
-    batch = starts.shape[0] - 1
-    key_places, query_places = (
-        _places(x[None], layer, codes, scale, None)._replace(
-            starts=starts.contiguous(), batch=batch, length=longest
-        )
-        for layer in (key_layer, query_layer)
+    layers = _Layers.of(key_hypernet, query_hypernet)
+    places = _places(x[None], layers.key, codes, scale, None)._replace(
+        starts=starts.contiguous(), batch=starts.shape[0] - 1, length=longest
     )
-    sums = _reduce(x, key_layer, c1 is not None, *key_places)
-    exact = EXACT[x.dtype]
-    mixture = _generate(sums, first, second, c1 is not None, c2 is not None, exact)
-    return _expand(x, query_layer, mixture[None], *query_places)
+    return _mix_with_itself(x, layers, places)
 
 
 def hypermixing_in_chunks(
@@ -137,22 +137,18 @@ def hypermixing_in_chunks(
     The spans of the kernels are the chunks, and each has a mixture of its own.
     Backward keeps the input and the visible sums and mixtures of the chunks.
     """
-    f1, b1, g1, c1 = key_hypernet.to(torch.float32)
-    f2, b2, g2, c2 = query_hypernet.to(torch.float32)
-    key_layer, query_layer = _with_biases(f1, b1), _with_biases(f2, b2)
-    first, second = _with_biases(g1, c1), _with_biases(g2, c2)
+    layers = _Layers.of(key_hypernet, query_hypernet)
     size = x.shape[1] if chunk is None else min(x.shape[1], chunk.chunk_frames)
-    places = _places(x, key_layer, codes, 1.0, padding_mask)._replace(span=size)
+    places = _places(x, layers.key, codes, 1.0, padding_mask)._replace(span=size)
     counts = chunked.real_frames(x, padding_mask, size)
-    sums = _reduce(x.flatten(0, 1), key_layer, c1 is not None, *places)
+    sums = _reduce(x.flatten(0, 1), layers.key, layers.has_sum, *places)
     sums = sums.permute(1, 2, 3, 0, 4)
     with torch.autocast(x.device.type, enabled=False):
         sums, past = chunked.visible_sums(sums, counts, chunk, decay, normalize, past)
-    has_biases = c1 is not None, c2 is not None
     sums = sums.flatten(2, 3)[None]
-    mixture = _generate(sums, first, second, *has_biases, EXACT[x.dtype])
+    mixture = _generate(sums, *layers.mixing, EXACT[x.dtype])
     mixture = mixture.unflatten(2, counts.shape).permute(3, 0, 1, 2, 4)
-    out = _expand(x.flatten(0, 1), query_layer, mixture, *places)
+    out = _expand(x.flatten(0, 1), layers.query, mixture, *places)
     return out.view(x.shape), past
 
 
@@ -192,6 +188,40 @@ def why_not(values, keys, queries, key_hypernet, query_hypernet):
                 f"got {widest}"
             )
     return None
+
+
+class _Layers(NamedTuple):
+    """The weights as the operators take them, float32.
+
+    Arguments
+    ---------
+    key, query : torch.Tensor
+        (H, e, d + 1) F and b, or (H, e, d) without b.
+    first, second : torch.Tensor
+        (H, k, e + 1) G and c, or (H, k, e) without c.
+    has_sum, has_bias : bool
+        Whether there is c1, and c2.
+    """
+
+    key: Tensor
+    query: Tensor
+    first: Tensor
+    second: Tensor
+    has_sum: bool
+    has_bias: bool
+
+    @classmethod
+    def of(cls, key_hypernet, query_hypernet):
+        """Of the two hypernets."""
+        f1, b1, g1, c1 = key_hypernet.to(torch.float32)
+        f2, b2, g2, c2 = query_hypernet.to(torch.float32)
+        layers = map(_with_biases, (f1, f2, g1, g2), (b1, b2, c1, c2))
+        return cls(*layers, c1 is not None, c2 is not None)
+
+    @property
+    def mixing(self):
+        """What *generate* takes."""
+        return self[2:]
 
 
 class _Places(NamedTuple):
@@ -242,6 +272,46 @@ def _places(tokens, layer, codes, scale, mask):
         *tokens.shape[:2],
         span_of(tokens.dtype, layer.shape[1]),
     )
+
+
+def _mix_with_itself(rows, layers, places):
+    """Mix tokens (rows, D) that are values, keys and queries."""
+    heads = len(layers.first)
+    widest = max(rows.shape[1] // heads, layers.key.shape[1], layers.query.shape[1])
+    if not fits_one_program(places.batch, places.length, heads, widest):
+        query_places = places._replace(span=span_of(rows.dtype, layers.query.shape[1]))
+        return _mix_in_spans(rows, rows, layers, places, query_places)
+    tensors = rows, *layers[:4]
+    keeps_sums = torch.is_grad_enabled() and any(t.requires_grad for t in tensors)
+    return _mix(rows, *layers, keeps_sums, *places[:-1])[0]
+
+
+def fits_one_program(batch, length, heads, widest):
+    """Whether one program mixes a head of an utterance.
+
+    Arguments
+    ---------
+    batch : int
+        B.
+    length : int
+        Tokens of the longest utterance.
+    heads : int
+        H.
+    widest : int
+        The larger of d and e.
+
+    Returns
+    -------
+    bool
+    """
+    return widest <= MAX_WIDTH_OF_ONE and length <= TOKENS_PER_PROGRAM * batch * heads
+
+
+def _mix_in_spans(values, queries, layers, key_places, query_places):
+    """Mix tokens (rows, D) of utterances of any length."""
+    sums = _reduce(values, layers.key, layers.has_sum, *key_places)
+    mixture = _generate(sums, *layers.mixing, EXACT[values.dtype])
+    return _expand(queries, layers.query, mixture[None], *query_places)
 
 
 @torch.library.custom_op("hyperconformer::hypermixing_reduce", mutates_args=())
@@ -374,17 +444,22 @@ def _keep_for_generate(ctx, inputs, output):
 
 
 def _gradients_of_generate(ctx, grad_mixture):
-    sums, first, second = ctx.saved_tensors
-    total = sums.sum(0, dtype=ctx.exact).flatten(2)
-    g1, g2 = first.to(ctx.exact), second.to(ctx.exact)
+    gradients = _generate_backward(*ctx.saved_tensors, grad_mixture, ctx.exact)
+    return (*gradients, None, None, None)
+
+
+def _generate_backward(sums, first, second, grad_mixture, exact):
+    """Gradients of the sums, one for all spans, and of the weights."""
+    total = sums.sum(0, dtype=exact).flatten(2)
+    g1, g2 = first.to(exact), second.to(exact)
     hidden = torch.bmm(g1, total)
-    grad_mixture = grad_mixture.flatten(2).to(ctx.exact)
+    grad_mixture = grad_mixture.flatten(2).to(exact)
     grad_second = torch.bmm(gelu(hidden), grad_mixture.mT).to(second.dtype)
     grad_hidden = torch.bmm(g2, grad_mixture)
     grad_hidden = torch.ops.aten.gelu_backward(grad_hidden, hidden)
     grad_first = torch.bmm(grad_hidden, total.mT).to(first.dtype)
     grad_sums = torch.bmm(g1.mT, grad_hidden).to(sums.dtype).view(sums.shape[1:])
-    return grad_sums.expand_as(sums), grad_first, grad_second, None, None, None
+    return grad_sums.expand_as(sums), grad_first, grad_second
 
 
 _generate.register_autograd(_gradients_of_generate, setup_context=_keep_for_generate)
@@ -504,13 +579,103 @@ def _gradients_of_expand(ctx, grad_out):
 _expand.register_autograd(_gradients_of_expand, setup_context=_keep_for_expand)
 
 
+@torch.library.custom_op("hyperconformer::hypermixing_mix", mutates_args=())
+def _mix(
+    tokens: Tensor,
+    key_layer: Tensor,
+    query_layer: Tensor,
+    first: Tensor,
+    second: Tensor,
+    has_sum: bool,
+    has_bias: bool,
+    keeps_sums: bool,
+    codes: Optional[Tensor],
+    scale: float,
+    padding: Optional[Tensor],
+    starts: Optional[Tensor],
+    batch: int,
+    length: int,
+) -> Tuple[Tensor, Tensor]:
+    """*reduce*, *generate* and *expand*: (rows, D), and for backward the sums.
+
+    These are as :func:`_reduce` returns them for one span; empty unless kept. The
+    arguments are those of the three.
+    """
+    out = torch.empty_like(tokens, dtype=_out_dtype(tokens))
+    sums = _kept_sums(tokens, key_layer, has_sum, keeps_sums, batch)
+    constants = mix_constants(
+        tokens.dtype,
+        tokens.shape[1] // len(first),
+        first,
+        second,
+        has_sum,
+        has_bias,
+        HAS_PADDING=padding is not None,
+        IS_PACKED=starts is not None,
+        CODES=_kind_of(codes),
+        KEY_BIAS=_has_bias(key_layer, tokens),
+        QUERY_BIAS=_has_bias(query_layer, tokens),
+        KEEPS_SUMS=keeps_sums,
+    )
+    tensors = tokens.contiguous(), padding, starts, codes, key_layer, query_layer
+    kernels.mix_kernel[len(first), 1, batch](
+        *tensors, first, second, sums, out, scale, length, tokens.shape[1], **constants
+    )
+    return out, sums
+
+
+@_mix.register_fake
+def _(tokens, key_layer, query_layer, first, second, has_sum, has_bias, *rest):
+    keeps_sums, _, _, _, _, batch, _ = rest
+    out = tokens.new_empty(tokens.shape, dtype=_out_dtype(tokens))
+    return out, _kept_sums(tokens, key_layer, has_sum, keeps_sums, batch)
+
+
+def _kept_sums(tokens, layer, has_sum, keeps_sums, batch):
+    """Room for the sums of one span, or for none."""
+    places = _Places(None, 1.0, None, None, batch, length=1, span=1)
+    shape = _sums_shape(tokens, layer, has_sum, places) if keeps_sums else (0,)
+    return layer.new_empty(shape)
+
+
+def _keep_for_mix(ctx, inputs, output):
+    """Keep the inputs and the sums."""
+    *tensors, ctx.has_sum, ctx.has_bias, _, codes, scale, padding, starts = inputs[:12]
+    ctx.scale, ctx.sizes = scale, inputs[12:]
+    ctx.save_for_backward(*tensors, output[1], codes, padding, starts)
+
+
+def _gradients_of_mix(ctx, grad_out, _):
+    saved = ctx.saved_tensors
+    tokens, key_layer, query_layer, first, second, sums, codes, padding, starts = saved
+    exact = EXACT[tokens.dtype]
+    places = _Places(codes, ctx.scale, padding, starts, *ctx.sizes, span=0)
+    key_places, query_places = (
+        places._replace(span=span_of(tokens.dtype, layer.shape[1]))
+        for layer in (key_layer, query_layer)
+    )
+    mixture = _generate(sums, first, second, ctx.has_sum, ctx.has_bias, exact)
+    grad_tokens, grad_query_layer, grad_mixture = _expand_backward(
+        grad_out, tokens, query_layer, mixture[None], *query_places
+    )
+    grad_sums, grad_first, grad_second = _generate_backward(
+        sums, first, second, grad_mixture[0], exact
+    )
+    grad_sums = grad_sums.expand(key_places.spans, *sums.shape[1:])
+    grad_values, grad_key_layer = _reduce_backward(
+        grad_sums, tokens, key_layer, *key_places
+    )
+    weights = grad_key_layer, grad_query_layer, grad_first, grad_second
+    return (grad_tokens + grad_values, *weights, *[None] * 9)
+
+
+_mix.register_autograd(_gradients_of_mix, setup_context=_keep_for_mix)
+
+
 def _launch(kernel, tokens, layer, places, **arguments):
     """Run a kernel over heads, spans of tokens and utterances."""
     heads, hidden = layer.shape[:2]
     width = tokens.shape[1]
-    codes = "none"
-    if places.codes is not None:
-        codes = ("sinusoids", "table", "rows")[places.codes.dim() - 1]
     constants = kernel_constants(
         kernel,
         tokens.dtype,
@@ -519,8 +684,8 @@ def _launch(kernel, tokens, layer, places, **arguments):
         places.span,
         HAS_PADDING=places.padding is not None,
         IS_PACKED=places.starts is not None,
-        CODES=codes,
-        HAS_BIAS=layer.shape[2] > width // heads,
+        CODES=_kind_of(places.codes),
+        HAS_BIAS=_has_bias(layer, tokens),
     )
     blocks = triton.cdiv(hidden, constants["BLOCK_E"])
     kernel[heads * blocks, places.spans, places.batch](
@@ -536,6 +701,18 @@ def _launch(kernel, tokens, layer, places, **arguments):
         **arguments,
         **constants,
     )
+
+
+def _kind_of(codes):
+    """What the kernels call codes of so many dimensions."""
+    if codes is None:
+        return "none"
+    return ("sinusoids", "table", "rows")[codes.dim() - 1]
+
+
+def _has_bias(layer, tokens):
+    """Whether (H, e, d + 1) weights of (rows, D) tokens have their last column."""
+    return layer.shape[2] * len(layer) > tokens.shape[1]
 
 
 def kernel_constants(kernel, dtype, head_width, hidden, span, **constants):
@@ -616,11 +793,52 @@ def generate_constants(first, second, has_sum, has_bias, exact):
     }
 
 
+def mix_constants(dtype, head_width, first, second, has_sum, has_bias, **constants):
+    """What the kernel that does all the mixing is compiled for.
+
+    Arguments
+    ---------
+    dtype : torch.dtype
+        Of the tokens.
+    head_width : int
+        d.
+    first, second, has_sum, has_bias
+        As :func:`generate_constants` takes them.
+    **constants : bool or str
+        The other constants that the kernel takes.
+
+    Returns
+    -------
+    dict of str to Any
+        Its compile-time arguments and options, by name.
+    """
+    operand, precision = MULTIPLICATIONS[dtype]
+    block_d = _block(head_width)
+    block_t, num_warps, num_stages = _tile_and_warps(kernels.mix_kernel, dtype, block_d)
+    generate = generate_constants(first, second, has_sum, has_bias, EXACT[dtype])
+    del generate["BLOCK_C"]
+    return {
+        **generate,
+        "HEAD_WIDTH": head_width,
+        **constants,
+        "OPERAND": operand,
+        "MULTIPLY": tl.float32 if is_interpreted() else operand,
+        "PRECISION": precision,
+        "BLOCK_T": block_t,
+        "BLOCK_D": block_d,
+        "num_warps": num_warps,
+        "num_stages": num_stages,
+    }
+
+
 def _tile_and_warps(kernel, dtype, block_d):
     """Tokens of a tile, warps and pipeline stages, chosen so that no register spills.
 
     ``benchmarks/kernel_resources.py`` shows that none does.
     """
+    if kernel is kernels.mix_kernel:
+        block_t = 16 if block_d > 32 and dtype != torch.bfloat16 else 32
+        return block_t, (8 if block_d > 16 else 4), 1
     if block_d > 64:
         return 16, 8, 1
     if block_d > 32:
