@@ -252,29 +252,35 @@ def limit_contests(width):
 
 
 def linear_contests():
-    """Linear layers of the feed-forward steps against torch's.
+    """Linear layers of the feed-forward steps against torch's, over many lengths.
 
     Yields
     ------
     Contest
     """
+    lengths = torch.randint(
+        500, 2000, (20,), generator=torch.Generator().manual_seed(0)
+    )
     for inner, outer in ((144, 576), (576, 144), (256, 1024), (512, 2048)):
         ours, theirs = Linear(inner, outer), nn.Linear(inner, outer)
         theirs.load_state_dict(ours.state_dict())
-        x = torch.randn(1, 2000, inner)
+        batches = [torch.randn(1, length, inner) for length in lengths]
         for step, run in RUN.items():
 
-            def check(run=run, ours=ours, theirs=theirs, x=x):
-                return run(ours, x), run(theirs, x)
+            def run_all(module, run=run, batches=batches):
+                return [tensor for x in batches for tensor in run(module, x)]
 
             yield Contest(
-                f"{inner} to {outer}, 1x2000",
+                f"{inner} to {outer}, {len(lengths)} lengths of 500 to 2000",
                 step,
                 "torch Linear",
-                x.shape[1],
-                lambda run=run, ours=ours, x=x: run(ours, x),
-                lambda run=run, theirs=theirs, x=x: run(theirs, x),
-                check,
+                sum(lengths).item(),
+                lambda run_all=run_all, ours=ours: run_all(ours),
+                lambda run_all=run_all, theirs=theirs: run_all(theirs),
+                lambda run_all=run_all, ours=ours, theirs=theirs: (
+                    run_all(ours),
+                    run_all(theirs),
+                ),
             )
 
 

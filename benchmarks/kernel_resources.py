@@ -160,14 +160,14 @@ def _constants(kernel, dtype, head_width):
         exact = triton_path.EXACT[dtype]
         return triton_path.generate_constants(weights, weights, True, True, exact)
     if kernel is triton_kernels.mix_kernel:
-        biases = ("KEY_BIAS", "QUERY_BIAS", "KEEPS_SUMS", "HAS_PADDING", "IS_PACKED")
+        switches = ("KEY_BIAS", "QUERY_BIAS", "KEEPS_SUMS", "HAS_PADDING", "IS_PACKED")
         return triton_path.mix_constants(
             dtype,
             head_width,
             *[torch.empty(1, 4 * head_width, head_width + 1, device="meta")] * 2,
             *[True] * 2,
             CODES="sinusoids",
-            **dict.fromkeys(biases, True),
+            **dict.fromkeys(switches, True),
         )
     constants = triton_path.kernel_constants(
         kernel,

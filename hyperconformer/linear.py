@@ -1,4 +1,4 @@
-"""Linear layers, faster on some CPUs."""
+"""Linear layers, faster on CPUs that are not Intel's."""
 
 from torch import nn
 
@@ -6,7 +6,7 @@ from hyperconformer.ops.linear import linear
 
 
 class Linear(nn.Linear):
-    """``torch.nn.Linear``, in less time on CPUs of AMD.
+    """``torch.nn.Linear``, in less time on CPUs that are not Intel's.
 
     See :func:`hyperconformer.ops.linear.linear`.
 

@@ -97,7 +97,7 @@ def why_not_these(tensors, dtypes):
     str or None
         The reason, or None if it can.
     """
-    if _is_watched():
+    if is_watched():
         return "does not run under torch.compile, tracing, torch.func or modes"
     for tensor in tensors:
         if tensor is None:
@@ -137,7 +137,7 @@ def why_not_this_mask(mask, tokens):
     return why_not_these([mask], (torch.bool,))
 
 
-def _is_watched():
+def is_watched():
     """Whether somebody else than autograd has to see every operation."""
     return (
         torch.compiler.is_compiling()

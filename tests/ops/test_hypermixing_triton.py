@@ -258,6 +258,15 @@ def check_strided_tokens_and_masks(form):
     x = x.transpose(0, 1).contiguous().transpose(0, 1)
     assert all(map(torch.equal, expected, run("triton", F32, x, nets, options)))
 
+    # As convolutions leave them: of one utterance, rows are no copy of that.
+    x = torch.randn(1, 24, 7).transpose(1, 2)
+    with torch.no_grad():
+        got = hypermixing(x, x, x, *nets, backend="triton")
+        copy = x.contiguous()
+        assert torch.equal(got, hypermixing(copy, copy, copy, *nets, backend="triton"))
+        packed = x[0], torch.tensor([0, 7]), 7
+        assert torch.equal(got[0], hypermixing_packed(*packed, *nets, backend="triton"))
+
 
 def check_dtypes_of_output_and_gradients(form):
     for dtype, out_dtype in ((F32, F32), (BF16, BF16), (F16, F32)):
@@ -302,6 +311,25 @@ def check_operators_by_the_rules_of_torch():
             inputs = [t.detach() for t in inputs]
         rest = True, True, keeps_sums, *places[:-1]
         check(operators.hypermixing_mix, (*inputs, *rest))
+
+
+def check_a_graph_made_without_gradients():
+    """As an exported model is: the sums that it does not keep are made again."""
+    _, nets, _ = random_case(1, 1, 12, 2, F32)
+    x = torch.randn(1, 5, 12)
+
+    class Mix(torch.nn.Module):
+        def forward(self, x):
+            return hypermixing(x, x, x, *nets, backend="triton")
+
+    with torch.no_grad():
+        exported = torch.export.export(Mix(), (x,)).module()
+    x.requires_grad_()
+    got, expected = (
+        torch.autograd.grad(module(x).square().sum(), x)[0]
+        for module in (exported, Mix())
+    )
+    assert relative_error(got, expected) < 1e-6
 
 
 def check_one_program_where_there_are_enough(monkeypatch):

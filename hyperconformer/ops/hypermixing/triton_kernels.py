@@ -421,7 +421,7 @@ def generate_kernel(
         if HAS_SUM:
             s = tl.load(part + KEY_HIDDEN * columns + c, mask=is_column, other=0.0)
             last += s.to(EXACT)
-    result, result_last = _mix(
+    result, result_last = _generate(
         total,
         last,
         first,
@@ -522,7 +522,7 @@ def mix_kernel(
         if HAS_SUM:
             at, inside = _last_row(head, 0, HEAD_WIDTH, KEY_HIDDEN, BLOCK_D)
             tl.store(sums + at, last, mask=inside)
-    r, r_last = _mix(
+    r, r_last = _generate(
         total.to(EXACT),
         last.to(EXACT),
         first,
@@ -627,7 +627,7 @@ def _add_up(
 
 
 @triton.jit
-def _mix(
+def _generate(
     total,
     last,
     first,

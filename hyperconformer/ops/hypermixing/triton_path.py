@@ -485,7 +485,7 @@ def _expand(
     """
     places = _Places(codes, scale, padding, starts, batch, length, span)
     mixture, span_stride = _by_span(mixture)
-    out = torch.empty_like(tokens, dtype=_out_dtype(tokens))
+    out = tokens.new_empty(tokens.shape, dtype=_out_dtype(tokens))
     _launch(
         kernels.expand_kernel,
         tokens.contiguous(),
@@ -601,7 +601,7 @@ def _mix(
     These are as :func:`_reduce` returns them for one span; empty unless kept. The
     arguments are those of the three.
     """
-    out = torch.empty_like(tokens, dtype=_out_dtype(tokens))
+    out = tokens.new_empty(tokens.shape, dtype=_out_dtype(tokens))
     sums = _kept_sums(tokens, key_layer, has_sum, keeps_sums, batch)
     constants = mix_constants(
         tokens.dtype,
@@ -654,6 +654,8 @@ def _gradients_of_mix(ctx, grad_out, _):
         places._replace(span=span_of(tokens.dtype, layer.shape[1]))
         for layer in (key_layer, query_layer)
     )
+    if sums.numel() == 0:  # A graph that was made without gradients gets some.
+        sums = _reduce(tokens, key_layer, ctx.has_sum, *key_places)
     mixture = _generate(sums, first, second, ctx.has_sum, ctx.has_bias, exact)
     grad_tokens, grad_query_layer, grad_mixture = _expand_backward(
         grad_out, tokens, query_layer, mixture[None], *query_places
@@ -661,7 +663,7 @@ def _gradients_of_mix(ctx, grad_out, _):
     grad_sums, grad_first, grad_second = _generate_backward(
         sums, first, second, grad_mixture[0], exact
     )
-    grad_sums = grad_sums.expand(key_places.spans, *sums.shape[1:])
+    grad_sums = grad_sums[:1].expand(key_places.spans, *sums.shape[1:])
     grad_values, grad_key_layer = _reduce_backward(
         grad_sums, tokens, key_layer, *key_places
     )
