@@ -40,6 +40,9 @@ def main(arguments):
             )
         sb.utils.distributed.ddp_init_group(run_options)  # only under torchrun
         importlib.import_module(TASKS[task]).train(config_file, run_options, overrides)
+        if torch.distributed.is_available() and torch.distributed.is_initialized():
+            # A process that ends while the group's threads run is now and then aborted.
+            torch.distributed.destroy_process_group()
     except (OSError, ValueError) as error:
         sys.exit(f"train.py: {error}")
 
