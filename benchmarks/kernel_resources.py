@@ -155,17 +155,16 @@ def compile_kernel(name, dtype, head_width, capability):
 
 def _constants(kernel, dtype, head_width):
     """Compile-time arguments and options of a kernel with all it can have."""
+    weights = torch.empty(1, 4 * head_width, head_width + 1, device="meta")
+    layers = weights, weights, True, True
     if kernel is triton_kernels.generate_kernel:
-        weights = torch.empty(1, 4 * head_width, head_width + 1, device="meta")
-        exact = triton_path.EXACT[dtype]
-        return triton_path.generate_constants(weights, weights, True, True, exact)
+        return triton_path.generate_constants(*layers, triton_path.EXACT[dtype])
     if kernel is triton_kernels.mix_kernel:
         switches = ("KEY_BIAS", "QUERY_BIAS", "KEEPS_SUMS", "HAS_PADDING", "IS_PACKED")
         return triton_path.mix_constants(
             dtype,
             head_width,
-            *[torch.empty(1, 4 * head_width, head_width + 1, device="meta")] * 2,
-            *[True] * 2,
+            *layers,
             CODES="sinusoids",
             **dict.fromkeys(switches, True),
         )

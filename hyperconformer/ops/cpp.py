@@ -97,13 +97,15 @@ def why_not_these(tensors, dtypes):
     str or None
         The reason, or None if it can.
     """
-    if is_watched():
+    if _is_watched():
         return "does not run under torch.compile, tracing, torch.func or modes"
     for tensor in tensors:
         if tensor is None:
             continue
         if not tensor.is_cpu:
             return f"needs tensors on a CPU, got {tensor.device}"
+        if tensor.is_nested or tensor.layout is not torch.strided:
+            return "needs tensors that are neither nested nor sparse"
         # A subclass may have no memory of its own, a negated view other numbers in it.
         if type(tensor) not in PLAIN or tensor.is_neg():
             return f"needs plain tensors, got {type(tensor).__name__}"
@@ -137,7 +139,7 @@ def why_not_this_mask(mask, tokens):
     return why_not_these([mask], (torch.bool,))
 
 
-def is_watched():
+def _is_watched():
     """Whether somebody else than autograd has to see every operation."""
     return (
         torch.compiler.is_compiling()

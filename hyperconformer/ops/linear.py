@@ -61,11 +61,9 @@ def linear(x, weight, bias=None):
 def why_not(x, weight, bias=None):
     """Why oneDNN does not multiply these: a str, or None if it does."""
     # First of all: what looks at sizes would make compiled code depend on them.
-    if cpp.is_watched():
-        return "does not run under torch.compile, tracing, torch.func or modes"
-    tensors = [x, weight, bias]
-    if any(t is not None and not _is_dense(t) for t in tensors):
-        return "needs tensors that are neither nested nor sparse"
+    reason = cpp.why_not_these([x, weight, bias], (torch.float32,))
+    if reason:
+        return reason
     # Where shapes are wrong, torch says so.
     if x.dim() < 2 or weight.dim() != 2 or x.shape[-1] != weight.shape[1]:
         return f"needs fitting shapes, got {tuple(x.shape)} and {tuple(weight.shape)}"
@@ -77,7 +75,7 @@ def why_not(x, weight, bias=None):
     # Autocast would multiply in half precision.
     if torch.is_autocast_enabled("cpu") or not torch.backends.mkldnn.enabled:
         return "does not run under autocast or with oneDNN switched off"
-    return cpp.why_not_these(tensors, (torch.float32,)) or why_not_here()
+    return why_not_here()
 
 
 @functools.cache
@@ -152,7 +150,3 @@ def _filled(rows):
     step = max(1, (1 << count.bit_length() - 1) // ROWS_OF_AN_OCTAVE)
     missing = -count % step
     return F.pad(rows, (0, 0, 0, missing)) if missing else rows
-
-
-def _is_dense(tensor):
-    return tensor.layout is torch.strided and not tensor.is_nested

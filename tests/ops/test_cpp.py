@@ -204,6 +204,12 @@ def test_others_that_watch_see_torch(usual_cache, monkeypatch):
     assert relative_error(gradient, expected) < 1e-5
 
 
+@pytest.mark.parametrize("turn", [torch.Tensor.to_sparse, torch.Tensor.to_sparse_csr])
+def test_tensors_without_memory_of_their_own_are_left_to_torch(turn):
+    reason = cpp.why_not_these([turn(torch.eye(3))], (torch.float32,))
+    assert "neither nested nor sparse" in reason
+
+
 def test_frozen_weights(usual_cache):
     layer, x = Layer().eval(), torch.randn(2, 60, 16, requires_grad=True)
     (expected,) = torch.autograd.grad(layer(x).sum(), x)
