@@ -314,6 +314,7 @@ class StreamingModel:
                     own["samples"][row, filled[row] : filled[row] + count] = piece
                     filled[row] += count
                     taken[row] += count
+                    own["samples_seen"][row] += count
             own["filled"] = torch.tensor(filled, device=self.device)
             ready = [row for row, n in enumerate(filled) if n == self.capacity]
             if not ready:
@@ -321,7 +322,6 @@ class StreamingModel:
             features = torch.full((len(ready),), self.chunk_features)
             state = self._run(state, ready, features.to(self.device), outputs)
             own = state.tensors
-        own["samples_seen"] += torch.tensor(taken, device=self.device)
         ending = [row for row, end in enumerate(last) if end]
         state = self._close(state, ending, outputs)
         state.tensors["closed"][ending] = True
@@ -354,8 +354,12 @@ class StreamingModel:
         """Recognise a chunk, ``features`` of it real, of the streams ``rows``."""
         part = state if len(rows) == state.batch_size else state.select(rows)
         window = F.pad(part.tensors["samples"], (0, self.unheard))
+        places = torch.arange(window.shape[1], device=self.device)
+        filled, seen = part.tensors["filled"], part.tensors["samples_seen"]
+        places = places - filled.unsqueeze(1)  # 0 is the sample to come
+        recorded = (places < 0) & (places >= -seen.unsqueeze(1))
         log_probs, frames, after = self.recognizer.step(
-            self.extractor.window_features(window),
+            self.extractor.window_features(window, recorded),
             features,
             self.chunk,
             within("model", part.tensors),

@@ -90,7 +90,8 @@ def speak(
         raise ValueError(f"sample_rate_hz must be positive, got {sample_rate_hz}.")
     name = _find_voice(voice)
     with _lock, _load_library() as (library, native_rate_hz):
-        samples = _synthesize(library, text, name, parameters)
+        _call(library.espeak_SetVoiceByName, name.encode())
+        samples = _synthesize(library, text, parameters)
     if not samples.any():
         raise ValueError(f"eSpeak NG says nothing for the text {text!r}.")
     # Here, because it brings torch, which reading a corpus does not need.
@@ -98,6 +99,33 @@ def speak(
 
     samples = resample(samples / np.float32(32768), native_rate_hz, sample_rate_hz)
     return np.clip(samples, -1, 1)
+
+
+@contextlib.contextmanager
+def open_library(voice: str):
+    """Loads a copy of the library that speaks with one voice.
+
+    Arguments
+    ---------
+    voice : str
+        As for :func:`speak`.
+
+    Yields
+    ------
+    ctypes.CDLL
+        The library, for this thread alone.
+
+    Raises
+    ------
+    ImportError
+        If espeakng-loader is not installed.
+    ValueError
+        If the voice is unknown.
+    """
+    name = _find_voice(voice)
+    with _lock, _load_library() as (library, _):
+        _call(library.espeak_SetVoiceByName, name.encode())
+        yield library
 
 
 @functools.cache
@@ -190,7 +218,7 @@ def _load_library():
         _unload(library._handle)
 
 
-def _synthesize(library, text, name, parameters):
+def _synthesize(library, text, parameters):
     """Returns the samples of a text, int16, at the library's own rate."""
     blocks = []
 
@@ -201,7 +229,6 @@ def _synthesize(library, text, name, parameters):
         return 0
 
     library.espeak_SetSynthCallback(keep)
-    _call(library.espeak_SetVoiceByName, name.encode())
     _call(library.espeak_SetParameter, PARAMETER_RATE, parameters["rate_wpm"], 0)
     _call(library.espeak_SetParameter, PARAMETER_PITCH, parameters["pitch"], 0)
     _call(library.espeak_SetParameter, PARAMETER_RANGE, parameters["pitch_range"], 0)

@@ -12,7 +12,8 @@ import torch.nn.functional as F
 from speechbrain.lobes.features import Fbank
 from speechbrain.lobes.models import convolution
 from speechbrain.nnet.normalization import LayerNorm
-from speechbrain.processing.features import spectral_magnitude
+from speechbrain.processing.features import STFT, spectral_magnitude
+from speechbrain.utils.autocast import fwd_default_precision
 from torch import nn
 
 from hyperconformer.dropout import has_hooks
@@ -348,6 +349,15 @@ def _reflect_ends(x, lengths, width):
     return x
 
 
+def _is_plain_fbank(features):
+    """Whether each of the features depends on one window alone."""
+    return (
+        isinstance(features, Fbank)
+        and not (features.deltas or features.context)
+        and features.compute_STFT.pad_mode == "constant"
+    )
+
+
 def frame_ms(extractor, frontend):
     """How long an encoder frame lasts.
 
@@ -408,6 +418,66 @@ def _normalize_each(features, lengths):
     return features / (squares / count).sqrt().clamp(min=1e-3)
 
 
+class ZeroMeanSTFT(STFT):
+    """SpeechBrain's STFT of frames whose mean has been subtracted.
+
+    A cheap microphone adds a constant to all samples. Through the side lobes of the
+    window it would reach every frequency. The mean is taken over a frame's recorded
+    samples, so that the output does not depend on the constant, at the ends either.
+
+    Arguments
+    ---------
+    *args, **kwargs
+        As ``speechbrain.processing.features.STFT``, for one channel and
+        ``pad_mode="constant"``.
+
+    Example
+    -------
+    >>> stft = ZeroMeanSTFT(16000, n_fft=512)
+    >>> x = torch.randn(1, 1600)
+    >>> bool((stft(x + 0.5) - stft(x)).abs().max() < 1e-4)
+    True
+    """
+
+    def forward(self, x, recorded=None):
+        """Transform.
+
+        Arguments
+        ---------
+        x : torch.Tensor
+            (B, N) samples.
+        recorded : torch.Tensor, optional
+            (B, N) bool, False for padding; None = all is recorded.
+
+        Returns
+        -------
+        torch.Tensor
+            (B, T, F, 2), real and imaginary part.
+        """
+        if recorded is None:
+            recorded = torch.ones_like(x, dtype=torch.bool)
+        frames, recorded = self._frames(x), self._frames(recorded.to(x.dtype))
+        counts = recorded.sum(-1, keepdim=True).clamp(min=1)
+        means = (frames * recorded).sum(-1, keepdim=True) / counts
+        frames = (frames - means) * recorded * self.window.to(x)
+        left = self._margin()
+        frames = F.pad(frames, (left, self.n_fft - self.win_length - left))
+        return torch.view_as_real(torch.fft.rfft(frames))
+
+    def _margin(self):
+        """Where a window begins in the interval of its transform, as in torch.stft."""
+        return (self.n_fft - self.win_length) // 2
+
+    def _frames(self, x):
+        """(B, T, win_length) samples under each window."""
+        if self.center:
+            x = F.pad(x, (self.n_fft // 2,) * 2)
+        x = x[:, self._margin() :]
+        right = self.n_fft - self.win_length - self._margin()
+        x = x[:, : x.shape[1] - right]
+        return x.unfold(-1, self.win_length, self.hop_length)
+
+
 class FeatureExtractor(nn.Module):
     """Samples to normalised features, with exact lengths.
 
@@ -430,11 +500,15 @@ class FeatureExtractor(nn.Module):
         Range below an utterance's loudest feature to which the others are clipped,
         SpeechBrain's 80 dB; None = no clipping (works while streaming, where the
         loudest feature may be still to come).
+    remove_offset : bool
+        Whether each frame loses its mean (:class:`ZeroMeanSTFT`), for an ``Fbank``
+        without deltas or context. SpeechBrain's features keep it.
 
     Raises
     ------
     ValueError
-        If the normalization is unknown.
+        If the normalization is unknown, or the offset of such features cannot be
+        removed.
 
     Example
     -------
@@ -445,7 +519,14 @@ class FeatureExtractor(nn.Module):
     (torch.Size([2, 101, 80]), [101, 51])
     """
 
-    def __init__(self, features, num_features, normalization="global", top_db=80.0):
+    def __init__(
+        self,
+        features,
+        num_features,
+        normalization="global",
+        top_db=80.0,
+        remove_offset=False,
+    ):
         super().__init__()
         if normalization not in ("global", "utterance"):
             raise ValueError(
@@ -453,6 +534,15 @@ class FeatureExtractor(nn.Module):
             )
         # SpeechBrain's Fbank does not hand this option to its Filterbank.
         features.compute_fbanks.top_db = math.inf if top_db is None else top_db
+        if remove_offset:
+            if not _is_plain_fbank(features):
+                raise ValueError(
+                    "remove_offset needs an Fbank without deltas or context, on an "
+                    "STFT that pads with zeros"
+                )
+            stft = ZeroMeanSTFT(features.compute_STFT.sample_rate)
+            vars(stft).update(vars(features.compute_STFT))
+            features.compute_STFT = stft
         self.features = features
         self.normalization = normalization
         self.register_buffer("mean", torch.zeros(num_features))
@@ -478,7 +568,8 @@ class FeatureExtractor(nn.Module):
         if wav_lens is None:
             wav_lens = torch.ones(wavs.shape[0], device=wavs.device)
         samples = relative_to_frames(wav_lens, wavs.shape[1])
-        features = self.features(wavs)
+        places = torch.arange(wavs.shape[1], device=wavs.device)
+        features = self._log_mels(wavs, places < samples.unsqueeze(1))
         # A centred STFT has a frame at every multiple of the hop.
         hop = self.features.compute_STFT.hop_length
         lengths = (samples // hop + 1).clamp(max=features.shape[1])
@@ -504,23 +595,32 @@ class FeatureExtractor(nn.Module):
                 "top_db clips below the loudest feature of the whole utterance, got "
                 f"{self.features.compute_fbanks.top_db}; streaming needs top_db: null"
             )
-        plain = isinstance(self.features, Fbank) and not (
-            self.features.deltas or self.features.context
-        )
-        stft = self.features.compute_STFT
-        if not plain or not stft.center or stft.pad_mode != "constant":
+        if not _is_plain_fbank(self.features) or not self.features.compute_STFT.center:
             raise ValueError(
                 "streaming needs an Fbank without deltas or context, on a centred "
                 "STFT that pads with zeros"
             )
 
-    def window_features(self, samples):
+    @fwd_default_precision(cast_inputs=torch.float32)
+    def _log_mels(self, samples, recorded):
+        """(B, T, F) features before normalisation."""
+        if not isinstance(self.features.compute_STFT, ZeroMeanSTFT):
+            return self.features(samples)
+        return self._fbanks(self.features.compute_STFT(samples, recorded))
+
+    def _fbanks(self, spectra):
+        return self.features.compute_fbanks(spectral_magnitude(spectra))
+
+    def window_features(self, samples, recorded):
         """Features of consecutive windows, without the padding of :meth:`forward`.
 
         Arguments
         ---------
         samples : torch.Tensor
             (B, (T - 1) hop + n_fft) samples: the first window begins with them.
+        recorded : torch.Tensor
+            (B, (T - 1) hop + n_fft) bool, False before a stream's beginning and after
+            its end.
 
         Returns
         -------
@@ -529,8 +629,11 @@ class FeatureExtractor(nn.Module):
         """
         stft = copy.copy(self.features.compute_STFT)
         stft.center = False
-        fbanks = self.features.compute_fbanks(spectral_magnitude(stft(samples)))
-        return (fbanks - self.mean) / self.std
+        if isinstance(stft, ZeroMeanSTFT):
+            spectra = stft(samples, recorded)
+        else:
+            spectra = stft(samples)
+        return (self._fbanks(spectra) - self.mean) / self.std
 
     @torch.no_grad()
     def fit(self, utterances):
@@ -548,9 +651,9 @@ class FeatureExtractor(nn.Module):
         """
         count, total, squares = 0, 0.0, 0.0
         for samples in utterances:
-            frames = self.features(samples.unsqueeze(0).to(self.mean.device))[
-                0
-            ].double()
+            samples = samples.unsqueeze(0).to(self.mean.device)
+            everything = torch.ones_like(samples, dtype=torch.bool)
+            frames = self._log_mels(samples, everything)[0].double()
             count += len(frames)
             total = total + frames.sum(dim=0)
             squares = squares + frames.square().sum(dim=0)

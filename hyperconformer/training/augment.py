@@ -1,5 +1,7 @@
 """Augmentation that SpeechBrain does not have, or not at a bearable price."""
 
+import math
+
 import torch
 import torchaudio
 from torch import nn
@@ -38,6 +40,42 @@ class SpeedPerturb(nn.Module):
         """(B, N) samples in, (B, about 100 N / speed) out."""
         index = torch.randint(len(self.speed_percent), ()).item()
         return torchaudio.functional.resample(wavs, self.speed_percent[index], 100)
+
+
+class RandomGain(nn.Module):
+    """Record each utterance at another level.
+
+    Arguments
+    ---------
+    lowest_db, highest_db : float
+        The gains are drawn uniformly from this interval; 0 and 0 leave all as it is.
+
+    Raises
+    ------
+    ValueError
+        If they are no interval.
+
+    Example
+    -------
+    >>> RandomGain(-20, -20)(torch.ones(2, 3))[0].tolist()
+    [0.10000000149011612, 0.10000000149011612, 0.10000000149011612]
+    """
+
+    def __init__(self, lowest_db, highest_db):
+        super().__init__()
+        if not -math.inf < lowest_db <= highest_db < math.inf:
+            raise ValueError(
+                f"gains need a lowest and a highest dB, got {lowest_db}, {highest_db}"
+            )
+        self.lowest_db, self.highest_db = lowest_db, highest_db
+
+    def forward(self, wavs):
+        """(B, N) samples in, as many out."""
+        if self.lowest_db == self.highest_db == 0:
+            return wavs
+        gains_db = torch.empty(len(wavs), 1, device=wavs.device)
+        gains_db.uniform_(self.lowest_db, self.highest_db)
+        return wavs * 10 ** (gains_db / 20)
 
 
 class Telephone(nn.Module):
