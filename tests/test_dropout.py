@@ -137,6 +137,24 @@ def test_who_listens_or_is_replaced_is_called():
     assert relative_error(heard, plain(x)) < 1e-5
 
 
+@pytest.mark.parametrize("count", [1, 31, 32, 33, 4096, 4097, 50_001])
+@pytest.mark.parametrize("compiler", ["c++", "c++ -mno-avx512f"])
+def test_all_paths_and_processors_draw_the_same(monkeypatch, count, compiler):
+    """Vectors of 8 and of 16 numbers; a dtype that the kernels leave to torch."""
+    monkeypatch.setenv("CXX", compiler)
+    cpp._attempt.cache_clear(), cpp_path._library.cache_clear()
+    x, outputs = torch.ones(count), []
+    for path, dtype in [("torch", None), ("cpp", None), ("cpp", torch.bfloat16)]:
+        if path == "cpp" and cpp.why_not(cpp_path.SOURCE) is not None:
+            pytest.skip("no C++ compiler")
+        monkeypatch.setenv("HYPERCONFORMER_BACKEND", path)
+        torch.manual_seed(5)
+        outputs.append(Dropout(0.3)(x.to(dtype)) != 0)
+    cpp._attempt.cache_clear(), cpp_path._library.cache_clear()
+    assert torch.equal(outputs[0], outputs[1])
+    assert torch.equal(outputs[0], outputs[2])
+
+
 @needs_compiler
 def test_draws_do_not_depend_on_threads(monkeypatch):
     monkeypatch.setenv("HYPERCONFORMER_BACKEND", "cpp")

@@ -79,6 +79,20 @@ def test_streamed_equals_offline_however_the_samples_are_cut(mixer, data):
         assert (torch.cat(row) - expected).abs().max() <= TOLERANCE
 
 
+def test_an_offset_changes_no_stream():
+    """Neither where it begins and ends nor where samples arrive one by one."""
+    stream, samples = model("hypermixing"), speech(9017)
+    outputs = []
+    for constant in (0.0, 0.2):
+        state, pieces = stream.init_state(1), []
+        for piece in (samples + constant).split(777):
+            frames, state = stream.feed(state, [piece])
+            pieces += frames
+        frames, _ = stream.feed(state, [samples[:0]], last=True)
+        outputs.append(torch.cat(pieces + frames))
+    assert (outputs[0] - outputs[1]).abs().max() < 1e-3
+
+
 @pytest.mark.parametrize("extra", [0, 1, 39, 40, 41, 159, 160, 161, 199, 200])
 def test_the_ragged_tail(extra):
     stream = model("hypermixing", unbounded=True)

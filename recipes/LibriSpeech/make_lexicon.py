@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 """Write the pronunciations of all words of a LibriSpeech folder's training splits.
 
-    python recipes/LibriSpeech/make_lexicon.py LIBRISPEECH_FOLDER lexicon.txt
+python recipes/LibriSpeech/make_lexicon.py LIBRISPEECH_FOLDER lexicon.txt
 """
 
 import pathlib

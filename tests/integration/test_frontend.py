@@ -6,11 +6,12 @@ import pytest
 import torch
 from speechbrain.lobes.features import Fbank
 from speechbrain.lobes.models import convolution
+from speechbrain.processing.features import STFT
 from torch import nn
 from torch.nn.modules.module import register_module_forward_hook
 
 from hyperconformer import ConvolutionFrontEnd
-from hyperconformer.integration.frontend import FeatureExtractor
+from hyperconformer.integration.frontend import FeatureExtractor, ZeroMeanSTFT
 from tests.goldens import relative_error
 
 SHAPES = {
@@ -238,3 +239,55 @@ def test_without_top_db_a_later_sound_changes_no_earlier_feature():
         extractor = FeatureExtractor(Fbank(n_mels=40), 40, top_db=top_db)
         features = extractor(wavs)[0][:, :48]
         assert torch.equal(features, extractor(quiet)[0][:, :48]) == equal
+
+
+def extractor_without_offset(**options):
+    return FeatureExtractor(
+        Fbank(n_fft=512, n_mels=40), 40, remove_offset=True, top_db=None, **options
+    )
+
+
+@pytest.mark.parametrize("offset", [0.05, -0.3])
+def test_a_constant_in_the_samples_changes_no_feature(offset):
+    """Whole and padded utterances, their ends too, shorter than a window too."""
+    extractor = extractor_without_offset()
+    utterances = [0.05 * torch.randn(n) for n in (16000, 9111, 200)]
+    lengths = torch.tensor([len(u) for u in utterances]) / 16000
+
+    def features(constant):
+        shifted = [u + constant for u in utterances]
+        padded = torch.nn.utils.rnn.pad_sequence(shifted, batch_first=True)
+        x, counts = extractor(padded, lengths)
+        return [row[:count] for row, count in zip(x, counts)]
+
+    for plain, shifted in zip(features(0.0), features(offset)):
+        assert (plain - shifted).abs().max() < 0.01  # dB
+    stock = FeatureExtractor(Fbank(n_fft=512, n_mels=40), 40)
+    plain, shifted = (stock(utterances[:1][0][None] + c)[0] for c in (0.0, offset))
+    assert (plain - shifted).abs().max() > 1
+
+
+@pytest.mark.parametrize("n_fft, win_ms", [(400, 25), (512, 25), (513, 20.0625)])
+def test_a_zero_mean_stft_is_that_of_frames_without_their_mean(n_fft, win_ms):
+    stft = ZeroMeanSTFT(16000, win_length=win_ms, n_fft=n_fft)
+    x = torch.randn(2, 3217, dtype=torch.float64) + 0.5
+    got = torch.view_as_complex(stft(x))
+    assert got.shape == STFT(16000, win_length=win_ms, n_fft=n_fft)(x.float()).shape[:3]
+    left = (n_fft - stft.win_length) // 2
+    for t in range(got.shape[1]):
+        # The window lies in the middle of the transform's interval, as in torch.stft.
+        begin = t * stft.hop_length - n_fft // 2 + left
+        places = torch.arange(begin, begin + stft.win_length)
+        inside = (places >= 0) & (places < x.shape[1])
+        frame = torch.zeros(2, n_fft, dtype=torch.float64)
+        real = x[:, places[inside]]
+        frame[:, left : left + stft.win_length][:, inside] = (
+            real - real.mean(1, keepdim=True)
+        ) * stft.window[inside]
+        assert (torch.fft.rfft(frame) - got[:, t]).abs().max() < 1e-10
+
+
+def test_an_offset_is_removed_from_plain_features_only():
+    for options in ({"deltas": True}, {"context": True}):
+        with pytest.raises(ValueError, match="without deltas or context"):
+            FeatureExtractor(Fbank(**options), 40, remove_offset=True)

@@ -5,7 +5,12 @@ import torch
 from speechbrain.augment.time_domain import SpeedPerturb as StockSpeedPerturb
 from speechbrain.lobes.features import Fbank
 
-from hyperconformer.training.augment import SpeedPerturb, Telephone, VocalTractWarp
+from hyperconformer.training.augment import (
+    RandomGain,
+    SpeedPerturb,
+    Telephone,
+    VocalTractWarp,
+)
 
 
 @pytest.mark.parametrize("percent", [80, 92, 116])
@@ -123,3 +128,18 @@ def test_each_utterance_has_its_own_factor():
 def test_impossible_warps_are_refused():
     with pytest.raises(ValueError, match="0 to 0.5"):
         VocalTractWarp(1.5, 80, 16000)
+
+
+def test_gains_are_uniform_in_decibels_and_differ_between_utterances():
+    wavs = torch.ones(4000, 2)
+    gains_db = 20 * RandomGain(-30, 6)(wavs).log10()
+    assert torch.equal(gains_db[:, 0], gains_db[:, 1])
+    assert -30 <= gains_db.min() < -29 and 5 < gains_db.max() <= 6
+    assert abs(gains_db.mean() + 12) < 0.6
+    assert RandomGain(0, 0)(wavs) is wavs
+
+
+@pytest.mark.parametrize("bad", [(6, -30), (float("nan"), 0), (0, float("inf"))])
+def test_impossible_gains_are_refused(bad):
+    with pytest.raises(ValueError, match="lowest and a highest"):
+        RandomGain(*bad)

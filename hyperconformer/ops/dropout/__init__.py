@@ -4,12 +4,12 @@ Dropout: arXiv:1207.0580. PyTorch draws one floating-point number for each eleme
 there, one after the other, which costs more than the Linear layer before it.
 """
 
-import numpy as np
 import torch
 import torch.nn.functional as F
 
 from hyperconformer.ops.backend import takes_kernels
 from hyperconformer.ops.dropout import cpp_path
+from hyperconformer.ops.dropout.reference import kept_elements
 
 STEPS = 1 << 16
 
@@ -21,8 +21,7 @@ def dropout(x, p, activation=None):
     """Zero each element of an activation's result with probability p, scale the rest.
 
     The rate is rounded to a multiple of 1 / 65536. ``torch.manual_seed`` decides the
-    draws, on one machine: the paths, and processors of another vector width, draw
-    others.
+    draws, which are the same on every path and processor.
 
     Arguments
     ---------
@@ -59,7 +58,13 @@ def dropout(x, p, activation=None):
     y = ACTIVATIONS[activation](x)
     if not zeroed:
         return y
-    draws = np.random.SFC64(seed).random_raw((x.numel() + 3) // 4)
-    bits = torch.from_numpy(draws.view(np.int16))[: x.numel()].view(x.shape)
-    kept = (bits >= zeroed - STEPS // 2).to(x.dtype)
-    return y * kept.mul_(scale)
+    return y * _kept(x, seed, zeroed).to(x.dtype).mul_(scale)
+
+
+def _kept(x, seed, zeroed):
+    """1 for each element that stays, 0 for the others."""
+    # The kernels also draw for the dtypes that they do not compute in.
+    ones = torch.ones(x.shape)
+    if takes_kernels(lambda: cpp_path.why_not(ones)):
+        return cpp_path.dropout(ones, seed, zeroed, 1.0, 0)
+    return torch.from_numpy(kept_elements(x.numel(), seed, zeroed)).view(x.shape)

@@ -2,13 +2,20 @@
 //
 // What is dropped is not kept for backward but drawn again from the same seed.
 
+#include <cstring>
 #include <optional>
 
 #include "vectors.h"
 
 namespace {
 
-typedef uint32_t Bits __attribute__((vector_size(LANES * 4), aligned(4), may_alias));
+// Lanes of a generator: sixteen on every processor, whatever its vectors hold, so that
+// a seed draws the same everywhere. reference.py draws the same.
+constexpr int64_t STREAMS = 16;
+typedef uint32_t Bits __attribute__((vector_size(STREAMS * 4), aligned(4), may_alias));
+
+// Numbers that one draw decides on: each half of 32 bits is for one.
+constexpr int64_t GROUP = 2 * STREAMS;
 
 // Numbers that one generator draws for: the work is the same whatever thread does it.
 constexpr int64_t BLOCK = 4096;
@@ -31,7 +38,7 @@ class Generator {
     // Seeds of streams lie far apart, so that none repeats what another draws.
     uint64_t state = seed ^ (stream * 0xd1342543de82ef95);
     state = next_seed(state);
-    for (int64_t lane = 0; lane < LANES; ++lane) {
+    for (int64_t lane = 0; lane < STREAMS; ++lane) {
       uint64_t z = next_seed(state);
       a_[lane] = static_cast<uint32_t>(z);
       b_[lane] = static_cast<uint32_t>(z >> 32);
@@ -72,19 +79,25 @@ inline void activate(Vector (&x)[2]) {
   }
 }
 
-// y = kept scale f(x), or with SLOPE y = grad kept scale f'(x), of two vectors.
+// y = kept scale f(x), or with SLOPE y = grad kept scale f'(x), of one group.
 template <Activation ACTIVATION, bool SLOPE, bool DROPS>
-inline void two_vectors(const Integers (&kept)[2], float scale, const float* x,
-                        const float* grad, float* y) {
-  Vector values[2] = {load(x), load(x + LANES)};
-  activate<ACTIVATION, SLOPE>(values);
-  for (int j = 0; j < 2; ++j) {
-    // A product, as NaN is to stay NaN.
-    Vector factor = splat(scale);
-    if (DROPS) factor = kept[j] ? factor : splat(0.0f);
-    values[j] *= factor;
-    if (SLOPE) values[j] *= load(grad + j * LANES);
-    store(y + j * LANES, values[j]);
+inline void one_group(const int32_t (&draws)[GROUP], int32_t zeroed, float scale,
+                      const float* x, const float* grad, float* y) {
+  for (int64_t i = 0; i < GROUP; i += 2 * LANES) {
+    Vector values[2] = {load(x + i), load(x + i + LANES)};
+    activate<ACTIVATION, SLOPE>(values);
+    for (int64_t j = 0; j < 2; ++j) {
+      const int64_t place = i + j * LANES;
+      // A product, as NaN is to stay NaN.
+      Vector factor = splat(scale);
+      if (DROPS) {
+        auto drawn = *reinterpret_cast<const Integers*>(draws + place);
+        factor = drawn >= zeroed ? factor : splat(0.0f);
+      }
+      values[j] *= factor;
+      if (SLOPE) values[j] *= load(grad + place);
+      store(y + place, values[j]);
+    }
   }
 }
 
@@ -96,25 +109,24 @@ void run(int64_t count, uint64_t seed, int32_t zeroed, float scale, int64_t thre
   for (int64_t n = 0; n < ceil_divide(count, BLOCK); ++n) {
     std::optional<Generator> generator;
     if (DROPS) generator.emplace(seed, n);
-    Integers kept[2] = {};
+    int32_t draws[GROUP];
     auto draw = [&] {
       if constexpr (DROPS) {
-        Bits draws = generator->draw();
-        kept[0] = reinterpret_cast<Integers>(draws & 0xffff) >= zeroed;
-        kept[1] = reinterpret_cast<Integers>(draws >> 16) >= zeroed;
+        Bits both = generator->draw(), halves[2] = {both & 0xffff, both >> 16};
+        std::memcpy(draws, halves, sizeof(draws));
       }
     };
     int64_t i = n * BLOCK, end = std::min(count, (n + 1) * BLOCK);
-    for (; i + 2 * LANES <= end; i += 2 * LANES) {
+    for (; i + GROUP <= end; i += GROUP) {
       draw();
-      two_vectors<ACTIVATION, SLOPE, DROPS>(kept, scale, x + i, grad + i, y + i);
+      one_group<ACTIVATION, SLOPE, DROPS>(draws, zeroed, scale, x + i, grad + i, y + i);
     }
     if (i == end) continue;
-    float rest[2 * LANES] = {}, rest_grad[2 * LANES] = {}, rest_y[2 * LANES];
+    float rest[GROUP] = {}, rest_grad[GROUP] = {}, rest_y[GROUP];
     std::copy(x + i, x + end, rest);
     if (SLOPE) std::copy(grad + i, grad + end, rest_grad);
     draw();
-    two_vectors<ACTIVATION, SLOPE, DROPS>(kept, scale, rest, rest_grad, rest_y);
+    one_group<ACTIVATION, SLOPE, DROPS>(draws, zeroed, scale, rest, rest_grad, rest_y);
     std::copy(rest_y, rest_y + (end - i), y + i);
   }
 }
