@@ -1,6 +1,7 @@
 """The command ``hyperconformer``."""
 
 import argparse
+import os
 import pathlib
 import sys
 
@@ -58,7 +59,9 @@ def main(arguments=None):
     shards = commands.add_parser(
         "shards", help="a corpus in a few large tar files, to train on"
     )
-    shards.add_argument("corpus", metavar="CORPUS", help="its name, as librispeech")
+    shards.add_argument(
+        "corpus", metavar="CORPUS", help="its name, as librispeech or csv"
+    )
     shards.add_argument("data", metavar="DATA", help="where it lies")
     shards.add_argument("output", metavar="OUTPUT", help="where the shards go")
     shards.add_argument(
@@ -134,7 +137,11 @@ def _add_evaluate(commands):
     evaluate = commands.add_parser(
         "evaluate", help="print the error rates on a manifest"
     )
-    evaluate.add_argument("manifest", help="CSV with the columns ID, wav and wrd")
+    evaluate.add_argument(
+        "manifest",
+        help="CSV with the columns ID, wav and wrd, or JSON Lines with audio_filepath "
+        "and text; relative paths are relative to it",
+    )
     _add_model(evaluate)
     evaluate.add_argument(
         "--alignments", metavar="FILE", help="where to write what was wrong where"
@@ -277,12 +284,13 @@ def _read_aloud(options):
 
 
 def _shards(options):
-    from hyperconformer.corpora import prepare
+    from hyperconformer.corpora import load_corpus, prepare
     from hyperconformer.corpora.shards import write_shards
 
-    manifests = prepare(
-        options.corpus, options.data, pathlib.Path(options.output) / "manifests"
-    )
+    sys.path.append(os.getcwd())  # where a file of the user's own lies, for !name:
+    corpus = load_corpus(f"corpus: {options.corpus}")
+    folder = pathlib.Path(options.output) / "manifests"
+    manifests = prepare(corpus, options.data, folder)
     number = write_shards(manifests, options.output, options.shard_mb)
     print(f"{options.output}: {', '.join(manifests)} in {number} shards")
     return 0
