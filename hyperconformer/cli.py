@@ -30,7 +30,13 @@ def main(arguments=None):
     convert = commands.add_parser(
         "convert", help="SpeechBrain checkpoint to model folder, or back"
     )
-    convert.add_argument("source", metavar="SOURCE", help="folder to read")
+    convert.add_argument(
+        "source",
+        metavar="SOURCE",
+        help="folder to read: the output folder of a SpeechBrain recipe, whose "
+        "checkpoints are averaged, one of its CKPT+... folders, or a published model; "
+        "with --to-speechbrain a model folder",
+    )
     convert.add_argument("output", metavar="OUTPUT", help="folder to write")
     direction = convert.add_mutually_exclusive_group(required=True)
     direction.add_argument(
@@ -41,7 +47,7 @@ def main(arguments=None):
     direction.add_argument(
         "--to-speechbrain",
         action="store_true",
-        help="SOURCE is a model folder, or the output folder of a training run",
+        help="SOURCE is a model folder, or the output folder of a training run here",
     )
     convert.set_defaults(run=_convert)
     aloud = commands.add_parser(
@@ -257,11 +263,18 @@ def _info(options):
 
 
 def _convert(options):
-    from hyperconformer.convert import export_speechbrain, import_speechbrain
+    from hyperconformer.convert import (
+        export_speechbrain,
+        find_checkpoints,
+        import_speechbrain,
+    )
 
     if options.to_speechbrain:
         folder = export_speechbrain(options.source, options.output)
     else:
+        names = [checkpoint.name for checkpoint in find_checkpoints(options.source)]
+        if len(names) > 1:
+            print(f"averaging {', '.join(names)}", file=sys.stderr)
         folder = import_speechbrain(options.source, options.output, options.recipe)
     print(folder)
     return 0
