@@ -150,8 +150,8 @@ def prepare_corpus(config, output):
         if split not in manifests:
             raise ValueError(
                 f"corpus {config['corpus']!r} has no split {split!r}; it has: "
-                f"{', '.join(sorted(manifests))}. Which of them are used, train_split, "
-                "valid_split and test_splits say"
+                f"{', '.join(sorted(manifests))}. The settings train_split, "
+                "valid_split and test_splits name the splits to use"
             )
         utterances, hours = manifest_durations(manifests[split])
         logger.info(f"{split}: {utterances} utterances, {hours:.2f} hours")

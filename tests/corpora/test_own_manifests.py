@@ -2,7 +2,9 @@
 
 import csv
 import json
+import os
 import pathlib
+import re
 import subprocess
 import sys
 
@@ -386,6 +388,19 @@ def test_the_file_lies_in_the_working_folder(own, tmp_path, command):
         assert "has no split 'valid'; it has: train" in done.stderr
         rows = read_manifest(tmp_path / "results/manifests/train.csv")
         assert {row["spk_id"] for row in rows} == {"you"}
+
+
+def test_the_readmes_stand_in_for_recordings(tmp_path):
+    """What "Train on your own speech" pastes into a shell makes a corpus."""
+    section = (ROOT / "README.md").read_text(encoding="utf-8")
+    section = section[section.index("### Train on your own speech") :]
+    program = re.search(r"<<'END'\n(.*?)\nEND\n", section, re.DOTALL)[1]
+    env = {**os.environ, "PYTHONPATH": str(ROOT)}
+    subprocess.run([sys.executable, "-c", program], cwd=tmp_path, env=env, check=True)
+    manifests = prepare("csv", tmp_path / "my_speech", tmp_path / "out")
+    counts = {split: len(read_manifest(path)) for split, path in manifests.items()}
+    assert counts == {"train": 144, "valid": 48, "test": 48}
+    assert not list((tmp_path / "out").glob("skipped_*"))
 
 
 def test_a_file_with_the_name_of_a_segment_is_a_file(tmp_path, tone):
