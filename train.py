@@ -8,6 +8,7 @@ whose key ``task`` is ``language_model`` trains a language model.
 
 import dataclasses
 import importlib
+import os
 import sys
 
 import speechbrain as sb
@@ -23,6 +24,8 @@ TASKS = {
 
 def main(arguments):
     """Parse the command line as SpeechBrain does, and run."""
+    # Where files of the user's own lie, for !name: and !new:.
+    sys.path.append(os.getcwd())
     config_file, run_options, overrides = sb.parse_arguments(arguments)
     from hyperconformer.config import read_config
     from hyperconformer.registry import unknown

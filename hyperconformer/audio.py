@@ -11,6 +11,8 @@ import scipy.signal
 import soundfile
 import torch
 
+from hyperconformer.segments import parse_segment
+
 # Below, there is no speech; above, no recorder.
 MIN_RATE_HZ, MAX_RATE_HZ = 1000, 384000
 # What is read at once, all channels together.
@@ -27,7 +29,8 @@ def read_audio(path, sample_rate_hz=16000):
     Arguments
     ---------
     path : str or pathlib.Path
-        The file, or where it stands in a tar archive: ``ARCHIVE.tar:OFFSET:BYTES``.
+        The file, a part of it (``FILE#t=START,END``, in seconds), or where it stands in
+        a tar archive (``ARCHIVE.tar:OFFSET:BYTES``).
     sample_rate_hz : int
         Wanted rate; other rates are resampled, several channels are averaged.
 
@@ -64,12 +67,19 @@ def read_blocks(path, sample_rate_hz=16000):
     AudioError
         As :func:`read_audio`, when the fault is come to.
     """
-    source = _find_source(path)
+    segment = parse_segment(path)
+    source = _find_source(segment.file)
     empty = True
     try:
         with soundfile.SoundFile(source) as file:
+            first, frames = segment.frames(file.frames, file.samplerate)
+            if first:
+                file.seek(first)
             blocks = file.blocks(
-                max(BLOCK_SAMPLES // file.channels, 1), dtype="float32", always_2d=True
+                max(BLOCK_SAMPLES // file.channels, 1),
+                frames=frames,
+                dtype="float32",
+                always_2d=True,
             )
             mono = (_mono(block.T) for block in blocks)
             for block in _resample_blocks(mono, file.samplerate, sample_rate_hz):

@@ -1,6 +1,7 @@
 """The command ``hyperconformer``."""
 
 import argparse
+import os
 import pathlib
 import sys
 
@@ -29,7 +30,13 @@ def main(arguments=None):
     convert = commands.add_parser(
         "convert", help="SpeechBrain checkpoint to model folder, or back"
     )
-    convert.add_argument("source", metavar="SOURCE", help="folder to read")
+    convert.add_argument(
+        "source",
+        metavar="SOURCE",
+        help="folder to read: the output folder of a SpeechBrain recipe, whose "
+        "checkpoints are averaged, one of its CKPT+... folders, or a published model; "
+        "with --to-speechbrain a model folder",
+    )
     convert.add_argument("output", metavar="OUTPUT", help="folder to write")
     direction = convert.add_mutually_exclusive_group(required=True)
     direction.add_argument(
@@ -40,7 +47,7 @@ def main(arguments=None):
     direction.add_argument(
         "--to-speechbrain",
         action="store_true",
-        help="SOURCE is a model folder, or the output folder of a training run",
+        help="SOURCE is a model folder, or the output folder of a training run here",
     )
     convert.set_defaults(run=_convert)
     aloud = commands.add_parser(
@@ -58,7 +65,9 @@ def main(arguments=None):
     shards = commands.add_parser(
         "shards", help="a corpus in a few large tar files, to train on"
     )
-    shards.add_argument("corpus", metavar="CORPUS", help="its name, as librispeech")
+    shards.add_argument(
+        "corpus", metavar="CORPUS", help="its name, as librispeech or csv"
+    )
     shards.add_argument("data", metavar="DATA", help="where it lies")
     shards.add_argument("output", metavar="OUTPUT", help="where the shards go")
     shards.add_argument(
@@ -134,7 +143,11 @@ def _add_evaluate(commands):
     evaluate = commands.add_parser(
         "evaluate", help="print the error rates on a manifest"
     )
-    evaluate.add_argument("manifest", help="CSV with the columns ID, wav and wrd")
+    evaluate.add_argument(
+        "manifest",
+        help="CSV with the columns ID, wav and wrd, or JSON Lines with audio_filepath "
+        "and text; relative paths are relative to it",
+    )
     _add_model(evaluate)
     evaluate.add_argument(
         "--alignments", metavar="FILE", help="where to write what was wrong where"
@@ -250,11 +263,18 @@ def _info(options):
 
 
 def _convert(options):
-    from hyperconformer.convert import export_speechbrain, import_speechbrain
+    from hyperconformer.convert import (
+        export_speechbrain,
+        find_checkpoints,
+        import_speechbrain,
+    )
 
     if options.to_speechbrain:
         folder = export_speechbrain(options.source, options.output)
     else:
+        names = [checkpoint.name for checkpoint in find_checkpoints(options.source)]
+        if len(names) > 1:
+            print(f"averaging {', '.join(names)}", file=sys.stderr)
         folder = import_speechbrain(options.source, options.output, options.recipe)
     print(folder)
     return 0
@@ -277,12 +297,13 @@ def _read_aloud(options):
 
 
 def _shards(options):
-    from hyperconformer.corpora import prepare
+    from hyperconformer.corpora import load_corpus, prepare
     from hyperconformer.corpora.shards import write_shards
 
-    manifests = prepare(
-        options.corpus, options.data, pathlib.Path(options.output) / "manifests"
-    )
+    sys.path.append(os.getcwd())  # where a file of the user's own lies, for !name:
+    corpus = load_corpus(f"corpus: {options.corpus}")
+    folder = pathlib.Path(options.output) / "manifests"
+    manifests = prepare(corpus, options.data, folder)
     number = write_shards(manifests, options.output, options.shard_mb)
     print(f"{options.output}: {', '.join(manifests)} in {number} shards")
     return 0

@@ -1,34 +1,44 @@
 """SpeechBrain's hyperconformer checkpoints to model folders, and back.
 
-A checkpoint of SpeechBrain's Transformer recipes is a folder that holds
+A checkpoint of SpeechBrain's Transformer recipes holds
 
 - ``model.ckpt`` (``asr.ckpt`` where it was published): front end, transformer, decoder
-  head and CTC head, numbered 0 to 3, or, of a language model, ``lm.ckpt``;
-- ``normalizer.ckpt``: mean and deviation of the features, or no such file where each
-  utterance is normalised by itself;
-- ``tokenizer.ckpt``: a SentencePiece model.
+  head and CTC head, numbered 0 to 3; of a language model ``model.ckpt`` (``lm.ckpt``);
+- ``normalizer.ckpt`` or ``normalize.ckpt``: mean and deviation of the features, or no
+  such file where each utterance is normalised by itself.
 
-SpeechBrain leaves the tokenizer beside the checkpoints: copy it to that name.
+A recipe leaves its checkpoints in ``OUTPUT_FOLDER/save/CKPT+...`` and the tokenizer in
+``save`` as ``tokenizer.ckpt``, or as ``1000_bpe.model`` where the recipe trained it.
+A published model has all of these in one folder.
 """
 
 import pathlib
+import pickle
 import shutil
 
 import torch
 from hyperpyyaml import load_hyperpyyaml
-from ruamel.yaml import YAML
+from ruamel.yaml import YAML, SafeLoader
+from ruamel.yaml.error import YAMLError
 from sentencepiece import SentencePieceProcessor
 from speechbrain.processing.features import InputNormalization
-from speechbrain.utils.checkpoints import hook_on_loading_state_dict_checkpoint
+from speechbrain.utils.checkpoints import (
+    average_state_dicts,
+    hook_on_loading_state_dict_checkpoint,
+)
 
 from hyperconformer.config import read_config, resolve_config
-from hyperconformer.mixers.hypermixing import PositionCodes, sinusoidal_codes
+from hyperconformer.integration.asr import STOCK_TYPES
+from hyperconformer.integration.lm import TransformerLM
+from hyperconformer.mixers.hypermixing import sinusoidal_codes
 from hyperconformer.model_folder import (
     TOKENIZER_FILE,
     find_model,
     load_model,
+    read_settings,
     save_model,
 )
+from hyperconformer.registry import mixer_options
 
 # Where SpeechBrain's list of modules keeps what a Recognizer keeps under a name.
 PREFIXES = {
@@ -38,11 +48,17 @@ PREFIXES = {
     "3.w.": "ctc_head.",
 }
 MODEL_FILES = ("model.ckpt", "asr.ckpt")
-LM_FILE = "lm.ckpt"
-NORMALIZER_FILE = "normalizer.ckpt"
+LM_FILES = ("lm.ckpt", "model.ckpt")
+NORMALIZER_FILES = ("normalizer.ckpt", "normalize.ckpt")
 SPM_FILE = "tokenizer.ckpt"
+# What SpeechBrain's Checkpointer notes of a checkpoint, and of one inside an epoch.
+META_FILE, INTRA_EPOCH = "CKPT.yaml", "brain_intra_epoch_ckpt"
 # The longest input of SpeechBrain's HyperMixing, in frames.
 SPEECHBRAIN_POSITIONS = 3000
+# Where SpeechBrain's HyperMixing has its hypernetworks, beside its position table.
+_HYPERNET = "hyper.w1_gen.fc1_weights"
+# Options of HyperMixing that change nothing that SpeechBrain's computes.
+_NEUTRAL_OPTIONS = {"backend", "max_length"}
 
 
 def recognizer_from_speechbrain(state):
@@ -73,6 +89,8 @@ def recognizer_from_speechbrain(state):
 def recognizer_to_speechbrain(state):
     """Rename the weights of a Recognizer as SpeechBrain's module list has them.
 
+    With the position tables of :func:`add_position_tables`, they load there strictly.
+
     Arguments
     ---------
     state : dict of str to torch.Tensor
@@ -87,7 +105,42 @@ def recognizer_to_speechbrain(state):
     ValueError
         If a weight belongs to none of the four modules.
     """
-    return _rename(state, {ours: theirs for theirs, ours in PREFIXES.items()})
+    prefixes = {ours: theirs for theirs, ours in PREFIXES.items()}
+    return _rename(add_position_tables(state), prefixes)
+
+
+def add_position_tables(state):
+    """Add the position tables that SpeechBrain's HyperMixing keeps among its weights.
+
+    Arguments
+    ---------
+    state : dict of str to torch.Tensor
+        State dict of a :class:`~hyperconformer.integration.asr.HyperConformerASR`, or
+        of anything that holds one.
+
+    Returns
+    -------
+    dict of str to torch.Tensor
+        Loads strictly into the same model of SpeechBrain's ``TransformerASR``.
+
+    Example
+    -------
+    >>> from hyperconformer.integration.asr import HyperConformerASR
+    >>> model = HyperConformerASR(
+    ...     tgt_vocab=10, input_size=8, d_model=16, nhead=2, num_encoder_layers=1,
+    ...     num_decoder_layers=0, d_ffn=32, normalize_before=True, causal=False,
+    ... )
+    >>> sorted(set(add_position_tables(model.state_dict())) - set(model.state_dict()))
+    ['encoder.layers.0.mha_layer.positional_encoding.pe']
+    """
+    tables = {}
+    for key in state:
+        if key.endswith(_HYPERNET):
+            mixer = key.removesuffix(_HYPERNET)
+            scale = state[f"{mixer}layer_norm.weight"]
+            codes = sinusoidal_codes(SPEECHBRAIN_POSITIONS, len(scale))[None]
+            tables[f"{mixer}positional_encoding.pe"] = codes.to(scale)
+    return {**state, **tables}
 
 
 def _rename(state, prefixes):
@@ -111,7 +164,10 @@ def import_speechbrain(source, output, config_file, overrides=None):
     Arguments
     ---------
     source : str or pathlib.Path
-        Folder with the files that the module's text names.
+        The output folder of a recipe, its ``save`` folder, one checkpoint, or a folder
+        with the files of a published model. Where there are several checkpoints
+        (:func:`find_checkpoints`), their average is taken, as the recipes do for
+        testing.
     output : str or pathlib.Path
         The model folder to make.
     config_file : str or pathlib.Path
@@ -133,8 +189,8 @@ def import_speechbrain(source, output, config_file, overrides=None):
     ValueError
         If weights and YAML file do not fit.
     """
-    source = pathlib.Path(source)
-    tokenizer_file = _find(source, SPM_FILE)
+    checkpoints = find_checkpoints(source)
+    tokenizer_file = _find_tokenizer(_around(checkpoints[-1]))
     vocab_size = SentencePieceProcessor(model_file=str(tokenizer_file)).vocab_size()
     text = read_config(config_file, overrides)
     plain = YAML().load(text)
@@ -148,15 +204,100 @@ def import_speechbrain(source, output, config_file, overrides=None):
     )
     config = load_hyperpyyaml(text)
     if "recognizer" in config:
-        state = recognizer_from_speechbrain(_load(_find(source, *MODEL_FILES)))
+        state = recognizer_from_speechbrain(_load_average(checkpoints, MODEL_FILES))
         _load_strictly(config["recognizer"], state, config_file)
         if config["extractor"].normalization == "global":
-            _import_normalizer(config["extractor"], _find(source, NORMALIZER_FILE))
+            # Running statistics: the last ones know most.
+            file = _find(checkpoints[-1], *NORMALIZER_FILES)
+            _import_normalizer(config["extractor"], file)
     else:
-        state = hook_on_loading_state_dict_checkpoint(_load(_find(source, LM_FILE)))
+        state = _load_average(checkpoints, LM_FILES)
         _load_strictly(config["language_model"], state, config_file)
     modules = {name: config[name] for name in names}
     return save_model(output, text, modules, tokenizer_file)
+
+
+def find_checkpoints(source):
+    """The checkpoints that a conversion takes, from the oldest to the newest.
+
+    Arguments
+    ---------
+    source : str or pathlib.Path
+        As for :func:`import_speechbrain`.
+
+    Returns
+    -------
+    list of pathlib.Path
+        The folders of those at an epoch's end; where there are none, the newest inside
+        an epoch; where there are no checkpoints at all, the source itself.
+
+    Raises
+    ------
+    FileNotFoundError
+        If there is no such folder.
+    """
+    source = pathlib.Path(source)
+    if not source.is_dir():
+        raise FileNotFoundError(f"no such folder: {source}")
+    for folder in (source, source / "save"):
+        notes = {
+            file.parent: _read_notes(file)
+            for file in folder.glob(f"CKPT+*/{META_FILE}")
+        }
+        if notes:
+            found = sorted(
+                notes, key=lambda path: float(notes[path].get("unixtime", 0))
+            )
+            whole = [path for path in found if INTRA_EPOCH not in notes[path]]
+            return whole or found[-1:]
+    return [source]
+
+
+def _read_notes(file):
+    """The keys and texts of a checkpoint's notes: SpeechBrain's reader runs code."""
+    try:
+        root = SafeLoader(file.read_text(encoding="utf-8")).get_single_node()
+        return {key.value: value.value for key, value in root.value}
+    # An empty file, as a kill may leave it, has no root.
+    except (YAMLError, UnicodeDecodeError, AttributeError, TypeError) as error:
+        raise ValueError(
+            f"{file} is damaged; remove the folder to convert the other checkpoints"
+        ) from error
+
+
+def _around(checkpoint):
+    """The folders in which a checkpoint's tokenizer may lie, the nearest first."""
+    if not checkpoint.name.startswith("CKPT+"):
+        return [checkpoint]
+    save = checkpoint.parent
+    return [checkpoint, save, *([save.parent] if save.name == "save" else [])]
+
+
+def _find_tokenizer(folders):
+    for folder in folders:
+        if (folder / SPM_FILE).is_file():
+            return folder / SPM_FILE
+        models = sorted(folder.glob("*.model"))
+        if len(models) > 1:
+            raise ValueError(
+                f"{folder} holds several tokenizers: "
+                f"{', '.join(model.name for model in models)}; copy the right one to "
+                f"{folder / SPM_FILE}"
+            )
+        if models:
+            return models[0]
+    raise FileNotFoundError(
+        f"{' and '.join(map(str, folders))} holds no {SPM_FILE}: copy the "
+        f"SentencePiece model of the recipe to {folders[0] / SPM_FILE}"
+    )
+
+
+def _load_average(checkpoints, names):
+    """The average of the same file of several checkpoints."""
+    files = [_find(checkpoint, *names) for checkpoint in checkpoints]
+    return average_state_dicts(
+        hook_on_loading_state_dict_checkpoint(_load(file)) for file in files
+    )
 
 
 def export_speechbrain(source, output):
@@ -165,9 +306,11 @@ def export_speechbrain(source, output):
     Arguments
     ---------
     source : str or pathlib.Path
-        The model folder of a recogniser, or the output folder of a training run.
+        The model folder of a recogniser or of a Transformer language model, or the
+        output folder of a training run.
     output : str or pathlib.Path
-        Where ``model.ckpt``, ``normalizer.ckpt`` and ``tokenizer.ckpt`` go.
+        Where ``model.ckpt``, ``normalizer.ckpt`` and ``tokenizer.ckpt`` go; for a
+        language model ``lm.ckpt`` and ``tokenizer.ckpt``.
 
     Returns
     -------
@@ -179,46 +322,79 @@ def export_speechbrain(source, output):
     FileNotFoundError
         If there is no model.
     ValueError
-        If it has no attention decoder, which SpeechBrain's recipes have.
+        If SpeechBrain's recipes have no such model: it has no attention decoder, or
+        SpeechBrain's modules would compute something else with its weights.
     """
-    config, _ = load_model(source, ("extractor", "recognizer"))
-    recognizer, extractor = config["recognizer"], config["extractor"]
-    if recognizer.decoder_head is None:
-        raise ValueError(
-            f"{source} has no attention decoder, but SpeechBrain's recipes have one"
-        )
-    output = pathlib.Path(output)
-    output.mkdir(parents=True, exist_ok=True)
-    state = {**recognizer.state_dict(), **_position_tables(recognizer)}
-    torch.save(recognizer_to_speechbrain(state), output / MODEL_FILES[0])
-    if extractor.normalization == "global":
-        normalizer = InputNormalization(norm_type="global")
-        normalizer.glob_mean, normalizer.glob_std = extractor.mean, extractor.std
-        normalizer.count = 1
-        normalizer._save(output / NORMALIZER_FILE)
+    settings, output = read_settings(source), pathlib.Path(output)
+    if "language_model" in settings:
+        language_model = load_model(source, ("language_model",))[0]["language_model"]
+        if not isinstance(language_model, TransformerLM):
+            raise ValueError(
+                f"{source} is a {type(language_model).__name__}, which SpeechBrain has "
+                "not; its language model is the one of lm_transformer.yaml"
+            )
+        output.mkdir(parents=True, exist_ok=True)
+        torch.save(language_model.state_dict(), output / LM_FILES[0])
+    else:
+        config, _ = load_model(source, ("extractor", "recognizer"))
+        recognizer, extractor = config["recognizer"], config["extractor"]
+        options = settings["recognizer"]["transformer"].get("mixer_options") or {}
+        _check_exportable(source, recognizer, options)
+        output.mkdir(parents=True, exist_ok=True)
+        state = recognizer_to_speechbrain(recognizer.state_dict())
+        torch.save(state, output / MODEL_FILES[0])
+        if extractor.normalization == "global":
+            normalizer = InputNormalization(norm_type="global")
+            normalizer.glob_mean, normalizer.glob_std = extractor.mean, extractor.std
+            normalizer.count = 1
+            normalizer._save(output / NORMALIZER_FILES[0])
     shutil.copyfile(find_model(source) / TOKENIZER_FILE, output / SPM_FILE)
     return output
 
 
-def _position_tables(recognizer):
-    """The tables that SpeechBrain's HyperMixing keeps among its weights."""
-    return {
-        f"{name}.pe": sinusoidal_codes(SPEECHBRAIN_POSITIONS, module.width)[None]
-        for name, module in recognizer.named_modules()
-        if isinstance(module, PositionCodes)
-    }
+def _check_exportable(source, recognizer, options):
+    """Refuse what SpeechBrain's modules cannot hold or would compute otherwise."""
+    if recognizer.decoder_head is None:
+        raise ValueError(
+            f"{source} has no attention decoder, but SpeechBrain's recipes have one"
+        )
+    mixer = recognizer.transformer.attention_type
+    if mixer not in STOCK_TYPES:
+        raise ValueError(
+            f"{source} has the mixer {mixer!r}, which SpeechBrain has not; it has: "
+            f"{', '.join(STOCK_TYPES)}"
+        )
+    known = mixer_options(mixer)
+    others = [
+        f"mixer_options.{name}: {value}"
+        for name, value in options.items()
+        if name not in _NEUTRAL_OPTIONS and value != known[name].default
+    ]
+    if recognizer.frontend.causal:
+        others.append("a causal front end")
+    if others:
+        raise ValueError(f"{source} has {', '.join(others)}: SpeechBrain's has not")
 
 
 def _find(folder, *names):
     for name in names:
         if (folder / name).is_file():
             return folder / name
-    raise FileNotFoundError(f"{folder} holds no {' or '.join(names)}")
+    raise FileNotFoundError(
+        f"{folder} holds no {' or '.join(names)}, nor checkpoints of a recipe "
+        "(CKPT+... or save/CKPT+...)"
+    )
 
 
 def _load(file):
-    # Weights only: a downloaded file must not run code.
-    return torch.load(file, map_location="cpu", weights_only=True)
+    try:
+        # Weights only: a downloaded file must not run code.
+        return torch.load(file, map_location="cpu", weights_only=True)
+    except (RuntimeError, EOFError, pickle.UnpicklingError) as error:
+        first = str(error).split("\n")[0]
+        raise ValueError(
+            f"{file} is damaged, or no file of weights: {first}"
+        ) from error
 
 
 def _load_strictly(module, state, config_file):
@@ -232,5 +408,10 @@ def _load_strictly(module, state, config_file):
 
 def _import_normalizer(extractor, file):
     statistics = _load(file)
+    got, wanted = statistics["glob_mean"].shape, extractor.mean.shape
+    if got != wanted:
+        raise ValueError(
+            f"{file} holds the mean of {tuple(got)} features, expected {tuple(wanted)}"
+        )
     extractor.mean.copy_(statistics["glob_mean"])
     extractor.std.copy_(statistics["glob_std"].clamp(min=1e-10))

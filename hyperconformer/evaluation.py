@@ -1,12 +1,12 @@
 """Error rates of a recogniser on a manifest, with intervals."""
 
-import csv
 import pathlib
 
 from speechbrain.utils.metric_stats import ErrorRateStats
 from tqdm import tqdm
 
 from hyperconformer.bootstrap import error_rate_interval
+from hyperconformer.corpora import csv_manifests, jsonl_manifests
 
 
 def evaluate(asr, manifest, progress=True):
@@ -17,7 +17,9 @@ def evaluate(asr, manifest, progress=True):
     asr : hyperconformer.inference.ASR
         The recogniser.
     manifest : str or pathlib.Path
-        CSV with the columns ``ID``, ``wav`` and ``wrd``, as the corpora write it.
+        CSV with the columns ``ID``, ``wav`` and ``wrd``, as the corpora write it, or
+        JSON Lines: see :mod:`hyperconformer.corpora.csv_manifests` and
+        :mod:`hyperconformer.corpora.jsonl_manifests`.
     progress : bool
         Whether to show a progress bar.
 
@@ -36,19 +38,18 @@ def evaluate(asr, manifest, progress=True):
     manifest = pathlib.Path(manifest)
     if not manifest.is_file():
         raise FileNotFoundError(f"no such manifest: {manifest}")
-    with open(manifest, newline="", encoding="utf-8") as file:
-        rows = list(csv.DictReader(file))
-    columns = {"ID", "wav", "wrd"}
-    if not rows or not columns <= set(rows[0]):
-        raise ValueError(
-            f"{manifest} should hold utterances with the columns ID, wav and wrd, but "
-            f"holds {len(rows)} with: {', '.join(rows[0]) if rows else 'none'}"
-        )
+    reader = jsonl_manifests if "json" in manifest.suffix else csv_manifests
+    utterances = reader.list_utterances(manifest)
+    for utterance in utterances:
+        if utterance.fault or utterance.audio is None:
+            why = utterance.fault or "no audio"
+            raise ValueError(f"{manifest}: {utterance.id}: {why} {utterance.detail}")
     stats = {"WER": ErrorRateStats(), "CER": ErrorRateStats(split_tokens=True)}
-    for row in tqdm(rows, unit="file", disable=not progress, dynamic_ncols=True):
-        hypothesis = [asr.transcribe_file(row["wav"]).text.split()]
+    bar = tqdm(utterances, unit="file", disable=not progress, dynamic_ncols=True)
+    for utterance in bar:
+        hypothesis = [asr.transcribe_file(utterance.audio).text.split()]
         for stat in stats.values():
-            stat.append([row["ID"]], hypothesis, [row["wrd"].split()])
+            stat.append([utterance.id], hypothesis, [utterance.text.split()])
     return stats
 
 

@@ -162,7 +162,7 @@ def load_model(source, names, device="cpu", trusted=False):
         not belong together, or it asks for what a model does not need.
     """
     folder = find_model(source)
-    files = {name: _check_file(folder, name) for name in FILES}
+    files = {name: check_file(folder, name) for name in FILES}
     text = _read_settings(folder)
     if trusted:
         config = load_hyperpyyaml(text)
@@ -187,7 +187,7 @@ def load_model(source, names, device="cpu", trusted=False):
 def _ngram_options(folder, config):
     if not (folder / NGRAM_FILE).is_file():
         return {}
-    _check_file(folder, NGRAM_FILE)
+    check_file(folder, NGRAM_FILE)
     # Under this name: what it may link to in the hub's cache has no suffix, by which
     # the search knows a text that Python reads from a file for KenLM's C++.
     options = {"arpa": folder / NGRAM_FILE}
@@ -220,6 +220,8 @@ def find_model(source=None):
     ------
     FileNotFoundError
         Naming what is missing.
+    ValueError
+        If its folder ``model`` is a link that leads out of it.
     """
     if source is None or str(source) in list_shipped_models():
         return _find_shipped(source or DEFAULT_MODEL)
@@ -228,14 +230,17 @@ def find_model(source=None):
         if not re.fullmatch(r"[\w-][\w.-]*/[\w-][\w.-]*", str(source)):
             raise FileNotFoundError(f"no such model folder: {source}")
         folder = _fetch(str(source))
+    outer = None
     if not (folder / WEIGHTS_FILE).is_file():
-        folder = folder / "model"
+        outer, folder = folder, folder / "model"
     for name in FILES:
         if not (folder / name).is_file():
             raise FileNotFoundError(
                 f"{source} is no model folder: it lacks {name}, also in its folder "
                 "`model`, where a finished training run leaves it"
             )
+    if outer is not None and outer.resolve() not in folder.resolve().parents:
+        raise ValueError(f"{folder} leads out of its folder, to {folder.resolve()}")
     return folder
 
 
@@ -280,13 +285,27 @@ def _fetch(name):
         ) from error
 
 
-def _check_file(folder, name):
-    """The real path of a file of the folder: a plain one, inside, of sensible size."""
-    path = (folder / name).resolve()
-    # The hub's cache links a snapshot's files to blobs two folders up.
-    hub = folder.resolve().parent
-    inside = hub.parent if hub.name == "snapshots" else folder.resolve()
-    if inside not in path.parents:
+def check_file(folder, name):
+    """The real path of a file of a model folder.
+
+    Arguments
+    ---------
+    folder : pathlib.Path
+        What :func:`find_model` returned.
+    name : str
+        The file.
+
+    Returns
+    -------
+    pathlib.Path
+
+    Raises
+    ------
+    ValueError
+        If it leads out of the folder, is empty or far too large.
+    """
+    real, path = folder.resolve(), (folder / name).resolve()
+    if real not in path.parents and path.parent != _blobs(real):
         raise ValueError(f"{folder / name} leads out of its folder, to {path}")
     size = path.stat().st_size
     if not 0 < size <= MAX_BYTES[name]:
@@ -294,6 +313,17 @@ def _check_file(folder, name):
             f"{folder / name} has {size} bytes; 1 to {MAX_BYTES[name]} are expected"
         )
     return path
+
+
+def _blobs(folder):
+    """Where the hub's cache keeps what the files of a snapshot link to, else None.
+
+    The folder of a model in the cache is ``models--OWNER--NAME/snapshots/REVISION``.
+    """
+    repository = folder.parent.parent
+    if folder.parent.name == "snapshots" and repository.name.startswith("models--"):
+        return repository / "blobs"
+    return None
 
 
 def _budget(path):
@@ -325,14 +355,14 @@ def read_settings(source):
     """
     folder = find_model(source)
     text = _read_settings(folder)
-    with _named_errors(folder / CONFIG_FILE, YAMLError):
+    with _named_errors(folder / CONFIG_FILE, YAMLError, RecursionError):
         if any(isinstance(event, AliasEvent) for event in YAML().parse(text)):
             raise ValueError(f"{folder / CONFIG_FILE} has aliases; settings have none")
         return YAML().load(text)
 
 
 def _read_settings(folder):
-    path = _check_file(folder, CONFIG_FILE)
+    path = check_file(folder, CONFIG_FILE)
     with _named_errors(folder / CONFIG_FILE, UnicodeDecodeError):
         return path.read_text(encoding="utf-8")
 
@@ -355,7 +385,7 @@ def load_weights(source, modules):
         If the file is damaged, or its weights are not those of these modules.
     """
     folder = find_model(source)
-    path = _check_file(folder, WEIGHTS_FILE)
+    path = check_file(folder, WEIGHTS_FILE)
     with _named_errors(folder / WEIGHTS_FILE, SafetensorError):
         _load_weights(path, modules, "the settings of this run")
 

@@ -12,7 +12,7 @@ import re
 
 import torch
 from ruamel.yaml import SafeLoader
-from ruamel.yaml.error import YAMLError
+from ruamel.yaml.error import MarkedYAMLError, YAMLError
 from ruamel.yaml.nodes import MappingNode, ScalarNode, SequenceNode
 from torch.utils._python_dispatch import TorchDispatchMode
 
@@ -160,11 +160,16 @@ def _compose(text, source):
     depths = itertools.accumulate(_BRACKETS.get(character, 0) for character in text)
     if max(depths, default=0) > MAX_DEPTH:
         raise ValueError(f"{source} is more than {MAX_DEPTH} levels deep")
-    loader = SafeLoader(text)
     try:
-        root = loader.get_single_node()
+        root = SafeLoader(text).get_single_node()
+    except MarkedYAMLError as error:
+        # Not its whole text, which quotes the file.
+        line = error.problem_mark.line + 1
+        raise ValueError(
+            f"{source}, line {line}: not valid YAML: {error.problem}"
+        ) from None
     except (YAMLError, RecursionError, ValueError) as error:
-        first = " ".join(str(error).split())[:200]
+        first = str(error).split("\n")[0]
         raise ValueError(f"{source} is not valid YAML: {first}") from error
     if not isinstance(root, MappingNode):
         raise ValueError(f"{source} must hold keys and values")

@@ -10,7 +10,8 @@ PACKAGE = pathlib.Path(__file__).resolve().parents[1] / "hyperconformer"
 
 # Lower floors know nothing of higher ones.
 FLOORS = [
-    ("ops", "masks", "audio", "bootstrap", "longform", "transcription"),
+    ("ops", "masks", "segments", "bootstrap"),
+    ("audio", "longform", "transcription"),
     ("dropout", "linear"),
     ("mixers",),
     ("registry",),

@@ -16,9 +16,10 @@ from safetensors.torch import load_file, save_file
 
 from hyperconformer.config import read_config
 from hyperconformer.inference import ASR
-from hyperconformer.model_folder import find_model, load_model
+from hyperconformer.model_folder import find_model, load_model, read_settings
 from hyperconformer.ngram import train_arpa
 from hyperconformer.safe_yaml import BUILT, NAMED, load_safely
+from hyperconformer.training.fine_tuning import keep_tokenizer
 
 ROOT = pathlib.Path(__file__).resolve().parents[1]
 # A folder that takes longer than this counts as hanging.
@@ -374,6 +375,94 @@ def test_files_from_strangers_are_refused(folder, tmp_path, name):
     assert not (outside / "executed").exists()
 
 
+def test_a_hub_models_files_are_links_to_its_own_blobs(tiny_model, tmp_path):
+    hub = tmp_path / "models--owner--name"
+    folder, blobs = hub / "snapshots/1", hub / "blobs"
+    shutil.copytree(tiny_model, folder)
+    blobs.mkdir()
+    for number, name in enumerate(sorted(os.listdir(folder))):
+        (folder / name).rename(blobs / f"{number}")
+        (folder / name).symlink_to(f"../../blobs/{number}")
+    assert ASR.from_hparams(folder).sample_rate_hz == 16000
+
+
+SECRET = "user: [secret\n"
+
+
+@pytest.mark.parametrize(
+    "inside,target",
+    [
+        # A folder that is no cache, whatever its parent is called.
+        ("snapshots/1", "secret"),
+        ("snapshots/1", "blobs/secret"),
+        # Inside the repository's folder, but no blob.
+        ("models--a--b/snapshots/1", "models--a--b/secret"),
+        ("models--a--b/snapshots/1", "models--a--b/snapshots/2/secret"),
+        ("models--a--b/snapshots/1", "models--a--b/blobs/more/secret"),
+        # Another repository's blob.
+        ("models--a--b/snapshots/1", "models--a--c/blobs/secret"),
+        ("models--a--b/snapshots/1", "blobs/secret"),
+        ("models--a--b/snapshots/1/deeper", "models--a--b/blobs/secret"),
+        ("models--a--b/other/1", "models--a--b/blobs/secret"),
+    ],
+)
+def test_no_link_leads_out_of_a_folder_in_a_cache(tiny_model, tmp_path, inside, target):
+    folder, secret = tmp_path / inside, tmp_path / target
+    shutil.copytree(tiny_model, folder)
+    secret.parent.mkdir(parents=True, exist_ok=True)
+    secret.write_text(SECRET)
+    for name in ("hyperparams.yaml", "tokenizer.model"):
+        (folder / name).unlink()
+        (folder / name).symlink_to(secret)
+    for read in (ASR.from_hparams, read_settings):
+        with pytest.raises(ValueError, match="leads out of its folder") as caught:
+            read(folder)
+        assert "user:" not in str(caught.value)
+    with pytest.raises(ValueError, match="leads out of its folder"):
+        keep_tokenizer(folder, tmp_path / "kept")
+    assert not list(tmp_path.glob("kept/*"))
+
+
+def test_the_blobs_of_a_cache_may_not_be_elsewhere(tiny_model, tmp_path):
+    hub = tmp_path / "models--owner--name"
+    folder = hub / "snapshots/1"
+    shutil.copytree(tiny_model, folder)
+    (tmp_path / "etc").mkdir()
+    (tmp_path / "etc/secret").write_text(SECRET)
+    (hub / "blobs").symlink_to(tmp_path / "etc")
+    (folder / "hyperparams.yaml").unlink()
+    (folder / "hyperparams.yaml").symlink_to("../../blobs/secret")
+    with pytest.raises(ValueError, match="leads out of its folder"):
+        ASR.from_hparams(folder)
+
+
+def test_the_folder_model_of_a_run_is_no_link_elsewhere(folder, tmp_path):
+    run = tmp_path / "run"
+    run.mkdir()
+    (run / "model").symlink_to(folder)
+    with pytest.raises(ValueError, match="model leads out of its folder"):
+        ASR.from_hparams(run)
+
+
+def test_a_broken_file_is_not_quoted(folder):
+    (folder / "hyperparams.yaml").write_text(f"a: 1\n{SECRET}")
+    with pytest.raises(ValueError, match="line [23]: not valid YAML") as caught:
+        ASR.from_hparams(folder)
+    for error in (caught.value, caught.value.__cause__):
+        assert "secret" not in str(error)
+
+
+@pytest.mark.parametrize("text", [b"\0", b"a: 1\n\0", b"a: \x07b\n", b"a: [\0"])
+def test_characters_that_yaml_has_not_are_refused(folder, text):
+    for content in (text, (folder / "hyperparams.yaml").read_bytes() + text):
+        (folder / "hyperparams.yaml").write_bytes(content)
+        for read in (ASR.from_hparams, read_settings):
+            with pytest.raises(
+                ValueError, match="hyperparams.yaml is .*character #x00"
+            ):
+                read(folder)
+
+
 def test_other_files_of_the_folder_are_never_opened(folder, tmp_path):
     mark = tmp_path / "executed"
     for name in ("custom.py", "__init__.py", "setup.py", "sitecustomize.py"):
@@ -400,7 +489,8 @@ def test_no_ngrams_but_the_folders_own_are_read(folder, tmp_path):
 def test_a_hub_models_ngrams_are_read_in_python(tiny_model, tmp_path, monkeypatch):
     """The cache links them to a file without suffix; no C++ reads them."""
     monkeypatch.setitem(sys.modules, "kenlm", None)
-    folder, blobs = tmp_path / "snapshots/1", tmp_path / "blobs"
+    hub = tmp_path / "models--owner--name"
+    folder, blobs = hub / "snapshots/1", hub / "blobs"
     shutil.copytree(tiny_model, folder)
     blobs.mkdir()
     train_arpa(["AB BA"], blobs / "c0ffee")

@@ -5,12 +5,12 @@ Every corpus is one file with one function, ``prepare(data_folder, manifest_fold
 each of them lies. :func:`prepare` finds that function by the corpus's name, so that
 a training script never needs to know which corpus its YAML names.
 
-A corpus of your own registers itself in a file of yours::
+Speech of your own that stands in CSV or JSON Lines manifests is the corpus ``csv`` or
+``jsonl``. Any other layout takes such a function in a file of yours, as
+``my_corpora.py``::
 
-    from hyperconformer.corpora import register_corpus
     from hyperconformer.corpora.manifest import Checks, Utterance, prepare_split
 
-    @register_corpus("my_corpus")
     def prepare(data_folder, manifest_folder, min_duration_s=0.1):
         utterances = [Utterance(id, speaker, audio, text) for ... in data_folder]
         path = prepare_split(
@@ -18,6 +18,9 @@ A corpus of your own registers itself in a file of yours::
             Checks(min_duration_s),
         )
         return {"train": path}
+
+which a YAML file names as ``corpus: !name:my_corpora.prepare``. In Python,
+:func:`register_corpus` gives it a name of its own.
 """
 
 import importlib
@@ -25,12 +28,16 @@ import inspect
 import pathlib
 from typing import Callable, Union
 
-__all__ = ["list_corpora", "prepare", "register_corpus"]
+from hyperpyyaml import load_hyperpyyaml
+
+__all__ = ["list_corpora", "load_corpus", "prepare", "register_corpus"]
 
 # A built-in corpus is kept as a module's name and imported when it is asked for.
 _CORPORA: dict[str, Union[str, Callable]] = {
     "an4": "hyperconformer.corpora.an4",
     "an4_synthetic": "hyperconformer.corpora.an4_synthetic",
+    "csv": "hyperconformer.corpora.csv_manifests",
+    "jsonl": "hyperconformer.corpora.jsonl_manifests",
     "librispeech": "hyperconformer.corpora.librispeech",
     "shards": "hyperconformer.corpora.shards",
     "spoken": "hyperconformer.corpora.spoken",
@@ -76,15 +83,49 @@ def register_corpus(name: str) -> Callable:
     return register
 
 
+def load_corpus(text: str) -> Union[str, Callable]:
+    """Reads which corpus a YAML text names.
+
+    Arguments
+    ---------
+    text : str
+        HyperPyYAML with the key ``corpus``.
+
+    Returns
+    -------
+    str or callable
+        The name of a corpus, or the function after ``!name:``; for :func:`prepare`.
+
+    Raises
+    ------
+    ValueError
+        If there is no such function.
+
+    Example
+    -------
+    >>> load_corpus("corpus: an4")
+    'an4'
+    >>> load_corpus("corpus: !name:hyperconformer.corpora.an4.prepare").__module__
+    'hyperconformer.corpora.an4'
+    """
+    try:
+        return load_hyperpyyaml(text)["corpus"]
+    except ImportError as error:
+        raise ValueError(
+            f"no such function: {text.strip()}; for !name:my_corpora.prepare, "
+            "my_corpora.py must lie in the working folder or on PYTHONPATH"
+        ) from error
+
+
 def prepare(
-    corpus: str, data_folder, manifest_folder, **options
+    corpus: Union[str, Callable], data_folder, manifest_folder, **options
 ) -> dict[str, pathlib.Path]:
     """Writes the manifests of a corpus, or reuses those that are still valid.
 
     Arguments
     ---------
-    corpus : str
-        One of :func:`list_corpora`.
+    corpus : str or callable
+        One of :func:`list_corpora`, or a function such as each of them has.
     data_folder : str or pathlib.Path
         The raw corpus, in the layout in which its authors publish it.
     manifest_folder : str or pathlib.Path
@@ -113,21 +154,32 @@ def prepare(
     Expected: the folder of the AN4 repository, ...
     """
     function = _find(corpus)
+    name = corpus if isinstance(corpus, str) else getattr(corpus, "__name__", corpus)
     known = list(inspect.signature(function).parameters)[2:]
     unknown = sorted(set(options) - set(known))
     if unknown:
         raise ValueError(
-            f"Unknown option of the corpus {corpus!r}: {', '.join(unknown)}. "
+            f"Unknown option of the corpus {name!r}: {', '.join(unknown)}. "
             f"Known options: {', '.join(known) or 'none'}."
         )
-    return function(data_folder, manifest_folder, **options)
+    manifests = function(data_folder, manifest_folder, **options)
+    if not isinstance(manifests, dict) or not manifests:
+        raise ValueError(
+            f"The corpus {name!r} should return a dict of split to manifest, got "
+            f"{manifests!r}."
+        )
+    return manifests
 
 
 def _find(corpus):
     """Returns the preparation function of a corpus."""
+    if callable(corpus):
+        return corpus
     if corpus not in _CORPORA:
         raise ValueError(
-            f"Unknown corpus {corpus!r}. Known corpora: {', '.join(list_corpora())}."
+            f"Unknown corpus {corpus!r}. Known corpora: {', '.join(list_corpora())}. "
+            "A function of your own is named with !name:, as in "
+            "--corpus='!name:my_corpora.prepare'."
         )
     entry = _CORPORA[corpus]
     if isinstance(entry, str):

@@ -34,6 +34,8 @@ import numpy as np
 import soundfile
 from tqdm import tqdm
 
+from hyperconformer.segments import parse_segment
+
 logger = logging.getLogger(__name__)
 
 COLUMNS = ("ID", "duration", "wav", "spk_id", "wrd")
@@ -58,11 +60,14 @@ class Utterance:
     speaker : str
         Who speaks.
     audio : str, optional
-        The audio file; None where the transcript has none.
+        The audio file, or a part of it (:mod:`hyperconformer.segments`); None where the
+        transcript has none.
     text : str, optional
         The transcript; None where the audio has none.
     fault : str, optional
         Why the corpus itself already rejects the utterance.
+    detail : str, optional
+        What more there is to say of the fault.
     """
 
     id: str
@@ -70,6 +75,7 @@ class Utterance:
     audio: Optional[str]
     text: Optional[str]
     fault: Optional[str] = None
+    detail: str = ""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -233,7 +239,8 @@ def inspect_audio(path: str, full_check: bool = False) -> Audio:
     Arguments
     ---------
     path : str
-        The file, in any format that libsndfile reads.
+        The file, in any format that libsndfile reads, or a part of it
+        (:mod:`hyperconformer.segments`), which is then all that is looked at.
     full_check : bool
         Decode every sample.
 
@@ -242,26 +249,33 @@ def inspect_audio(path: str, full_check: bool = False) -> Audio:
     Audio
         Length, sample rate and channels; ``fault`` says what is wrong, if anything.
     """
-    if os.path.getsize(path) == 0:
+    segment = parse_segment(path)
+    if os.path.getsize(segment.file) == 0:
         return Audio(0, 0, 0, "empty file")
     try:
-        with soundfile.SoundFile(path) as audio:
-            fault, detail = _find_fault(audio, path, full_check)
-            return Audio(audio.frames, audio.samplerate, audio.channels, fault, detail)
+        with soundfile.SoundFile(segment.file) as audio:
+            frames, fault, detail = _find_fault(audio, segment, full_check)
+            return Audio(frames, audio.samplerate, audio.channels, fault, detail)
     except soundfile.SoundFileError as error:
         return Audio(0, 0, 0, "unreadable audio", str(error))
 
 
-def _find_fault(audio, path, full_check):
-    """Returns what is wrong with an open audio file, as (fault, detail)."""
+def _find_fault(audio, segment, full_check):
+    """Returns the length and what is wrong, as (frames, fault, detail)."""
     if audio.frames == 0:
-        return "no samples", ""
-    missing_bytes = _missing_riff_bytes(path)
+        return 0, "no samples", ""
+    missing_bytes = _missing_riff_bytes(segment.file)
     if missing_bytes:
-        return "truncated audio", f"{missing_bytes} bytes are missing"
+        return audio.frames, "truncated audio", f"{missing_bytes} bytes are missing"
     if not _last_frame_is_readable(audio):
-        return "truncated audio", f"the last of {audio.frames} frames is unreadable"
-    return _find_sample_fault(audio, full_check or audio.subtype in FLOAT_SUBTYPES)
+        detail = f"the last of {audio.frames} frames is unreadable"
+        return audio.frames, "truncated audio", detail
+    try:
+        first, frames = segment.frames(audio.frames, audio.samplerate)
+    except ValueError as error:
+        return 0, "segment outside the file", str(error)
+    read_all = full_check or audio.subtype in FLOAT_SUBTYPES
+    return frames, *_find_sample_fault(audio, first, frames, read_all)
 
 
 def _missing_riff_bytes(path):
@@ -288,20 +302,20 @@ def _last_frame_is_readable(audio):
         return False
 
 
-def _find_sample_fault(audio, read_all):
+def _find_sample_fault(audio, first, frames, read_all):
     """Looks at the samples: at all of them, or until the first that is not zero."""
-    audio.seek(0)
-    frames = 0
+    audio.seek(first)
+    read = 0
     is_silent = True
-    for block in audio.blocks(BLOCK_FRAMES, dtype="float32"):
-        frames += len(block)
+    for block in audio.blocks(BLOCK_FRAMES, frames=frames, dtype="float32"):
+        read += len(block)
         if not np.isfinite(block).all():
             return "samples not finite", "NaN or infinite"
         is_silent = is_silent and not block.any()
         if not is_silent and not read_all:
             return "", ""
-    if frames < audio.frames:
-        return "truncated audio", f"{frames} of {audio.frames} frames are readable"
+    if read < frames:
+        return "truncated audio", f"{read} of {frames} frames are readable"
     return ("silence", "every sample is zero") if is_silent else ("", "")
 
 
@@ -477,8 +491,8 @@ def _read_stamps(utterances, checks):
 
 def _stamp(path):
     try:
-        status = os.stat(path)
-    except FileNotFoundError:
+        status = os.stat(parse_segment(path).file)
+    except OSError:
         return None
     return status.st_size, status.st_mtime_ns
 
@@ -571,9 +585,9 @@ def _sort_out(utterances, audio, checks):
 def _find_reason(utterance, audio, checks):
     """Returns why an utterance is to be skipped, as (reason, detail)."""
     if utterance.fault:
-        return utterance.fault, ""
+        return utterance.fault, utterance.detail
     if utterance.audio not in audio:
-        return "transcript without audio", ""
+        return "transcript without audio", "no such file" if utterance.audio else ""
     if utterance.text is None:
         return "audio without transcript", ""
     if not utterance.text.strip():

@@ -17,6 +17,8 @@ import pathlib
 import tarfile
 from typing import Optional
 
+import soundfile
+
 from hyperconformer.corpora.manifest import (
     check_merge,
     map_in_threads,
@@ -25,6 +27,7 @@ from hyperconformer.corpora.manifest import (
     require,
     write_manifest,
 )
+from hyperconformer.segments import parse_segment
 
 LAYOUT = "a folder of shards, with SPLIT.csv and SPLIT-000000.tar, SPLIT-000001.tar ..."
 SOURCE = "hyperconformer shards writes them"
@@ -60,7 +63,7 @@ def write_shards(manifests, folder, shard_mb: float = 1000):
     for split, manifest in manifests.items():
         rows, shards = read_manifest(manifest), []
         for row in rows:
-            row["bytes"] = os.path.getsize(row["wav"])
+            row["bytes"] = _estimate_bytes(row["wav"])
             if not shards or sum(r["bytes"] for r in shards[-1]) >= shard_mb * 1e6:
                 shards.append([])
             shards[-1].append(row)
@@ -133,8 +136,7 @@ def _pack(folder, split, number, rows):
     unfinished = shard.with_suffix(".tmp")
     with tarfile.open(unfinished, "w", format=tarfile.USTAR_FORMAT) as tar:
         for row in rows:
-            audio = pathlib.Path(row["wav"]).read_bytes()
-            suffix = pathlib.Path(row["wav"]).suffix
+            suffix, audio = _read(row["wav"])
             for ending, content in ((suffix, audio), (".txt", row["wrd"].encode())):
                 # Neither times nor owners: the same corpus gives the same bytes.
                 member = tarfile.TarInfo(row["ID"] + ending)
@@ -147,6 +149,34 @@ def _pack(folder, split, number, rows):
         {**row, "wav": f"{shard.name}:{member.offset_data}:{member.size}"}
         for row, member in zip(rows, audio)
     ]
+
+
+def _estimate_bytes(path):
+    """About the bytes that a file, or a part of it, takes in a shard."""
+    segment = parse_segment(path)
+    size = os.path.getsize(segment.file)
+    if segment.start_s is None:
+        return size
+    duration_s = soundfile.info(segment.file).duration
+    return size * (segment.end_s - segment.start_s) / duration_s
+
+
+def _read(path):
+    """The suffix and the bytes of a file; a part of a file is cut out, as FLAC."""
+    segment = parse_segment(path)
+    file = pathlib.Path(segment.file)
+    if segment.start_s is None:
+        return file.suffix, file.read_bytes()
+    with soundfile.SoundFile(file) as source:
+        first, frames = segment.frames(source.frames, source.samplerate)
+        source.seek(first)
+        # FLAC has no more than 24 bits.
+        wide = source.subtype in ("PCM_24", "PCM_32", "FLOAT", "DOUBLE")
+        samples = source.read(frames, dtype="int32")
+        cut = io.BytesIO()
+        subtype = "PCM_24" if wide else "PCM_16"
+        soundfile.write(cut, samples, source.samplerate, subtype, format="FLAC")
+    return ".flac", cut.getvalue()
 
 
 def _check_shards(rows):

@@ -10,7 +10,7 @@ from ruamel.yaml import YAML
 from sentencepiece import SentencePieceProcessor
 
 from hyperconformer.config import read_config, resolve_config
-from hyperconformer.corpora import prepare
+from hyperconformer.corpora import load_corpus, prepare
 from hyperconformer.info import describe_environment
 from hyperconformer.model_folder import save_model
 from hyperconformer.training.data import (
@@ -99,6 +99,7 @@ def open_experiment(config_file, overrides, used_keys):
     """
     text = read_config(config_file, overrides, used_keys)
     settings = YAML().load(resolve_references(text))
+    settings["corpus"] = load_corpus(resolve_config(text, keys=["corpus"]))
     output = pathlib.Path(settings["output_folder"])
     sb.create_experiment_directory(str(output), save_env_desc=False)
     manifests = prepare_corpus(settings, output)
@@ -148,8 +149,9 @@ def prepare_corpus(config, output):
     for split in wanted:
         if split not in manifests:
             raise ValueError(
-                f"corpus {config['corpus']!r} has no split {split!r}; "
-                f"it has: {', '.join(sorted(manifests))}"
+                f"corpus {config['corpus']!r} has no split {split!r}; it has: "
+                f"{', '.join(sorted(manifests))}. The settings train_split, "
+                "valid_split and test_splits name the splits to use"
             )
         utterances, hours = manifest_durations(manifests[split])
         logger.info(f"{split}: {utterances} utterances, {hours:.2f} hours")

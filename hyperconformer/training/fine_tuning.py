@@ -9,6 +9,7 @@ from ruamel.yaml import YAML
 from hyperconformer.corpora.manifest import write_atomically
 from hyperconformer.model_folder import (
     TOKENIZER_FILE,
+    check_file,
     find_model,
     load_weights,
     read_settings,
@@ -42,7 +43,8 @@ def keep_tokenizer(source, folder):
 
     def keep():
         if not copy.is_file():
-            write_atomically(copy, (find_model(source) / TOKENIZER_FILE).read_bytes())
+            file = check_file(find_model(source), TOKENIZER_FILE)
+            write_atomically(copy, file.read_bytes())
 
     sb.utils.distributed.run_on_main(keep)
     return copy

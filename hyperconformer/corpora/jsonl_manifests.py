@@ -1,0 +1,169 @@
+"""A corpus of your own, as JSON Lines manifests with NeMo's keys.
+
+The data folder holds one file a split (``train.jsonl``, ``valid.jsonl``,
+``test.jsonl``) with one utterance a line::
+
+    {"audio_filepath": "clips/1.wav", "text": "turn it on"}
+    {"audio_filepath": "talk.flac", "offset": 12.5, "duration": 3.2, "text": "good day"}
+
+With ``offset`` (seconds), the utterance is the part of the file that begins there and
+lasts ``duration`` seconds; without it, the whole file, whose duration is measured.
+``speaker`` may be there too; other keys are ignored. A relative path is relative to the
+manifest's folder (where there is no such file, to the working folder).
+"""
+
+import json
+import math
+import pathlib
+from typing import Optional, Union
+
+from hyperconformer.corpora.csv_manifests import prepare_files, resolve_audio
+from hyperconformer.corpora.manifest import Checks, Utterance
+from hyperconformer.segments import name_segment
+
+KEYS = ("audio_filepath", "text")
+LAYOUT = (
+    "a folder with train.jsonl, valid.jsonl and test.jsonl, each with one JSON object "
+    "a line that has the keys audio_filepath and text"
+)
+
+
+def prepare(
+    data_folder,
+    manifest_folder,
+    splits: Optional[Union[list[str], dict[str, str]]] = None,
+    merge: Optional[dict[str, list[str]]] = None,
+    min_duration_s: float = 0.1,
+    max_duration_s: Optional[float] = None,
+    full_check: bool = False,
+    workers: Optional[int] = None,
+) -> dict[str, pathlib.Path]:
+    """Writes one checked manifest a split, and one for each merger of splits.
+
+    Arguments
+    ---------
+    data_folder : str or pathlib.Path
+        The folder that holds the JSON Lines files.
+    manifest_folder : str or pathlib.Path
+        Where the checked manifests go.
+    splits : list of str or dict of str to str, optional
+        The splits: their names, or the file of each, relative to the data folder; by
+        default every ``NAME.jsonl`` of the data folder.
+    merge : dict of str to list of str, optional
+        Further manifests, each made of several splits.
+    min_duration_s, max_duration_s, full_check, workers
+        See :class:`~hyperconformer.corpora.manifest.Checks`.
+
+    Returns
+    -------
+    dict of str to pathlib.Path
+        The manifests of the splits and of the mergers.
+
+    Raises
+    ------
+    FileNotFoundError
+        If the folder or the file of a split is missing.
+    ValueError
+        If no line of a file has the keys, or a split is left empty.
+    """
+    return prepare_files(
+        "jsonl",
+        list_utterances,
+        pathlib.Path(data_folder),
+        manifest_folder,
+        splits,
+        merge,
+        Checks(min_duration_s, max_duration_s, full_check, workers),
+        LAYOUT,
+    )
+
+
+def list_utterances(manifest: pathlib.Path, data_root=None) -> list[Utterance]:
+    """Lists the utterances of a JSON Lines manifest, the faulty ones included.
+
+    Arguments
+    ---------
+    manifest : pathlib.Path
+        The file.
+    data_root : str or pathlib.Path, optional
+        Not used: paths have no variables.
+
+    Returns
+    -------
+    list of Utterance
+        An utterance's ID is its file's path without suffix, and where it is a part of
+        the file, where that begins and ends in milliseconds.
+
+    Raises
+    ------
+    ValueError
+        If the file is not UTF-8, or no line has the keys.
+    """
+    try:
+        content = manifest.read_bytes().decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise ValueError(f"{manifest} is not UTF-8 text: {error}") from error
+    # Not splitlines(), to which more than an end of line ends a line.
+    utterances = [
+        _utterance(manifest, number, line)
+        for number, line in enumerate(content.split("\n"), start=1)
+        if line.strip()
+    ]
+    if all(utterance.fault in _NO_ENTRY for utterance in utterances):
+        first = f"; line 1: {utterances[0].detail}" if utterances else ""
+        raise ValueError(
+            f"{manifest} should hold one JSON object a line with the keys "
+            f"{' and '.join(KEYS)}, but no line is one{first}"
+        )
+    return utterances
+
+
+_NO_ENTRY = ("malformed JSON", "missing keys")
+
+
+def _utterance(manifest, number, line):
+    """One line; a line that is no utterance has a fault."""
+
+    def faulty(fault, detail=""):
+        return Utterance(f"{manifest.name}:{number}", "", None, None, fault, detail)
+
+    try:
+        entry = json.loads(line)
+    except ValueError as error:
+        return faulty("malformed JSON", str(error))
+    if not isinstance(entry, dict):
+        return faulty("malformed JSON", f"{type(entry).__name__}, not an object")
+    missing = [key for key in KEYS if key not in entry]
+    if missing:
+        has = f"it has: {', '.join(entry) or 'none'}"
+        return faulty("missing keys", f"{', '.join(missing)}; {has}")
+    path, text = entry["audio_filepath"], entry["text"]
+    if not isinstance(path, str) or not isinstance(text, str):
+        return faulty("audio_filepath and text must be strings")
+    if not path:
+        return faulty("no audio_filepath")
+    name, audio = _name(path), resolve_audio(path, manifest)
+    if entry.get("offset") is not None:
+        times = entry["offset"], entry.get("duration")
+        if not _are_times(*times):
+            got = f"got {times[0]!r} and {times[1]!r}"
+            return faulty("offset needs a duration", f"both in seconds, {got}")
+        start_s, end_s = times[0], sum(times)
+        audio = name_segment(audio, start_s, end_s)
+        name += f"-{round(1000 * start_s)}-{round(1000 * end_s)}"
+    return Utterance(name, str(entry.get("speaker", "")), audio, text.strip())
+
+
+def _name(path):
+    pure = pathlib.PurePosixPath(path)
+    parts = (pure.parent / pure.stem).parts
+    return "/".join(part for part in parts if part not in ("/", ".."))
+
+
+def _are_times(offset_s, duration_s):
+    times = offset_s, duration_s
+    return (
+        all(isinstance(time, (int, float)) and math.isfinite(time) for time in times)
+        and offset_s >= 0
+        and duration_s > 0
+    )
