@@ -22,7 +22,7 @@ def error_rate_interval(errors):
     Returns
     -------
     low, high : float
-        In percent; not a number for a single utterance.
+        In percent; not a number for a single utterance, and where there are no words.
 
     Example
     -------
@@ -76,14 +76,16 @@ def error_rate_difference(errors, baseline):
 
 
 def _rate(errors, lengths, axis):
-    return errors.sum(axis) / np.maximum(lengths.sum(axis), 1)
+    errors, lengths = errors.sum(axis), lengths.sum(axis)
+    undefined = np.full_like(errors, np.nan)
+    return np.divide(errors, lengths, out=undefined, where=lengths > 0)
 
 
 def _interval(samples, statistic):
     """SciPy's bootstrap of utterances, in percent, with a fixed seed."""
     if len(samples[0]) < 2:  # of one utterance nothing can be resampled
         return float("nan"), float("nan")
-    found = stats.bootstrap(
+    rates = stats.bootstrap(
         samples,
         statistic,
         paired=True,
@@ -91,5 +93,10 @@ def _interval(samples, statistic):
         n_resamples=RESAMPLES,
         method="percentile",
         random_state=np.random.default_rng(0),
-    ).confidence_interval
-    return round(100 * float(found.low), 2), round(100 * float(found.high), 2)
+    ).bootstrap_distribution
+    # Utterances without words may be all that is drawn, which gives no rate.
+    rates = rates[~np.isnan(rates)]
+    if len(rates) == 0:
+        return float("nan"), float("nan")
+    low, high = np.percentile(rates, [2.5, 97.5])
+    return round(100 * float(low), 2), round(100 * float(high), 2)

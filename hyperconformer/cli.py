@@ -196,7 +196,9 @@ def _search(options, ngram):
 
     hotwords = []
     if options.hotwords:
-        lines = pathlib.Path(options.hotwords).read_text(encoding="utf-8").splitlines()
+        from hyperconformer.text import read_text
+
+        lines = read_text(options.hotwords).splitlines()
         hotwords = [line for line in lines if line.strip()]
     lm = _language_model(options, ngram)
     if not (lm or hotwords or options.beam) and options.nbest == 1:
@@ -226,20 +228,38 @@ def _language_model(options, ngram):
 
 
 def _evaluate(options):
-    from hyperconformer.evaluation import evaluate, interval
+    from tqdm import tqdm
 
-    stats = evaluate(_load_asr(options), options.manifest)
+    from hyperconformer.evaluation import evaluate, interval, summarize
+
+    failed = []
+
+    def name_failed(utterance, error):
+        failed.append(str(utterance))
+        tqdm.write(f"hyperconformer: utterance {utterance}: {error}", file=sys.stderr)
+
+    stats = evaluate(_load_asr(options), options.manifest, on_error=name_failed)
     for name, stat in stats.items():
+        summary = summarize(stat)
+        edits, total = summary["num_edits"], summary["num_scored_tokens"]
+        if total == 0:
+            print(f"{name} undefined ({edits} of 0): the references hold no words")
+            continue
         low, high = interval(stat)
-        summary = stat.summarize()
         print(
-            f"{name} {summary['WER']:.2f} % ({summary['num_edits']} of "
-            f"{summary['num_scored_tokens']}), 95 % interval {low:.2f} to {high:.2f}"
+            f"{name} {summary['WER']:.2f} % ({edits} of {total}), "
+            f"95 % interval {low:.2f} to {high:.2f}"
         )
     if options.alignments:
         with open(options.alignments, "w", encoding="utf-8") as file:
             stats["WER"].write_stats(file)
-    return 0
+    if failed:
+        print(
+            f"hyperconformer: {len(failed)} of {len(failed) + len(stat.scores)} "
+            f"utterances failed: {', '.join(failed)}",
+            file=sys.stderr,
+        )
+    return 1 if failed else 0
 
 
 def _info(options):

@@ -10,7 +10,7 @@ PACKAGE = pathlib.Path(__file__).resolve().parents[1] / "hyperconformer"
 
 # Lower floors know nothing of higher ones.
 FLOORS = [
-    ("ops", "masks", "audio", "bootstrap", "longform", "transcription"),
+    ("ops", "masks", "audio", "bootstrap", "longform", "text", "transcription"),
     ("dropout", "linear"),
     ("mixers",),
     ("registry",),

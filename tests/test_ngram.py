@@ -123,7 +123,7 @@ class TestNGramScorer:
 
         ours = self.scorer(tmp_path)
         model = kenlm.Model(str(tmp_path / "lm.arpa"))
-        theirs = KenlmScorer(model, ours.words, alpha=0.4, beta=0.7)
+        theirs = KenlmScorer(model, set(ours.words), alpha=0.4, beta=0.7)
         for text in ("GO HOME", "HOME", "NOW NOW GO ON", "FLY GO ON", "GO FLY AWAY"):
             state, other = ours.get_start_state(), theirs.get_start_state()
             words = text.split()

@@ -34,6 +34,8 @@ import numpy as np
 import soundfile
 from tqdm import tqdm
 
+from hyperconformer.text import normalize, read_text
+
 logger = logging.getLogger(__name__)
 
 COLUMNS = ("ID", "duration", "wav", "spk_id", "wrd")
@@ -342,6 +344,7 @@ def prepare_split(
     """
     manifest_folder = pathlib.Path(manifest_folder)
     manifest = manifest_folder / f"{split}.csv"
+    utterances = [_normalized(utterance) for utterance in utterances]
     stamps = _read_stamps(utterances, checks)
     inputs = _describe_inputs(corpus, split, utterances, data_folder, checks, stamps)
     if _is_up_to_date(manifest, inputs):
@@ -462,10 +465,27 @@ def read_manifest(manifest) -> list:
     Returns
     -------
     list of dict
-        The rows; every value is a string.
+        The rows; every value is a string, but for what a row lacks (None) or has too
+        much (a list under None).
+
+    Raises
+    ------
+    FileNotFoundError
+        If there is no such file.
+    ValueError
+        If it is no CSV file in UTF-8.
     """
-    with open(manifest, newline="", encoding="utf-8") as file:
-        return list(csv.DictReader(file))
+    try:
+        return list(csv.DictReader(io.StringIO(read_text(manifest))))
+    except csv.Error as error:
+        raise ValueError(f"{manifest} is no CSV file: {error}") from error
+
+
+def _normalized(utterance):
+    """The utterance with its transcript in the form that tokenizers give texts."""
+    if utterance.text is None:
+        return utterance
+    return dataclasses.replace(utterance, text=normalize(utterance.text))
 
 
 def _read_stamps(utterances, checks):
@@ -576,7 +596,7 @@ def _find_reason(utterance, audio, checks):
         return "transcript without audio", ""
     if utterance.text is None:
         return "audio without transcript", ""
-    if not utterance.text.strip():
+    if not utterance.text:
         return "empty transcript", ""
     if "$" in f"{utterance.id}{utterance.audio}{utterance.text}":
         return "dollar sign", "SpeechBrain would take it for a variable"

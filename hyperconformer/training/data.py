@@ -19,21 +19,28 @@ from speechbrain.dataio.sampler import DynamicBatchSampler
 from hyperconformer.audio import read_audio
 from hyperconformer.corpora.manifest import write_atomically
 from hyperconformer.decoding import BOS_INDEX, EOS_INDEX
+from hyperconformer.text import as_written, normalize
 
 
-def read_transcripts(manifest):
-    """The transcripts of a manifest.
+def read_transcripts(manifest, tokenizer=None):
+    """The transcripts of a manifest, in their normal form.
 
     Arguments
     ---------
     manifest : str or pathlib.Path
         CSV with the column ``wrd``.
+    tokenizer : sentencepiece.SentencePieceProcessor, optional
+        Whose form they get, see :func:`hyperconformer.text.as_written`. None = that of
+        :func:`hyperconformer.text.normalize`.
 
     Returns
     -------
     list of str
     """
-    return [row["wrd"] for row in load_data_csv(str(manifest)).values()]
+    transcripts = [row["wrd"] for row in load_data_csv(str(manifest)).values()]
+    if tokenizer is None:
+        return [normalize(transcript) for transcript in transcripts]
+    return [as_written(transcript, tokenizer) for transcript in transcripts]
 
 
 def train_tokenizer(manifest, folder, unit, vocab_size):
@@ -126,15 +133,17 @@ def text_item(tokenizer):
     Returns
     -------
     speechbrain DynamicItem
-        Takes ``wrd`` and provides ``words, tokens, tokens_bos, tokens_eos``.
+        Takes ``wrd`` and provides ``words, tokens, tokens_bos, tokens_eos``, the
+        words in the form in which the tokenizer writes them.
     """
 
     @sb.utils.data_pipeline.takes("wrd")
     @sb.utils.data_pipeline.provides("words", "tokens", "tokens_bos", "tokens_eos")
     def text(wrd):
-        ids = tokenizer.encode_as_ids(wrd)
-        yield wrd
-        yield torch.tensor(ids)
+        words = as_written(wrd, tokenizer)
+        ids = tokenizer.encode_as_ids(words)
+        yield words
+        yield torch.tensor(ids, dtype=torch.long)  # none of an empty transcript
         yield torch.tensor([tokenizer.bos_id(), *ids])
         yield torch.tensor([*ids, tokenizer.eos_id()])
 
