@@ -3,6 +3,7 @@
 import argparse
 import pathlib
 import sys
+import warnings
 
 
 def main(arguments=None):
@@ -85,10 +86,20 @@ def main(arguments=None):
         parser.error(f"unrecognized arguments: {' '.join(extra)}")
     options.extra = extra
     try:
-        return options.run(options)
+        with warnings.catch_warnings():
+            warnings.showwarning = _show_warning
+            return options.run(options)
     except (FileNotFoundError, ValueError) as error:
         print(f"hyperconformer: {error}", file=sys.stderr)
         return 1
+
+
+def _show_warning(message, category, filename, line, file=None, text=None):
+    """Print our own warnings without the line of code that they are from."""
+    shown = f"hyperconformer: {message}\n"
+    if not category.__module__.startswith("hyperconformer."):
+        shown = warnings.formatwarning(message, category, filename, line, text)
+    sys.stderr.write(shown)
 
 
 def _add_transcribe(commands):
@@ -234,16 +245,16 @@ def _evaluate(options):
 
     failed = []
 
-    def name_failed(utterance, error):
-        failed.append(str(utterance))
-        tqdm.write(f"hyperconformer: utterance {utterance}: {error}", file=sys.stderr)
+    def name_failed(utterance, reason):
+        failed.append(utterance)
+        tqdm.write(f"hyperconformer: utterance {utterance}: {reason}", file=sys.stderr)
 
     stats = evaluate(_load_asr(options), options.manifest, on_error=name_failed)
     for name, stat in stats.items():
         summary = summarize(stat)
         edits, total = summary["num_edits"], summary["num_scored_tokens"]
         if total == 0:
-            print(f"{name} undefined ({edits} of 0): the references hold no words")
+            print(f"{name} undefined: the references are empty ({edits} insertions)")
             continue
         low, high = interval(stat)
         print(

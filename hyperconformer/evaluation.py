@@ -29,8 +29,8 @@ def evaluate(asr, manifest, progress=True, on_error=None):
     progress : bool
         Whether to show a progress bar.
     on_error : callable, optional
-        Called with the ID and the ValueError of each row that cannot be used, which is
-        then left out. None = the first such error is raised.
+        Called with the ID of each row that cannot be used, and with why; the row is
+        then left out. None = the first such row raises.
 
     Returns
     -------
@@ -63,12 +63,13 @@ def evaluate(asr, manifest, progress=True, on_error=None):
     bar = tqdm(rows, unit="file", disable=not progress, dynamic_ncols=True)
     for number, (row, reference) in enumerate(zip(bar, references), start=1):
         try:
-            _check_row(row, f"{manifest}: utterance {number} ({row['ID']})")
+            _check_row(row)
             text = asr.transcribe_file(row["wav"]).text
         except ValueError as error:
+            name = row["ID"] or f"number {number}"
             if on_error is None:
-                raise
-            on_error(row["ID"], error)
+                raise ValueError(f"{manifest}: utterance {name}: {error}") from error
+            on_error(name, str(error))
             continue
         # A recogniser may spell a letter and its accent as two tokens.
         words = [normalize(text).split()], [normalize(reference).split()]
@@ -79,15 +80,15 @@ def evaluate(asr, manifest, progress=True, on_error=None):
     return stats
 
 
-def _check_row(row, where):
+def _check_row(row):
     """Refuse a row that lacks something, or has more fields than there are columns."""
     missing = [name for name in COLUMNS if row[name] is None]
     missing += [name for name in ("ID", "wav") if row[name] == ""]
     if missing:
-        raise ValueError(f"{where} has no {' and no '.join(missing)}")
+        raise ValueError(f"its row has no {' and no '.join(missing)}")
     if None in row:
         raise ValueError(
-            f"{where} has more fields than there are columns; a text with a comma "
+            "its row has more fields than there are columns; a text with a comma "
             "stands between quotes"
         )
 

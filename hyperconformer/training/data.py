@@ -15,6 +15,7 @@ from speechbrain.dataio.dataset import (
     FilteredSortedDynamicItemDataset,
 )
 from speechbrain.dataio.sampler import DynamicBatchSampler
+from speechbrain.utils.data_utils import batch_pad_right
 
 from hyperconformer.audio import read_audio
 from hyperconformer.corpora.manifest import write_atomically
@@ -227,6 +228,28 @@ def draw_fraction(dataset, fraction, seed):
     return FilteredSortedDynamicItemDataset(dataset, kept)
 
 
+def pad_batch(examples):
+    """Collate a batch; its transcripts may all be empty.
+
+    Arguments
+    ---------
+    examples : list of dict
+        As :func:`make_dataset` gives them.
+
+    Returns
+    -------
+    PaddedBatch
+    """
+    return PaddedBatch(examples, padding_func=_pad_right)
+
+
+def _pad_right(tensors, **options):
+    """SpeechBrain's padding, which divides by the longest length, also where it is 0."""
+    if any(len(tensor) for tensor in tensors):
+        return batch_pad_right(tensors, **options)
+    return tensors[0].new_zeros(len(tensors), 1), torch.zeros(len(tensors))
+
+
 class JoiningBatch:
     """Collates a batch in which some utterances are joined two and two.
 
@@ -273,7 +296,7 @@ class JoiningBatch:
             self._join(examples[order[2 * i]], examples[order[2 * i + 1]])
             for i in range(pairs)
         ]
-        return PaddedBatch(joined + [examples[i] for i in order[2 * pairs :]])
+        return pad_batch(joined + [examples[i] for i in order[2 * pairs :]])
 
     @staticmethod
     def _join(first, second):

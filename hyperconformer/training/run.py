@@ -6,7 +6,6 @@ import time
 
 import speechbrain as sb
 import torch
-from speechbrain.dataio.batch import PaddedBatch
 from speechbrain.dataio.dataio import load_data_csv
 from tqdm import tqdm
 
@@ -19,6 +18,7 @@ from hyperconformer.training.data import (
     draw_fraction,
     make_dataset,
     manifest_durations,
+    pad_batch,
     read_transcripts,
     train_loader_options,
 )
@@ -183,7 +183,7 @@ def _run(experiment, run_options):
     )
     config["extractor"].to(brain.device)
     eval_loader = {"batch_size": config["max_batch_utterances"]}
-    eval_loader["collate_fn"] = PaddedBatch
+    eval_loader["collate_fn"] = pad_batch
     if not brain.test_only:
         if config["checkpointer"].find_checkpoint() is None:
             if config["init_from"] is not None:
