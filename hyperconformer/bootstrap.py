@@ -5,6 +5,8 @@ evaluation", ICASSP 2004. Utterances of a speaker resemble each other, so that t
 intervals are too narrow for other speakers.
 """
 
+import warnings
+
 import numpy as np
 from scipy import stats
 
@@ -85,16 +87,19 @@ def _interval(samples, statistic):
     """SciPy's bootstrap of utterances, in percent, with a fixed seed."""
     if len(samples[0]) < 2:  # of one utterance nothing can be resampled
         return float("nan"), float("nan")
-    rates = stats.bootstrap(
-        samples,
-        statistic,
-        paired=True,
-        vectorized=True,
-        n_resamples=RESAMPLES,
-        method="percentile",
-        random_state=np.random.default_rng(0),
-    ).bootstrap_distribution
-    # Utterances without words may be all that is drawn, which gives no rate.
+    with warnings.catch_warnings():
+        # SciPy's own interval, which is not used, fails on draws without a rate.
+        warnings.simplefilter("ignore", stats.DegenerateDataWarning)
+        rates = stats.bootstrap(
+            samples,
+            statistic,
+            paired=True,
+            vectorized=True,
+            n_resamples=RESAMPLES,
+            method="percentile",
+            random_state=np.random.default_rng(0),
+        ).bootstrap_distribution
+    # A draw of utterances without words has no rate.
     rates = rates[~np.isnan(rates)]
     if len(rates) == 0:
         return float("nan"), float("nan")

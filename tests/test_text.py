@@ -1,11 +1,10 @@
 """One Unicode form and one letter case for all that is compared with a transcript."""
 
-import io
 import logging
 import unicodedata
 
 import pytest
-from sentencepiece import SentencePieceProcessor, SentencePieceTrainer
+from char_tokenizer import make_tokenizer
 
 from hyperconformer.config import read_config
 from hyperconformer.corpora import an4, librispeech
@@ -19,22 +18,6 @@ from hyperconformer.text import (
 )
 from hyperconformer.training.language_model import read_texts
 from hyperconformer.training.phones import read_lexicon
-
-
-def make_tokenizer(*texts, **options):
-    model = io.BytesIO()
-    SentencePieceTrainer.train(
-        sentence_iterator=iter(texts),
-        model_writer=model,
-        model_type="char",
-        character_coverage=1.0,
-        unk_id=0,
-        bos_id=1,
-        eos_id=2,
-        pad_id=-1,
-        **options,
-    )
-    return SentencePieceProcessor(model_proto=model.getvalue())
 
 
 @pytest.mark.parametrize(

@@ -244,7 +244,7 @@ def pad_batch(examples):
 
 
 def _pad_right(tensors, **options):
-    """SpeechBrain's padding, which divides by the longest length, also where it is 0."""
+    """SpeechBrain's padding, which divides by the longest length even if that is 0."""
     if any(len(tensor) for tensor in tensors):
         return batch_pad_right(tensors, **options)
     return tensors[0].new_zeros(len(tensors), 1), torch.zeros(len(tensors))
