@@ -1,6 +1,7 @@
 """One Unicode form and one letter case for all that is compared with a transcript."""
 
 import logging
+import shutil
 import unicodedata
 
 import pytest
@@ -9,6 +10,8 @@ from char_tokenizer import make_tokenizer
 from hyperconformer.config import read_config
 from hyperconformer.corpora import an4, librispeech
 from hyperconformer.corpora.manifest import read_manifest
+from hyperconformer.inference import ASR
+from hyperconformer.model_folder import read_settings
 from hyperconformer.text import (
     as_written,
     normalize,
@@ -111,6 +114,13 @@ def test_byte_order_marks_are_no_text(tmp_path):
     write(tmp_path / "base.yaml", "seed: 1\n")
     settings = write(tmp_path / "a.yaml", "base: base.yaml\nseed: 2\n")
     assert read_config(settings, None, ["seed"]).strip() == "seed: 2"
+
+
+def test_a_model_folder_may_have_marks(tiny_model, tmp_path):
+    folder = shutil.copytree(tiny_model, tmp_path / "model")
+    write(folder / "hyperparams.yaml", (folder / "hyperparams.yaml").read_text())
+    assert list(read_settings(folder)) == list(read_settings(tiny_model))
+    assert ASR.from_hparams(folder).sample_rate_hz == 16000
 
 
 def test_other_encodings_are_named(tmp_path):
