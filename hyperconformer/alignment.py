@@ -5,11 +5,10 @@ import math
 import torch
 from torchaudio.functional import forced_align, merge_tokens
 
+from hyperconformer.text import WORD_START
 from hyperconformer.transcription import Word
 
 BLANK_INDEX = 0
-# What SentencePiece writes for the space before a word.
-WORD_START = "\u2581"
 
 
 def align_tokens(log_probs, tokens):

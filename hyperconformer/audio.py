@@ -5,6 +5,7 @@ import io
 import math
 import pathlib
 import re
+import warnings
 
 import numpy as np
 import scipy.signal
@@ -17,10 +18,18 @@ from hyperconformer.segments import parse_segment
 MIN_RATE_HZ, MAX_RATE_HZ = 1000, 384000
 # What is read at once, all channels together.
 BLOCK_SAMPLES = 2**21
+# Floats: a lossy codec overshoots full scale = 1 by less; integers do not stop there.
+MAX_PEAK = 2.0
+# 32-bit integers: a recording below holds values of 16 bits, of 24 bits or silence.
+PEAK_16_BITS, PEAK_24_BITS = 2**15, 2**23
 
 
 class AudioError(ValueError):
     """An audio file that cannot be used; the message names the file and says why."""
+
+
+class AudioWarning(UserWarning):
+    """Samples that can be used, but are likely not at the level that they seem."""
 
 
 def read_audio(path, sample_rate_hz=16000):
@@ -69,7 +78,7 @@ def read_blocks(path, sample_rate_hz=16000):
     """
     segment = parse_segment(path)
     source = _find_source(segment.file)
-    empty = True
+    empty, peak = True, 0.0
     try:
         with soundfile.SoundFile(source) as file:
             first, frames = segment.frames(file.frames, file.samplerate)
@@ -84,6 +93,9 @@ def read_blocks(path, sample_rate_hz=16000):
             mono = (_mono(block.T) for block in blocks)
             for block in _resample_blocks(mono, file.samplerate, sample_rate_hz):
                 empty = empty and len(block) == 0
+                if peak <= MAX_PEAK:
+                    peak = np.abs(block).max(initial=0.0)
+                    check_peak(peak, f"{path}: ")
                 yield torch.from_numpy(block)
     except (soundfile.SoundFileError, RuntimeError) as error:
         raise AudioError(f"{path} cannot be read as audio: {error}") from error
@@ -112,7 +124,7 @@ def prepare_samples(samples, rate_hz, sample_rate_hz):
     Arguments
     ---------
     samples : numpy.ndarray or torch.Tensor
-        (N,) or (channels, N) samples, full scale = 1 if floating.
+        (N,) or (channels, N) samples of a type that :func:`as_samples` takes.
     rate_hz : int
         Their rate.
     sample_rate_hz : int
@@ -126,26 +138,84 @@ def prepare_samples(samples, rate_hz, sample_rate_hz):
     Raises
     ------
     ValueError
-        If there are none, one is not finite, or a rate is out of range.
+        If there are none, their type or shape is none of audio, 32-bit integers hold
+        16-bit values, one is not finite, or a rate is out of range.
 
     Example
     -------
     >>> prepare_samples(np.zeros((2, 800)), 8000, 16000).shape
     torch.Size([1600])
     """
-    samples = torch.as_tensor(np.asarray(samples))
-    if samples.dim() not in (1, 2):
-        raise ValueError(
-            f"samples must be (N,) or (channels, N), got {tuple(samples.shape)}"
-        )
-    if samples.numel() == 0:
+    samples = as_samples(samples, whole=True).numpy()
+    if samples.ndim not in (1, 2):
+        raise ValueError(f"samples must be (N,) or (channels, N), got {samples.shape}")
+    if samples.size == 0:
         raise ValueError("the audio holds no samples")
-    if samples.is_complex() or samples.dtype == torch.bool:
-        raise ValueError(f"samples must be real numbers, got {samples.dtype}")
-    if not samples.is_floating_point():
-        samples = samples.float() / (torch.iinfo(samples.dtype).max + 1)
-    samples = _mono(samples.float().reshape(-1, samples.shape[-1]).numpy())
-    return torch.from_numpy(resample(samples, rate_hz, sample_rate_hz))
+    samples = samples.reshape(-1, samples.shape[-1])
+    if len(samples) > samples.shape[1]:
+        raise ValueError(
+            f"samples must be (channels, N), got {samples.shape}, which is more "
+            "channels than samples: transpose them"
+        )
+    return torch.from_numpy(resample(_mono(samples), rate_hz, sample_rate_hz))
+
+
+def as_samples(samples, whole=False):
+    """Samples of any type that audio comes in, with full scale = 1.
+
+    Signed integers of 8, 16 and 32 bits have the full scale of their type; unsigned
+    ones of 8 bits are centred at 128, as in WAV files. Other integers have no scale
+    that everybody agrees on and are refused. Floating samples stay as they are; beyond
+    +-2 there is a warning, as integers that were merely converted look so.
+
+    Arguments
+    ---------
+    samples : numpy.ndarray or torch.Tensor
+        Any shape, or what numpy makes an array of.
+    whole : bool
+        Whether this is a whole recording, so that its peak says in which of the ways
+        32-bit integers are used; a piece of a stream may be silent.
+
+    Returns
+    -------
+    torch.Tensor
+        float32 of the same shape, a copy on the CPU.
+
+    Raises
+    ------
+    ValueError
+        If the type is none of these, or 32-bit integers of a whole recording hold
+        16-bit values.
+
+    Example
+    -------
+    >>> as_samples(torch.tensor([16384], dtype=torch.int16)).tolist()
+    [0.5]
+    >>> as_samples(np.array([0, 128, 192], dtype=np.uint8)).tolist()
+    [-1.0, 0.0, 0.5]
+    """
+    if isinstance(samples, torch.Tensor):
+        samples = samples.detach().cpu()
+        if samples.dtype == torch.bfloat16:  # numpy has none
+            samples = samples.float()
+    samples = np.asarray(samples)
+    kind, peak = samples.dtype.kind, _peak(samples)
+    if kind == "f":
+        check_peak(peak)
+        with np.errstate(over="ignore"):  # infinite ones are refused later
+            return torch.from_numpy(samples.astype(np.float32))
+    if samples.dtype.name in ("int8", "int16", "int32"):
+        full_scale = 2 ** (8 * samples.dtype.itemsize - 1)
+        if samples.dtype.name == "int32" and peak > 0:
+            _check_bits(peak, whole)
+        return torch.from_numpy(np.asarray(samples / full_scale, np.float32))
+    if samples.dtype.name == "uint8":
+        return torch.from_numpy(np.asarray(samples / 128 - 1, np.float32))
+    raise ValueError(
+        f"samples must be real numbers, floating with full scale = 1, or int8, int16, "
+        f"int32 or uint8 with that of their type; got {samples.dtype}. 16-bit values "
+        "of another type: numpy.asarray(samples, numpy.int16)"
+    )
 
 
 def resample(samples, rate_hz, sample_rate_hz):
@@ -186,6 +256,50 @@ def resample(samples, rate_hz, sample_rate_hz):
         samples, up, down, window=_design_filter(max(up, down))
     )
     return resampled.astype(np.float32)
+
+
+def _peak(samples):
+    """The largest magnitude, 0 if there are no samples or they are no numbers."""
+    if samples.size == 0 or samples.dtype.kind not in "if":
+        return 0
+    # Of the extremes, as the magnitude of the lowest integer does not fit its type.
+    return max(abs(float(samples.min())), abs(float(samples.max())))
+
+
+def check_peak(peak, where=""):
+    """Warn of floating samples that look like integers which were merely converted.
+
+    Arguments
+    ---------
+    peak : float
+        Their largest magnitude.
+    where : str
+        What the warning begins with. Python shows the same words only once.
+    """
+    if np.isfinite(peak) and peak > MAX_PEAK:
+        warnings.warn(
+            f"{where}floating samples have full scale = 1, but some are beyond "
+            f"+-{MAX_PEAK:g}: if they are 16-bit values, divide them by 32768",
+            AudioWarning,
+            stacklevel=3,
+        )
+
+
+def _check_bits(peak, whole):
+    """Refuse 16-bit values in 32-bit integers; warn of those that may be of 24 bits."""
+    if whole and peak <= PEAK_16_BITS:
+        raise ValueError(
+            f"int32 samples have full scale = 2**31, but none is beyond {peak:g}: if "
+            "they are 16-bit values, convert them: numpy.asarray(samples, numpy.int16)"
+        )
+    if peak <= (PEAK_24_BITS if whole else PEAK_16_BITS):
+        bits = 24 if whole else 16
+        warnings.warn(
+            f"int32 samples have full scale = 2**31, but none is beyond 2**{bits - 1}: "
+            f"if they are {bits}-bit values, multiply them by {2 ** (32 - bits)}",
+            AudioWarning,
+            stacklevel=3,
+        )
 
 
 def _mono(samples):

@@ -5,6 +5,8 @@ evaluation", ICASSP 2004. Utterances of a speaker resemble each other, so that t
 intervals are too narrow for other speakers.
 """
 
+import warnings
+
 import numpy as np
 from scipy import stats
 
@@ -22,7 +24,7 @@ def error_rate_interval(errors):
     Returns
     -------
     low, high : float
-        In percent; not a number for a single utterance.
+        In percent; not a number for a single utterance, and where there are no words.
 
     Example
     -------
@@ -76,20 +78,30 @@ def error_rate_difference(errors, baseline):
 
 
 def _rate(errors, lengths, axis):
-    return errors.sum(axis) / np.maximum(lengths.sum(axis), 1)
+    errors, lengths = errors.sum(axis), lengths.sum(axis)
+    undefined = np.full_like(errors, np.nan)
+    return np.divide(errors, lengths, out=undefined, where=lengths > 0)
 
 
 def _interval(samples, statistic):
     """SciPy's bootstrap of utterances, in percent, with a fixed seed."""
     if len(samples[0]) < 2:  # of one utterance nothing can be resampled
         return float("nan"), float("nan")
-    found = stats.bootstrap(
-        samples,
-        statistic,
-        paired=True,
-        vectorized=True,
-        n_resamples=RESAMPLES,
-        method="percentile",
-        random_state=np.random.default_rng(0),
-    ).confidence_interval
-    return round(100 * float(found.low), 2), round(100 * float(found.high), 2)
+    with warnings.catch_warnings():
+        # SciPy's own interval, which is not used, fails on draws without a rate.
+        warnings.simplefilter("ignore", stats.DegenerateDataWarning)
+        rates = stats.bootstrap(
+            samples,
+            statistic,
+            paired=True,
+            vectorized=True,
+            n_resamples=RESAMPLES,
+            method="percentile",
+            random_state=np.random.default_rng(0),
+        ).bootstrap_distribution
+    # A draw of utterances without words has no rate.
+    rates = rates[~np.isnan(rates)]
+    if len(rates) == 0:
+        return float("nan"), float("nan")
+    low, high = np.percentile(rates, [2.5, 97.5])
+    return round(100 * float(low), 2), round(100 * float(high), 2)

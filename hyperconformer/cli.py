@@ -4,6 +4,7 @@ import argparse
 import os
 import pathlib
 import sys
+import warnings
 
 
 def main(arguments=None):
@@ -94,10 +95,20 @@ def main(arguments=None):
         parser.error(f"unrecognized arguments: {' '.join(extra)}")
     options.extra = extra
     try:
-        return options.run(options)
+        with warnings.catch_warnings():
+            warnings.showwarning = _show_warning
+            return options.run(options)
     except (FileNotFoundError, ValueError) as error:
         print(f"hyperconformer: {error}", file=sys.stderr)
         return 1
+
+
+def _show_warning(message, category, filename, line, file=None, text=None):
+    """Print our own warnings without the line of code that they are from."""
+    shown = f"hyperconformer: {message}\n"
+    if not category.__module__.startswith("hyperconformer."):
+        shown = warnings.formatwarning(message, category, filename, line, text)
+    sys.stderr.write(shown)
 
 
 def _add_transcribe(commands):
@@ -209,7 +220,9 @@ def _search(options, ngram):
 
     hotwords = []
     if options.hotwords:
-        lines = pathlib.Path(options.hotwords).read_text(encoding="utf-8").splitlines()
+        from hyperconformer.text import read_text
+
+        lines = read_text(options.hotwords).splitlines()
         hotwords = [line for line in lines if line.strip()]
     lm = _language_model(options, ngram)
     if not (lm or hotwords or options.beam) and options.nbest == 1:
@@ -239,20 +252,38 @@ def _language_model(options, ngram):
 
 
 def _evaluate(options):
-    from hyperconformer.evaluation import evaluate, interval
+    from tqdm import tqdm
 
-    stats = evaluate(_load_asr(options), options.manifest)
+    from hyperconformer.evaluation import evaluate, interval, summarize
+
+    failed = []
+
+    def name_failed(utterance, reason):
+        failed.append(utterance)
+        tqdm.write(f"hyperconformer: utterance {utterance}: {reason}", file=sys.stderr)
+
+    stats = evaluate(_load_asr(options), options.manifest, on_error=name_failed)
     for name, stat in stats.items():
+        summary = summarize(stat)
+        edits, total = summary["num_edits"], summary["num_scored_tokens"]
+        if total == 0:
+            print(f"{name} undefined: the references are empty ({edits} insertions)")
+            continue
         low, high = interval(stat)
-        summary = stat.summarize()
         print(
-            f"{name} {summary['WER']:.2f} % ({summary['num_edits']} of "
-            f"{summary['num_scored_tokens']}), 95 % interval {low:.2f} to {high:.2f}"
+            f"{name} {summary['WER']:.2f} % ({edits} of {total}), "
+            f"95 % interval {low:.2f} to {high:.2f}"
         )
     if options.alignments:
         with open(options.alignments, "w", encoding="utf-8") as file:
             stats["WER"].write_stats(file)
-    return 0
+    if failed:
+        print(
+            f"hyperconformer: {len(failed)} of {len(failed) + len(stat.scores)} "
+            f"utterances failed: {', '.join(failed)}",
+            file=sys.stderr,
+        )
+    return 1 if failed else 0
 
 
 def _info(options):

@@ -17,6 +17,7 @@ from ruamel.yaml import YAML
 from ruamel.yaml.error import YAMLError
 
 from hyperconformer.registry import unknown
+from hyperconformer.text import read_text
 
 
 def read_config(path, overrides=None, used_keys=None):
@@ -125,7 +126,7 @@ def _parse(text, source):
 def _read_tree(path):
     if not path.is_file():
         raise FileNotFoundError(f"no such YAML file: {path}")
-    tree = _parse(path.read_text(encoding="utf-8"), path)
+    tree = _parse(read_text(path), path)
     if not isinstance(tree, dict):
         raise ValueError(f"{path} must hold keys and values, got {type(tree).__name__}")
     base = tree.pop("base", None)

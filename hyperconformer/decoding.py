@@ -20,6 +20,7 @@ from torch.nn.utils.rnn import pad_sequence
 from hyperconformer.masks import lengths_to_padding_mask, relative_to_frames
 from hyperconformer.model_folder import MAX_BYTES, NGRAM_FILE, load_model
 from hyperconformer.ngram import NGramScorer, train_arpa
+from hyperconformer.text import WORD_START, as_written
 from hyperconformer.transcription import Hypothesis
 
 # The tokens that every tokenizer here begins with; 0 is also "unknown" and padding.
@@ -239,13 +240,14 @@ class CTCSearcher(Searcher):
         ------
         ValueError
             If a hot word has a character that the recogniser cannot write, the
-            language model has other tokens, or KenLM is needed and not installed.
+            language model has other tokens or words in letters that the recogniser
+            cannot write, or KenLM is needed and not installed.
         """
         if self.lm is not None:
             _require_same_tokens(tokenizer, self.lm_tokenizer, self.lm_folder)
         options, scorer = {}, None
         if self.arpa is not None and not _needs_kenlm(self.arpa):
-            scorer = NGramScorer(self.arpa, self.lm_weight, self.word_bonus)
+            scorer = NGramScorer(self.arpa, self.lm_weight, self.word_bonus, tokenizer)
         elif self.arpa is not None:
             _require_kenlm(self.arpa)
             options = {
@@ -254,7 +256,7 @@ class CTCSearcher(Searcher):
                 "beta": self.word_bonus,
             }
         self.search = _BiasedSearcher(
-            phrases=[_as_written(phrase, tokenizer) for phrase in self.hotwords],
+            phrases=[_hot_phrase(phrase, tokenizer) for phrase in self.hotwords],
             bias=self.hotword_weight,
             blank_index=BLANK_INDEX,
             vocab_list=_pieces(tokenizer),
@@ -266,6 +268,8 @@ class CTCSearcher(Searcher):
         )
         if scorer is not None:
             self.search.lm = scorer
+        elif self.arpa is not None:
+            _require_own_case(self.search.kenlm_model, tokenizer, self.arpa)
 
     def hypotheses(self, recognition, tokenizer):
         """Decode a batch.
@@ -629,16 +633,27 @@ def _share_begun(phrase, words, partial):
     return 0.0
 
 
-def _as_written(phrase, tokenizer):
+def _hot_phrase(phrase, tokenizer):
     """A hot phrase in the letters that the recogniser writes."""
-    for form in (phrase, phrase.upper(), phrase.lower()):
-        words = " ".join(form.split())
-        if words and tokenizer.unk_id() not in tokenizer.encode(words):
-            return words
-    raise ValueError(
-        f"the hot word {phrase!r} is empty or has characters that the recogniser "
-        "cannot write"
-    )
+    written = as_written(phrase, tokenizer)
+    if not written or tokenizer.unk_id() in tokenizer.encode(written):
+        raise ValueError(
+            f"the hot word {phrase!r} is empty or has characters that the recogniser "
+            "cannot write"
+        )
+    return written
+
+
+def _require_own_case(model, tokenizer, arpa):
+    """Refuse a KenLM model in another letter case; its words can only be asked for."""
+    pieces = _pieces(tokenizer)[EOS_INDEX + 1 :]  # a model has the marks in any case
+    words = {piece.replace(WORD_START, "") for piece in pieces}
+    others = {word.swapcase() for word in words} - words
+    if not any(word in model for word in words) and any(w in model for w in others):
+        raise ValueError(
+            f"{arpa} is in another letter case than the recogniser writes: make it "
+            "anew of text in the recogniser's case"
+        )
 
 
 def _pieces(tokenizer):

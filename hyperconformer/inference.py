@@ -218,7 +218,8 @@ class ASR:
         Arguments
         ---------
         samples : numpy.ndarray or torch.Tensor
-            (N,) or (channels, N), full scale = 1 if floating.
+            (N,) or (channels, N), of a type that
+            :func:`hyperconformer.audio.as_samples` takes.
         sample_rate_hz : int
             Their rate.
 
@@ -229,7 +230,7 @@ class ASR:
         Raises
         ------
         ValueError
-            If there are too few, or one is not finite.
+            If there are too few, their type is none of audio, or one is not finite.
         """
         return self._transcribe(
             [prepare_samples(samples, sample_rate_hz, self.sample_rate_hz)]
@@ -241,7 +242,7 @@ class ASR:
         Arguments
         ---------
         samples : numpy.ndarray or torch.Tensor
-            (N,) or (channels, N), full scale = 1 if floating; at most ``chunk_s``.
+            (N,) or (channels, N), as for :meth:`transcribe`; at most ``chunk_s``.
         sample_rate_hz : int
             Their rate.
         text : str
@@ -269,8 +270,8 @@ class ASR:
         Arguments
         ---------
         wavs : torch.Tensor
-            (B, N) floating samples at the model's rate, each at most ``chunk_s``
-            long; padding may hold anything.
+            (B, N) samples at the model's rate, each at most ``chunk_s`` long; padding
+            may hold anything.
         wav_lens : torch.Tensor
             (B,) relative lengths in (0, 1].
 

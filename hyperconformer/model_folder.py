@@ -364,7 +364,7 @@ def read_settings(source):
 def _read_settings(folder):
     path = check_file(folder, CONFIG_FILE)
     with _named_errors(folder / CONFIG_FILE, UnicodeDecodeError):
-        return path.read_text(encoding="utf-8")
+        return path.read_text(encoding="utf-8-sig")
 
 
 def load_weights(source, modules):

@@ -9,6 +9,7 @@ robust where counts are few, as on the transcripts of a small corpus. Chen and G
 import bisect
 import collections
 import io
+import logging
 import math
 import pathlib
 
@@ -16,6 +17,9 @@ from speechbrain.lm.arpa import read_arpa
 from speechbrain.lm.ngram import BackoffNgramLM
 
 from hyperconformer.corpora.manifest import write_atomically
+from hyperconformer.text import read_text, unwritable, write_all
+
+logger = logging.getLogger(__name__)
 
 BEGIN, END, UNKNOWN = "<s>", "</s>", "<unk>"
 # The probability of a word that never begins anything, by ARPA's custom.
@@ -141,27 +145,32 @@ class NGramScorer:
         Factor of the natural logarithm of a word's probability.
     bonus : float
         Added for each word.
+    tokenizer : sentencepiece.SentencePieceProcessor, optional
+        The recogniser's: words are taken in its Unicode form and letter case. None =
+        as they stand.
 
     Attributes
     ----------
     order : int
         Longest n-gram.
+    words : dict of str to str
+        Each word, as the recogniser writes it, to its form in the model.
 
     Raises
     ------
     ValueError
-        If the file is no ARPA file.
+        If the file is no ARPA file, or the recogniser can write none of its words.
     """
 
-    def __init__(self, arpa, weight, bonus):
+    def __init__(self, arpa, weight, bonus, tokenizer=None):
         try:
-            text = pathlib.Path(arpa).read_text(encoding="utf-8")
+            text = read_text(arpa)
             # SpeechBrain's reader waits forever for the end of half a file.
             if text.rstrip().rpartition("\n")[2].strip() != "\\end\\":
                 raise ValueError("it does not end with \\end\\")
             _, ngrams, backoffs = read_arpa(io.StringIO(text))
             self.model = BackoffNgramLM(ngrams, backoffs)
-            words = set(ngrams[1][()]) - {BEGIN, END, UNKNOWN}
+            words = sorted(set(ngrams[1][()]) - {BEGIN, END, UNKNOWN})
             _check(ngrams, backoffs)
         # SpeechBrain's reader leaves a name unbound where a file breaks off.
         except (ValueError, KeyError, IndexError, UnboundLocalError) as error:
@@ -170,8 +179,11 @@ class NGramScorer:
             raise ValueError(f"{arpa} has no words")
         self.order = self.model.top_order
         self.weight, self.bonus = weight, bonus
-        self.words = words
-        self.sorted_words = sorted(words)
+        # Of several that are written alike, the last one and most probable is taken.
+        words.sort(key=ngrams[1][()].get)
+        written = _write_words(words, tokenizer, arpa) if tokenizer else words
+        self.words = dict(zip(written, words))
+        self.sorted_words = sorted(self.words)
 
     def get_start_state(self):
         """The state at the beginning of a sentence."""
@@ -197,7 +209,7 @@ class NGramScorer:
             With the word.
         """
         known = word in self.words
-        token = word if known else UNKNOWN
+        token = self.words.get(word, UNKNOWN)
         score = self.model.logprob(token, state)
         state = self._state((*state, token))
         if not known:
@@ -217,6 +229,22 @@ class NGramScorer:
 
     def _state(self, words):
         return words[max(0, len(words) - self.order + 1) :]
+
+
+def _write_words(words, tokenizer, arpa):
+    """Words as a recogniser writes them; those that it cannot are counted."""
+    written = write_all(words, tokenizer, arpa)
+    bad = [word for word in written if unwritable(word, tokenizer)]
+    if 2 * len(bad) > len(words):
+        shown = ", ".join(sorted(bad)[:3])
+        problem = (
+            f"{arpa}: {len(bad)} of its {len(words)} words have letters that the "
+            f"recogniser cannot write, such as {shown}"
+        )
+        if len(bad) == len(words):
+            raise ValueError(f"{problem}: it is no model for this recogniser")
+        logger.warning(problem)
+    return written
 
 
 def _check(ngrams, backoffs):

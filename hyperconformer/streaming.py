@@ -26,7 +26,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 
 from hyperconformer.alignment import WORD_START
-from hyperconformer.audio import read_audio
+from hyperconformer.audio import as_samples, check_peak, read_audio
 from hyperconformer.encoder import prefixed, within
 from hyperconformer.integration.asr import chunk_config, chunk_rule
 from hyperconformer.integration.frontend import frame_ms, heard_after, look_ahead_ms
@@ -278,7 +278,8 @@ class StreamingModel:
             From :meth:`init_state` or the last call; not changed, so that after an
             error the streams without fault can go on from it.
         samples : list of torch.Tensor
-            Of each stream (N,) samples, any number, none included.
+            Of each stream (N,) floating samples with full scale = 1, any number, none
+            included.
         last : bool or list of bool
             Whether (of each stream) these are the last ones: it is closed then.
 
@@ -348,6 +349,8 @@ class StreamingModel:
                 )
             if not torch.isfinite(new).all():
                 raise ValueError(f"stream {row}: samples that are NaN or infinite")
+            if len(new) > 0:
+                check_peak(new.abs().max().item())
         return samples
 
     def _run(self, state, rows, features, outputs):
@@ -575,7 +578,8 @@ class Stream:
         Arguments
         ---------
         samples : numpy.ndarray or torch.Tensor
-            (N,) any number; full scale = 1 if floating, else that of the type.
+            (N,) any number, of a type that :func:`hyperconformer.audio.as_samples`
+            takes.
         sample_rate_hz : int, optional
             Their rate, which must be the model's; None = it is.
 
@@ -587,8 +591,8 @@ class Stream:
         Raises
         ------
         ValueError
-            If the stream is closed, the rate another, or a sample not finite; the
-            stream stays as it was.
+            If the stream is closed, the rate or the type of the samples another, or a
+            sample not finite; the stream stays as it was.
         """
         rate_hz = self.asr.model.sample_rate_hz
         if sample_rate_hz not in (None, rate_hz):
@@ -646,18 +650,6 @@ class Stream:
         score = sum(token.log_prob / (token.end - token.start) for token in tokens)
         confidence = math.exp(score / len(tokens))
         return Word(self._text(tokens), start * frame_s, end * frame_s, confidence)
-
-
-def as_samples(samples):
-    """Samples of any type as (N,) float32, full scale = 1.
-
-    >>> as_samples(torch.tensor([16384], dtype=torch.int16)).tolist()
-    [0.5]
-    """
-    samples = torch.as_tensor(np.array(samples))
-    if not samples.is_floating_point():
-        samples = samples.float() / (torch.iinfo(samples.dtype).max + 1)
-    return samples.float()
 
 
 # Pieces in which files and standard input are read.

@@ -1,11 +1,20 @@
 """Reading audio of any kind, and refusing what is none."""
 
+import warnings
+
 import numpy as np
 import pytest
 import soundfile
 import torch
 
-from hyperconformer.audio import AudioError, prepare_samples, read_audio, read_blocks
+from hyperconformer.audio import (
+    AudioError,
+    AudioWarning,
+    as_samples,
+    prepare_samples,
+    read_audio,
+    read_blocks,
+)
 
 
 def tone(rate_hz, seconds=0.5):
@@ -97,3 +106,92 @@ def test_numbers_that_are_no_samples_are_refused():
         prepare_samples(np.zeros(10, complex), 16000, 16000)
     with pytest.raises(ValueError, match="no samples"):
         prepare_samples(np.zeros((2, 0)), 16000, 16000)
+
+
+PCM = np.array([-32768, -20000, 0, 16384, 32767], dtype=np.int16)
+
+
+@pytest.mark.parametrize(
+    "samples",
+    [
+        PCM,
+        PCM.astype(">i2"),
+        PCM[::-1][::-1],
+        PCM.astype(np.int32) * 65536,
+        PCM / 32768,
+        PCM.astype(np.float32) / 32768,
+        torch.from_numpy(PCM),
+        torch.from_numpy(PCM / 32768).requires_grad_(),
+        (PCM / 32768).tolist(),
+    ],
+    ids=lambda samples: f"{type(samples).__name__} {getattr(samples, 'dtype', '')}",
+)
+def test_every_type_of_samples_has_its_full_scale(samples):
+    expected = [-1.0, -20000 / 32768, 0.0, 0.5, 32767 / 32768]
+    assert as_samples(samples).tolist() == expected
+    assert prepare_samples(samples, 16000, 16000).tolist() == expected
+
+
+def test_coarse_types_have_their_full_scale_too():
+    expected = [-1.0, -0.5, 0.0, 0.5]
+    for samples in (
+        np.array([0, 64, 128, 192], np.uint8),  # as in WAV files
+        torch.tensor([-128, -64, 0, 64], dtype=torch.int8),
+        np.array(expected, np.float16),
+        torch.tensor(expected, dtype=torch.bfloat16),
+    ):
+        assert as_samples(samples).tolist() == expected
+    silence = as_samples(torch.full((3,), 128, dtype=torch.uint8))
+    assert silence.tolist() == [0.0, 0.0, 0.0]
+
+
+@pytest.mark.parametrize(
+    "samples",
+    [
+        PCM.tolist(),
+        PCM.astype(np.int64),
+        PCM.view(np.uint16),
+        torch.from_numpy(PCM).long(),
+        np.zeros(5, bool),
+        np.zeros(5, complex),
+        np.array(["a", "b"]),
+        PCM.tobytes(),
+        [None, 1.0],
+    ],
+)
+def test_types_without_a_scale_are_refused(samples):
+    for convert in (as_samples, lambda x: prepare_samples(x, 16000, 16000)):
+        with pytest.raises(ValueError, match="real numbers.*; got .*numpy.int16"):
+            convert(samples)
+
+
+def test_small_values_in_large_integers_are_refused_or_warned_of():
+    with pytest.raises(ValueError, match="int32.*none is beyond 32768.*16-bit"):
+        prepare_samples(PCM.astype(np.int32), 16000, 16000)
+    with pytest.warns(AudioWarning, match=r"2\*\*23.*24-bit.*multiply them by 256"):
+        prepare_samples(PCM.astype(np.int32) * 256, 16000, 16000)
+    with pytest.warns(AudioWarning, match=r"16-bit.*multiply them by 65536"):
+        as_samples(PCM.astype(np.int32))  # a piece of a stream may be this quiet
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        prepare_samples(np.zeros(10, np.int32), 16000, 16000)
+        as_samples(PCM.astype(np.int32) * 256)
+        as_samples(np.zeros(0, np.float32))
+
+
+def test_floats_that_hold_integers_are_warned_of(tmp_path):
+    for samples in (PCM.astype(np.float32), torch.from_numpy(PCM).double()):
+        with pytest.warns(AudioWarning, match="beyond.*divide them by 32768"):
+            prepare_samples(samples, 16000, 16000)
+    path = tmp_path / "loud.wav"
+    soundfile.write(path, np.tile(PCM.astype(np.float32), 100), 16000, "FLOAT")
+    with pytest.warns(AudioWarning, match="loud.wav: .*divide them by 32768"):
+        read_audio(path)
+    with warnings.catch_warnings():  # a codec's overshoot is no mistake
+        warnings.simplefilter("error")
+        prepare_samples(1.5 * tone(16000), 16000, 16000)
+
+
+def test_transposed_channels_are_refused():
+    with pytest.raises(ValueError, match=r"\(800, 2\).*transpose"):
+        prepare_samples(np.zeros((800, 2)), 16000, 16000)

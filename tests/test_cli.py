@@ -3,6 +3,7 @@
 import io
 import json
 import pathlib
+import re
 import shutil
 import types
 
@@ -10,7 +11,9 @@ import pytest
 import soundfile
 import torch
 
+from hyperconformer import evaluation
 from hyperconformer.cli import main
+from hyperconformer.inference import ASR
 from hyperconformer.model_folder import (
     DEFAULT_MODEL,
     DEFAULT_STREAMING_MODEL,
@@ -75,6 +78,8 @@ def test_hot_words_come_through(capsys, files, tiny_model, tmp_path):
     hotwords.write_text("dad\n\nCAB BE\n")
     arguments = ("transcribe", files[0], "--model", tiny_model, "--hotwords", hotwords)
     assert run(capsys, *arguments)[0] == 0
+    hotwords.write_text("dad\nCAB BE\n", encoding="utf-8-sig")
+    assert run(capsys, *arguments)[0] == 0
     hotwords.write_text("DAD\nZOO\n")
     code, _, err = run(capsys, *arguments)
     assert code == 1 and "the hot word 'ZOO'" in err
@@ -118,6 +123,94 @@ def test_a_manifest_is_evaluated(capsys, files, tiny_model, tmp_path):
     manifest.write_text("a,b\n1,2\n")
     code, _, err = run(capsys, "evaluate", manifest, "--model", tiny_model)
     assert code == 1 and "columns ID, wav and wrd" in err
+
+
+def evaluate(capsys, model, path, *rows, header="ID,wav,wrd", encoding="utf-8"):
+    path.write_text("\n".join([header, *rows, ""]), encoding=encoding)
+    return run(capsys, "evaluate", path, "--model", model)
+
+
+def test_one_bad_row_does_not_stop_an_evaluation(capsys, files, tiny_model, tmp_path):
+    (tmp_path / "bad.wav").write_bytes(b"no audio")
+    soundfile.write(tmp_path / "empty.wav", [], 16000)
+    good = [f"good{i},{file},DAD BE" for i, file in enumerate(files)]
+    arguments = capsys, tiny_model, tmp_path / "m.csv"
+    _, expected, _ = evaluate(*arguments, *good)
+    rows = [
+        f"broken,{tmp_path}/bad.wav,DAD",
+        good[0],
+        f"gone,{tmp_path}/gone.wav,DAD",
+        f"silent,{tmp_path}/empty.wav,DAD",
+        f"short,{files[0]}",
+        f"long,{files[0]},DAD, BE",
+        f",{files[0]},DAD",
+        "nowhere,,DAD",
+        good[1],
+    ]
+    code, out, err = evaluate(*arguments, *rows)
+    assert code == 1 and out == expected and out.startswith("WER ")
+    for message in (
+        "utterance broken: .*bad.wav cannot be read as audio",
+        "utterance gone: no such audio file",
+        "utterance silent: .*empty.wav: the audio holds no samples",
+        "utterance m.csv:6: wrong number of columns",
+        "utterance m.csv:7: wrong number of columns",
+        "utterance m.csv:8: no ID",
+        "utterance nowhere: no audio",
+    ):
+        assert re.search(f"hyperconformer: {message}", err), message
+    assert (
+        err.strip()
+        .splitlines()[-1]
+        .endswith(
+            "7 of 9 utterances failed: "
+            "broken, gone, silent, m.csv:6, m.csv:7, m.csv:8, nowhere"
+        )
+    )
+    code, out, err = evaluate(*arguments, rows[0])
+    assert code == 1 and out == "" and "none of its 1 utterances can be used" in err
+    with pytest.raises(ValueError, match="m.csv: utterance broken: .*bad.wav"):
+        evaluation.evaluate(ASR.from_hparams(tiny_model), tmp_path / "m.csv", False)
+
+
+def test_references_in_any_form_are_compared_in_the_models(
+    capsys, caplog, files, tiny_model, tmp_path
+):
+    spoken = run(capsys, "transcribe", files[0], "--model", tiny_model)[1].strip()
+    arguments = capsys, tiny_model, tmp_path / "m.csv"
+    for text, encoding in ((spoken, "utf-8-sig"), (spoken.lower(), "utf-8")):
+        code, out, _ = evaluate(*arguments, f"a,{files[0]},{text}", encoding=encoding)
+        assert code == 0 and out.startswith("WER 0.00 %")
+        wide = "".join(chr(ord(c) + 0xFEE0) if c > " " else c for c in text)
+        code, out, _ = evaluate(*arguments, f"a,{files[0]},{wide}")
+        assert code == 0 and out.startswith("WER 0.00 %")
+    assert "m.csv: 1 of 1 entries are in another letter case" in caplog.text
+    assert "cannot write" not in caplog.text
+    assert evaluate(*arguments, f"a,{files[0]},ZOO")[0] == 0
+    assert "references hold letters that the recogniser cannot write" in caplog.text
+
+
+def test_a_rate_without_references_is_undefined(capsys, files, tiny_model, tmp_path):
+    spoken = run(capsys, "transcribe", files[0], "--model", tiny_model)[1].split()
+    code, out, _ = evaluate(capsys, tiny_model, tmp_path / "m.csv", f"a,{files[0]},")
+    assert code == 0 and out.splitlines()[0] == (
+        f"WER undefined: the references are empty ({len(spoken)} insertions)"
+    )
+    assert out.splitlines()[1].startswith("CER undefined")
+    # Words where nothing is said are errors of the whole set.
+    rows = [f"a,{files[0]},", f"b,{files[0]},{' '.join(spoken)}"]
+    _, out, _ = evaluate(capsys, tiny_model, tmp_path / "m.csv", *rows)
+    n = len(spoken)
+    assert out.startswith(f"WER 100.00 % ({n} of {n}), 95 % interval 0.00 to ")
+
+
+def test_loud_floats_are_warned_of_in_a_line(capsys, files, tiny_model, tmp_path):
+    samples, rate_hz = soundfile.read(files[0])
+    soundfile.write(tmp_path / "loud.wav", 32768 * samples, rate_hz, "FLOAT")
+    path = tmp_path / "loud.wav"
+    code, _, err = run(capsys, "transcribe", path, "--model", tiny_model)
+    assert code == 0 and err.startswith(f"hyperconformer: {path}: floating samples")
+    assert err.count("\n") == 1
 
 
 def test_info_says_what_can_be_used(capsys):

@@ -12,6 +12,7 @@ from hyperconformer.decoding import (
     GreedySearcher,
     JointSearcher,
     NGramSearcher,
+    _require_own_case,
 )
 from hyperconformer.integration.asr import HyperConformerASR
 from hyperconformer.integration.recognizer import Recognition, Recognizer
@@ -22,7 +23,7 @@ from hyperconformer.model_folder import (
     load_model,
     save_model,
 )
-from hyperconformer.ngram import NGramScorer
+from hyperconformer.ngram import NGramScorer, train_arpa
 from hyperconformer.training import language_model, run
 from hyperconformer.training.data import load_tokenizer, train_tokenizer
 
@@ -365,6 +366,22 @@ class TestCTCSearcher:
             search = CTCSearcher(hotwords=hotwords)
             search.prepare(tokenizer)
             assert search.texts(recognition, tokenizer) == [text]
+
+    def test_ngrams_in_another_letter_case_count_as_well(self, lm_folder, tmp_path):
+        tokenizer = lm_folder[2]
+        recognition = self.recognition(tokenizer, *self.DOUBT)
+        for name, text in (("upper", "DAD ACE"), ("lower", "dad ace")):
+            arpa = train_arpa([text], tmp_path / f"{name}.arpa", 1)
+            search = CTCSearcher(arpa=arpa)
+            search.prepare(tokenizer)
+            assert search.texts(recognition, tokenizer) == ["DAD"]
+
+    def test_a_kenlm_model_in_another_letter_case_is_refused(self, lm_folder):
+        # What is asked of KenLM's model is which words it holds.
+        for words in ({"A", "<s>", "</s>"}, {"A", "a"}, {"hello"}):
+            _require_own_case(words, lm_folder[2], "lm.bin")
+        with pytest.raises(ValueError, match="lm.bin is in another letter case"):
+            _require_own_case({"a", "<s>", "</s>"}, lm_folder[2], "lm.bin")
 
     def test_hot_phrases_count_whole_or_not_at_all(self, lm_folder):
         tokenizer = lm_folder[2]

@@ -10,7 +10,7 @@ PACKAGE = pathlib.Path(__file__).resolve().parents[1] / "hyperconformer"
 
 # Lower floors know nothing of higher ones.
 FLOORS = [
-    ("ops", "masks", "segments", "bootstrap"),
+    ("ops", "masks", "segments", "bootstrap", "text"),
     ("audio", "longform", "transcription"),
     ("dropout", "linear"),
     ("mixers",),

@@ -1,8 +1,10 @@
 """n-gram models: probabilities that add up, in a file that others can read."""
 
 import math
+import unicodedata
 
 import pytest
+from char_tokenizer import make_tokenizer
 
 from hyperconformer.ngram import NGramScorer, train_arpa
 
@@ -92,6 +94,49 @@ class TestNGramScorer:
             got, state = scorer.score(state, word, is_last_word=last)
             assert got == pytest.approx(0.4 * expected * math.log(10) + 0.7, abs=1e-6)
 
+    def test_words_are_taken_as_the_recogniser_writes_them(self, tmp_path, caplog):
+        tokenizer = make_tokenizer(*SENTENCES, "CAF\u00c9")
+        sentences = [*SENTENCES, "CAF\u00c9 NOW"]
+        own = train_arpa(sentences, tmp_path / "own.arpa", 3)
+        others = {
+            "lower": [text.lower() for text in sentences],
+            "title": [text.title() for text in sentences],
+            "decomposed": [unicodedata.normalize("NFD", text) for text in sentences],
+        }
+        expected = NGramScorer(own, 0.4, 0.7, tokenizer)
+        assert not caplog.records
+        for name, changed in others.items():
+            path = train_arpa(changed, tmp_path / f"{name}.arpa", 3)
+            path.write_text(path.read_text("utf-8"), encoding="utf-8-sig")
+            scorer = NGramScorer(path, 0.4, 0.7, tokenizer)
+            for text in (*sentences, "NOW FLY GO"):
+                state, other = scorer.get_start_state(), expected.get_start_state()
+                for word in text.split():
+                    got, state = scorer.score(state, word)
+                    wanted, other = expected.score(other, word)
+                    assert got == pytest.approx(wanted, abs=1e-9), (name, word)
+            for begun in ("HO", "CAF", "hx", "HX"):
+                wanted = expected.score_partial_token(begun)
+                assert scorer.score_partial_token(begun) == wanted
+            said = f"{name}.arpa: " in caplog.text and "letter case" in caplog.text
+            assert said == (name != "decomposed")
+
+    def test_of_words_that_are_written_alike_the_likeliest_counts(self, tmp_path):
+        tokenizer = make_tokenizer("GO ON")
+        path = train_arpa(["go on", "Go on", "go"], tmp_path / "lm.arpa", 1)
+        scorer, plain = NGramScorer(path, 1, 0, tokenizer), NGramScorer(path, 1, 0)
+        assert scorer.words == {"GO": "go", "ON": "on"}
+        assert scorer.score((), "GO")[0] == plain.score((), "go")[0]
+
+    def test_a_model_in_other_letters_is_refused_or_named(self, tmp_path, caplog):
+        tokenizer = make_tokenizer("GO ON")
+        path = train_arpa(["ja da", "du"], tmp_path / "lm.arpa", 1)
+        with pytest.raises(ValueError, match="lm.arpa: 3 of its 3 words .* da, du, ja"):
+            NGramScorer(path, 1.0, 0.0, tokenizer)
+        path = train_arpa(["go ja da", "du"], tmp_path / "lm.arpa", 1)
+        NGramScorer(path, 1.0, 0.0, tokenizer)
+        assert "3 of its 4 words have letters" in caplog.text
+
     def test_unknown_words_and_their_beginnings_cost(self, tmp_path):
         scorer = self.scorer(tmp_path)
         start = scorer.get_start_state()
@@ -123,7 +168,7 @@ class TestNGramScorer:
 
         ours = self.scorer(tmp_path)
         model = kenlm.Model(str(tmp_path / "lm.arpa"))
-        theirs = KenlmScorer(model, ours.words, alpha=0.4, beta=0.7)
+        theirs = KenlmScorer(model, set(ours.words), alpha=0.4, beta=0.7)
         for text in ("GO HOME", "HOME", "NOW NOW GO ON", "FLY GO ON", "GO FLY AWAY"):
             state, other = ours.get_start_state(), theirs.get_start_state()
             words = text.split()

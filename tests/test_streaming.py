@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 from speechbrain.decoders.ctc import ctc_greedy_decode
 from streaming_model import streaming_config
 
+from hyperconformer.audio import AudioWarning
 from hyperconformer.integration.asr import chunk_config
 from hyperconformer.streaming import StreamingASR, StreamingModel, StreamState, read_pcm
 
@@ -314,6 +315,30 @@ def test_a_stream_refuses_what_it_cannot_take_and_goes_on():
         stream.feed(samples)
     with pytest.raises(ValueError, match="endpoint_s > 0, got 1 and 0"):
         recogniser(endpoint_s=0)
+
+
+def test_every_type_of_samples_streams_alike():
+    asr, samples = recogniser(endpoint_s=60.0), (32767 * speech(12000)).short()
+    (*_, expected) = asr.partials([samples.float() / 32768])
+    pcm = samples.numpy()
+    for typed in (
+        pcm,
+        pcm.astype(">i2"),
+        samples.int() * 65536,
+        samples.double() / 2**15,
+    ):
+        (*_, last) = asr.partials([typed])
+        assert last == expected
+    stream = asr.open()
+    for refused in (pcm.tolist(), pcm.view(np.uint16), samples > 0):
+        with pytest.raises(ValueError, match="samples must be real numbers"):
+            stream.feed(refused)
+    with pytest.warns(AudioWarning, match="16-bit values"):
+        stream.feed(pcm.astype(np.int32))
+    with pytest.warns(AudioWarning, match="divide them by 32768"):
+        stream.feed(samples.float())
+    with pytest.warns(AudioWarning, match="divide them by 32768"):
+        asr.model.feed(asr.model.init_state(1), [samples.half()])
 
 
 def test_pcm_is_read_as_it_comes():

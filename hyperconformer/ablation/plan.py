@@ -15,6 +15,7 @@ from ruamel.yaml import YAML
 
 from hyperconformer.config import read_config
 from hyperconformer.registry import unknown
+from hyperconformer.text import read_text
 
 # More epochs than any budget of seconds lasts.
 MANY_EPOCHS = 1_000_000
@@ -153,7 +154,7 @@ def read_ablation(path):
     path = pathlib.Path(path)
     if not path.is_file():
         raise FileNotFoundError(f"no such YAML file: {path}")
-    content = YAML(typ="safe").load(path.read_text(encoding="utf-8"))
+    content = YAML(typ="safe").load(read_text(path))
     if not isinstance(content, dict) or "base" not in content:
         raise ValueError(f"{path} must hold keys and values, among them `base`")
     known = [field.name for field in dataclasses.fields(Ablation)]

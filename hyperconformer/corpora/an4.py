@@ -16,6 +16,7 @@ import re
 from typing import Optional, Union
 
 from hyperconformer.corpora.manifest import Checks, Utterance, prepare_split, require
+from hyperconformer.text import read_text
 
 LAYOUT = (
     "the folder of the AN4 repository, with etc/an4_{train,test}.fileids, "
@@ -164,9 +165,7 @@ def list_utterances(data_folder: pathlib.Path, part: str) -> list[Utterance]:
     transcription = require(etc / f"an4_{part}.transcription", LAYOUT, SOURCE)
     texts, malformed = read_transcription(transcription)
 
-    listed = [
-        pathlib.PurePosixPath(line) for line in fileids.read_text("utf-8").split()
-    ]
+    listed = [pathlib.PurePosixPath(line) for line in read_text(fileids).split()]
     on_disk = _find_audio(data_folder / "wav", {name.parts[0] for name in listed})
     names = [*listed, *sorted(set(on_disk) - set(listed))]
     utterances = [
@@ -201,7 +200,7 @@ def read_transcription(path: pathlib.Path) -> tuple[dict[str, str], list[str]]:
         Where a line has no utterance, as ``FILE:LINE``.
     """
     texts, malformed = {}, []
-    lines = path.read_text(encoding="utf-8").splitlines()
+    lines = read_text(path).splitlines()
     for number, line in enumerate(lines, start=1):
         match = TRANSCRIPT.fullmatch(line)
         if match:

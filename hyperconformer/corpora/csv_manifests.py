@@ -11,6 +11,7 @@ the working folder), and ``$data_root`` stands for the data folder.
 """
 
 import csv
+import io
 import os
 import pathlib
 import re
@@ -24,6 +25,7 @@ from hyperconformer.corpora.manifest import (
     prepare_split,
     require,
 )
+from hyperconformer.text import read_text
 
 COLUMNS = ("ID", "wav", "wrd")
 LAYOUT = (
@@ -199,13 +201,11 @@ def list_utterances(manifest: pathlib.Path, data_root=None) -> list[Utterance]:
         If the file is not UTF-8, no CSV, or lacks a column.
     """
     try:
-        with open(manifest, newline="", encoding="utf-8-sig") as file:
-            reader = csv.DictReader(file, skipinitialspace=True, strict=True)
-            columns = [name.strip() for name in reader.fieldnames or []]
-            reader.fieldnames = columns
-            rows = [(reader.line_num, row) for row in reader]
-    except UnicodeDecodeError as error:
-        raise ValueError(f"{manifest} is not UTF-8 text: {error}") from error
+        lines = io.StringIO(read_text(manifest), newline="")
+        reader = csv.DictReader(lines, skipinitialspace=True, strict=True)
+        columns = [name.strip() for name in reader.fieldnames or []]
+        reader.fieldnames = columns
+        rows = [(reader.line_num, row) for row in reader]
     except csv.Error as error:
         raise ValueError(f"{manifest} is no CSV file: {error}") from error
     if not rows or not set(COLUMNS) <= set(columns):

@@ -20,6 +20,7 @@ from typing import Optional, Union
 from hyperconformer.corpora.csv_manifests import prepare_files, resolve_audio
 from hyperconformer.corpora.manifest import Checks, Utterance
 from hyperconformer.segments import name_segment
+from hyperconformer.text import read_text
 
 KEYS = ("audio_filepath", "text")
 LAYOUT = (
@@ -99,10 +100,7 @@ def list_utterances(manifest: pathlib.Path, data_root=None) -> list[Utterance]:
     ValueError
         If the file is not UTF-8, or no line has the keys.
     """
-    try:
-        content = manifest.read_bytes().decode("utf-8-sig")
-    except UnicodeDecodeError as error:
-        raise ValueError(f"{manifest} is not UTF-8 text: {error}") from error
+    content = read_text(manifest)
     # Not splitlines(), to which more than an end of line ends a line.
     utterances = [
         _utterance(manifest, number, line)

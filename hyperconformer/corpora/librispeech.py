@@ -22,6 +22,7 @@ from hyperconformer.corpora.manifest import (
     require,
     write_atomically,
 )
+from hyperconformer.text import read_text
 
 SPLITS = (
     "train-clean-100",
@@ -204,13 +205,9 @@ def read_transcripts(path: pathlib.Path) -> dict[str, str]:
     ValueError
         If the file is not UTF-8.
     """
-    try:
-        content = path.read_bytes().decode("utf-8")
-    except UnicodeDecodeError as error:
-        raise ValueError(f"{path} is not UTF-8 text: {error}") from error
     texts = {}
     # Not splitlines(), to which more than an end of line ends a line.
-    for line in content.split("\n"):
+    for line in read_text(path).split("\n"):
         identifier, _, text = line.strip().partition(" ")
         if identifier:
             texts[identifier] = text.strip()

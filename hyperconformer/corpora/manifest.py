@@ -35,6 +35,7 @@ import soundfile
 from tqdm import tqdm
 
 from hyperconformer.segments import parse_segment
+from hyperconformer.text import normalize, read_text
 
 logger = logging.getLogger(__name__)
 
@@ -356,6 +357,7 @@ def prepare_split(
     """
     manifest_folder = pathlib.Path(manifest_folder)
     manifest = manifest_folder / f"{split}.csv"
+    utterances = [_normalized(utterance) for utterance in utterances]
     stamps = _read_stamps(utterances, checks)
     inputs = _describe_inputs(corpus, split, utterances, data_folder, checks, stamps)
     if _is_up_to_date(manifest, inputs):
@@ -476,10 +478,27 @@ def read_manifest(manifest) -> list:
     Returns
     -------
     list of dict
-        The rows; every value is a string.
+        The rows; every value is a string, but for what a row lacks (None) or has too
+        much (a list under None).
+
+    Raises
+    ------
+    FileNotFoundError
+        If there is no such file.
+    ValueError
+        If it is no CSV file in UTF-8.
     """
-    with open(manifest, newline="", encoding="utf-8") as file:
-        return list(csv.DictReader(file))
+    try:
+        return list(csv.DictReader(io.StringIO(read_text(manifest))))
+    except csv.Error as error:
+        raise ValueError(f"{manifest} is no CSV file: {error}") from error
+
+
+def _normalized(utterance):
+    """The utterance with its transcript in the form that tokenizers give texts."""
+    if utterance.text is None:
+        return utterance
+    return dataclasses.replace(utterance, text=normalize(utterance.text))
 
 
 def _read_stamps(utterances, checks):
@@ -590,7 +609,7 @@ def _find_reason(utterance, audio, checks):
         return "transcript without audio", "no such file" if utterance.audio else ""
     if utterance.text is None:
         return "audio without transcript", ""
-    if not utterance.text.strip():
+    if not utterance.text:
         return "empty transcript", ""
     if "$" in f"{utterance.id}{utterance.audio}{utterance.text}":
         return "dollar sign", "SpeechBrain would take it for a variable"

@@ -19,6 +19,7 @@ import soundfile
 
 from hyperconformer.corpora import librispeech, spoken
 from hyperconformer.corpora.manifest import require, write_atomically
+from hyperconformer.text import read_text
 
 TEXT_LAYOUT = (
     "SPEAKERS.TXT and CHAPTERS.TXT of LibriSpeech, and one or more of its splits, with "
@@ -110,7 +111,7 @@ def _read_table(folder, name):
     """Columns of each line of a metadata file, by the number that it begins with."""
     file = require(folder / name, TEXT_LAYOUT, librispeech.SOURCE)
     table = {}
-    for line in file.read_text(encoding="utf-8").splitlines():
+    for line in read_text(file).splitlines():
         if line and not line.startswith(";"):
             # The last column is a title, which may hold anything.
             columns = [column.strip() for column in line.split("|")]

@@ -15,9 +15,11 @@ from speechbrain.utils.checkpoints import (
 )
 
 from hyperconformer.decoding import GreedySearcher
+from hyperconformer.evaluation import summarize
 from hyperconformer.integration.transducer import transducer_loss
 from hyperconformer.masks import lengths_to_padding_mask
 from hyperconformer.plots import plot_training
+from hyperconformer.text import normalize
 from hyperconformer.training.results import write_errors
 from hyperconformer.training.resume import RandomStates
 
@@ -369,7 +371,7 @@ class ASRBrain(TrainingBrain):
             loss = (1 - phones.weight) * loss + phones.weight * phone_loss
         if stage != sb.Stage.TRAIN:
             hypotheses = self._decode(predictions, stage)
-            references = [words.split() for words in batch.words]
+            references = [normalize(words).split() for words in batch.words]
             self.wer.append(batch.id, hypotheses, references)
             self.cer.append(batch.id, hypotheses, references)
         return loss
@@ -377,7 +379,8 @@ class ASRBrain(TrainingBrain):
     def _decode(self, predictions, stage):
         search = self.hparams.test_search if stage == sb.Stage.TEST else None
         search = search or GreedySearcher()
-        return [text.split() for text in search.texts(predictions, self.tokenizer)]
+        texts = search.texts(predictions, self.tokenizer)
+        return [normalize(text).split() for text in texts]
 
     def on_stage_start(self, stage, epoch=None):
         """Reshuffle for a new epoch, or prepare the error counts."""
@@ -396,8 +399,8 @@ class ASRBrain(TrainingBrain):
         if stage == sb.Stage.TRAIN:
             self.train_stats = {"loss": self.mean_over_processes(stage_loss)}
             return
-        stats["WER"] = self.wer.summarize("error_rate")
-        stats["CER"] = self.cer.summarize("error_rate")
+        stats["WER"] = summarize(self.wer)["error_rate"]
+        stats["CER"] = summarize(self.cer)["error_rate"]
         if stage == sb.Stage.VALID:
             # Kept by recency: what is averaged at the end are the last ones.
             self.end_epoch(
@@ -436,7 +439,8 @@ class ASRBrain(TrainingBrain):
         Returns
         -------
         dict
-            ``loss``, ``WER`` and ``CER``, the rates in percent.
+            ``loss``, ``WER`` and ``CER``, the rates in percent, or not a number where
+            the references hold no words.
         """
         self.test_name, self.test_chunk = name, chunk
         self.evaluate(dataset, test_loader_kwargs=loader_options)

@@ -15,25 +15,33 @@ from speechbrain.dataio.dataset import (
     FilteredSortedDynamicItemDataset,
 )
 from speechbrain.dataio.sampler import DynamicBatchSampler
+from speechbrain.utils.data_utils import batch_pad_right
 
 from hyperconformer.audio import read_audio
 from hyperconformer.corpora.manifest import write_atomically
 from hyperconformer.decoding import BOS_INDEX, EOS_INDEX
+from hyperconformer.text import as_written, normalize
 
 
-def read_transcripts(manifest):
-    """The transcripts of a manifest.
+def read_transcripts(manifest, tokenizer=None):
+    """The transcripts of a manifest, in their normal form.
 
     Arguments
     ---------
     manifest : str or pathlib.Path
         CSV with the column ``wrd``.
+    tokenizer : sentencepiece.SentencePieceProcessor, optional
+        Whose form they get, see :func:`hyperconformer.text.as_written`. None = that of
+        :func:`hyperconformer.text.normalize`.
 
     Returns
     -------
     list of str
     """
-    return [row["wrd"] for row in load_data_csv(str(manifest)).values()]
+    transcripts = [row["wrd"] for row in load_data_csv(str(manifest)).values()]
+    if tokenizer is None:
+        return [normalize(transcript) for transcript in transcripts]
+    return [as_written(transcript, tokenizer) for transcript in transcripts]
 
 
 def train_tokenizer(manifest, folder, unit, vocab_size):
@@ -126,15 +134,17 @@ def text_item(tokenizer):
     Returns
     -------
     speechbrain DynamicItem
-        Takes ``wrd`` and provides ``words, tokens, tokens_bos, tokens_eos``.
+        Takes ``wrd`` and provides ``words, tokens, tokens_bos, tokens_eos``, the
+        words in the form in which the tokenizer writes them.
     """
 
     @sb.utils.data_pipeline.takes("wrd")
     @sb.utils.data_pipeline.provides("words", "tokens", "tokens_bos", "tokens_eos")
     def text(wrd):
-        ids = tokenizer.encode_as_ids(wrd)
-        yield wrd
-        yield torch.tensor(ids)
+        words = as_written(wrd, tokenizer)
+        ids = tokenizer.encode_as_ids(words)
+        yield words
+        yield torch.tensor(ids, dtype=torch.long)  # none of an empty transcript
         yield torch.tensor([tokenizer.bos_id(), *ids])
         yield torch.tensor([*ids, tokenizer.eos_id()])
 
@@ -218,6 +228,28 @@ def draw_fraction(dataset, fraction, seed):
     return FilteredSortedDynamicItemDataset(dataset, kept)
 
 
+def pad_batch(examples):
+    """Collate a batch; its transcripts may all be empty.
+
+    Arguments
+    ---------
+    examples : list of dict
+        As :func:`make_dataset` gives them.
+
+    Returns
+    -------
+    PaddedBatch
+    """
+    return PaddedBatch(examples, padding_func=_pad_right)
+
+
+def _pad_right(tensors, **options):
+    """SpeechBrain's padding, which divides by the longest length even if that is 0."""
+    if any(len(tensor) for tensor in tensors):
+        return batch_pad_right(tensors, **options)
+    return tensors[0].new_zeros(len(tensors), 1), torch.zeros(len(tensors))
+
+
 class JoiningBatch:
     """Collates a batch in which some utterances are joined two and two.
 
@@ -264,7 +296,7 @@ class JoiningBatch:
             self._join(examples[order[2 * i]], examples[order[2 * i + 1]])
             for i in range(pairs)
         ]
-        return PaddedBatch(joined + [examples[i] for i in order[2 * pairs :]])
+        return pad_batch(joined + [examples[i] for i in order[2 * pairs :]])
 
     @staticmethod
     def _join(first, second):

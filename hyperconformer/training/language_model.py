@@ -10,6 +10,7 @@ from speechbrain.dataio.dataset import DynamicItemDataset
 from torch.nn.functional import cross_entropy
 
 from hyperconformer.masks import lengths_to_padding_mask, relative_to_frames
+from hyperconformer.text import normalize
 from hyperconformer.training.brain import TrainingBrain
 from hyperconformer.training.data import make_sampler, read_transcripts, text_item
 from hyperconformer.training.experiment import open_experiment
@@ -302,7 +303,7 @@ def read_texts(files, tokenizer):
         if not file.is_file():
             raise FileNotFoundError(f"no such file in train_texts: {file}")
         with open(file, encoding="utf-8") as stream:
-            lines = [" ".join(line.split()) for line in stream if line.strip()]
+            lines = list(filter(None, map(normalize, stream)))
         known = [
             line
             for line in lines

@@ -9,6 +9,7 @@ from torch import nn
 from torch.nn.utils.rnn import pad_sequence
 
 from hyperconformer.linear import Linear
+from hyperconformer.text import normalize, read_text
 
 BLANK_INDEX = 0
 # WORD  PH PH ..., or WORD(2)  PH PH ... for another way to say it; # a remark.
@@ -58,7 +59,10 @@ class PhoneCTC(nn.Module):
         self.layer, self.weight = layer, weight
         words = read_lexicon(self.lexicon)
         words.update(
-            {word: phones.split() for word, phones in (pronunciations or {}).items()}
+            {
+                normalize(word): phones.split()
+                for word, phones in (pronunciations or {}).items()
+            }
         )
         names = sorted({phone for phones in words.values() for phone in phones})
         number = {phone: index for index, phone in enumerate(names, BLANK_INDEX + 1)}
@@ -154,7 +158,7 @@ def read_lexicon(path):
     if not path.is_file():
         raise FileNotFoundError(f"no such pronunciation dictionary: {path}")
     words = {}
-    lines = path.read_text(encoding="utf-8").splitlines()
+    lines = read_text(path).splitlines()
     for number, line in enumerate(lines, start=1):
         if not line.strip() or line.startswith(";;;"):
             continue
@@ -163,7 +167,7 @@ def read_lexicon(path):
             raise ValueError(
                 f"{path}:{number}: expected a word and its phones, got {line!r}"
             )
-        words.setdefault(entry["word"], entry["phones"].split())
+        words.setdefault(normalize(entry["word"]), entry["phones"].split())
     if not words:
         raise ValueError(f"{path} has no pronunciations")
     return words

@@ -1,22 +1,24 @@
 """A training run from its YAML file to its error rates, model folder and transcript."""
 
+import math
 import random
 import time
 
 import speechbrain as sb
 import torch
-from speechbrain.dataio.batch import PaddedBatch
 from speechbrain.dataio.dataio import load_data_csv
 from tqdm import tqdm
 
 from hyperconformer.audio import read_audio
 from hyperconformer.inference import ASR
+from hyperconformer.text import write_references
 from hyperconformer.training.brain import ASRBrain
 from hyperconformer.training.chunks import check_chunk_training, chunks_to_test
 from hyperconformer.training.data import (
     draw_fraction,
     make_dataset,
     manifest_durations,
+    pad_batch,
     read_transcripts,
     train_loader_options,
 )
@@ -114,11 +116,13 @@ def train(config_file, run_options=None, overrides=None):
     experiment = open_experiment(config_file, overrides, USED_KEYS)
     config, manifests = experiment.config, experiment.manifests
     check_chunk_training(config)
+    tokenizer = experiment.tokenizer
+    if sb.utils.distributed.if_main_process():
+        for split in [config["valid_split"], *config["test_splits"]]:
+            write_references(read_transcripts(manifests[split]), tokenizer, split)
     if config["test_search"] is not None:
-        sentences = read_transcripts(manifests[config["train_split"]])
-        config["test_search"].prepare(
-            experiment.tokenizer, sentences, experiment.output
-        )
+        sentences = read_transcripts(manifests[config["train_split"]], tokenizer)
+        config["test_search"].prepare(tokenizer, sentences, experiment.output)
     results = _run(experiment, run_options)
     if sb.utils.distributed.if_main_process():
         model = experiment.output / "model"
@@ -155,7 +159,7 @@ def _run(experiment, run_options):
     phones = config["phone_ctc"]
     if phones is not None and not run_options.get("test_only"):
         phones.require(
-            read_transcripts(manifests[config["train_split"]]),
+            read_transcripts(manifests[config["train_split"]], tokenizer),
             len(config["recognizer"].transformer.encoder.layers),
         )
         modules["phone_ctc"] = phones
@@ -179,7 +183,7 @@ def _run(experiment, run_options):
     )
     config["extractor"].to(brain.device)
     eval_loader = {"batch_size": config["max_batch_utterances"]}
-    eval_loader["collate_fn"] = PaddedBatch
+    eval_loader["collate_fn"] = pad_batch
     if not brain.test_only:
         if config["checkpointer"].find_checkpoint() is None:
             if config["init_from"] is not None:
@@ -299,6 +303,8 @@ def report(results, model, test_manifest, output):
     print(f"\n{'split':<20}{'WER %':>8}{'CER %':>8}")
     for split, stats in results.items():
         print(f"{split:<20}{stats['WER']:>8.2f}{stats['CER']:>8.2f}")
+        if math.isnan(stats["WER"]):
+            print("(nan: its references hold no words, so that there is no rate)")
     row = next(iter(load_data_csv(str(test_manifest)).values()))
     # Our own: it may name classes of the user's own.
     asr = ASR.from_hparams(source=model, trusted=True)

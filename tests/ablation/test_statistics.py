@@ -1,6 +1,7 @@
 """Intervals and expected best results."""
 
 import itertools
+import math
 
 import numpy as np
 import pytest
@@ -46,3 +47,11 @@ def test_expected_best_is_the_mean_over_all_draws(trials):
     draws = itertools.product(values, repeat=trials)
     truth = np.mean([min(draw) for draw in draws])
     assert expected_best(values, trials) == pytest.approx(truth, rel=1e-12)
+
+
+def test_utterances_without_words_give_no_rate():
+    assert all(map(math.isnan, error_rate_interval({"a": (0, 2), "b": (0, 14)})))
+    # Where neither of the two drawn has words, there is nothing to divide by.
+    assert error_rate_interval({"a": (0, 3), "b": (10, 1)}) == (10.0, 40.0)
+    counts = {"a": (0, 3), "b": (10, 1)}
+    assert error_rate_difference([counts], [counts]) == (0.0, 0.0)

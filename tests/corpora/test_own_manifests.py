@@ -11,6 +11,7 @@ import sys
 import pytest
 import soundfile
 import torch
+from char_tokenizer import make_tokenizer
 
 from hyperconformer.audio import read_audio
 from hyperconformer.corpora import load_corpus, prepare
@@ -285,6 +286,7 @@ class Listener:
 
     def __init__(self):
         self.samples = []
+        self.tokenizer = make_tokenizer("GO STOP")
 
     def transcribe_file(self, path):
         self.samples.append(len(read_audio(path)))
