@@ -28,6 +28,7 @@ from hyperconformer.masks import (
 )
 from hyperconformer.mixers.base import State, TokenMixer
 from hyperconformer.mixers.hypermixing import sinusoids
+from hyperconformer.ops.backend import is_recorded
 from hyperconformer.registry import mixer_class, unknown
 from hyperconformer.transformer import TransformerEncoder
 
@@ -287,8 +288,7 @@ class HyperConformerASR(TransformerASR):
         padding_mask = None
         if wav_len is not None:
             frames = relative_to_frames(wav_len, src.shape[1])
-            # A compiler cannot branch on what a tensor holds.
-            if torch.compiler.is_compiling() or (frames < src.shape[1]).any():
+            if is_recorded() or (frames < src.shape[1]).any():
                 padding_mask = lengths_to_padding_mask(frames, src.shape[1])
                 src = src.masked_fill(padding_mask.unsqueeze(-1), 0.0)
         src = self.custom_src_module(src)
@@ -452,7 +452,7 @@ class HyperConformerASR(TransformerASR):
         """
         src = src.flatten(2)
         padding_mask = None
-        if (lengths < src.shape[1]).any():
+        if is_recorded() or (lengths < src.shape[1]).any():
             padding_mask = lengths_to_padding_mask(lengths, src.shape[1])
             src = src.masked_fill(padding_mask.unsqueeze(-1), 0.0)
         src = self.custom_src_module(src)

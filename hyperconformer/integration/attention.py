@@ -17,6 +17,7 @@ from speechbrain.nnet import attention
 from hyperconformer.masks import chunk_mask, future_mask, last_frames
 from hyperconformer.mixers.base import TokenMixer, frames_of_step
 from hyperconformer.mixers.linear_attention import rotary_codes, rotate_pairs
+from hyperconformer.ops.backend import is_recorded
 from hyperconformer.ops.linear import linear
 
 
@@ -227,7 +228,7 @@ class RelPosMHAXL(_Attention, attention.RelPosMHAXL):
 
     def _attend(self, x, hidden, padding_mask):
         positions = _relative_positions
-        if torch.compiler.is_compiling():  # A traced tensor must not be kept.
+        if is_recorded():  # A traced tensor must not be kept.
             positions = positions.__wrapped__
         return attention.RelPosMHAXL.forward(
             self,

@@ -5,6 +5,8 @@ from typing import ClassVar, Dict, Optional
 import torch
 from torch import nn
 
+from hyperconformer.ops.backend import is_recorded
+
 State = Dict[str, torch.Tensor]
 """Streaming state: named tensors, each with the batch as its first dimension.
 
@@ -185,7 +187,8 @@ def frames_of_step(x, padding_mask, frames_seen, chunk=None):
     ------
     ValueError
         If the batch is not that of the state, padding stands before real frames, or
-        a chunk is split over steps (data are not looked at while compiling).
+        a chunk is split over steps (data are not looked at while operations are
+        recorded, see :func:`hyperconformer.ops.backend.is_recorded`).
     """
     if len(frames_seen) != len(x):
         raise ValueError(
@@ -196,7 +199,7 @@ def frames_of_step(x, padding_mask, frames_seen, chunk=None):
     else:
         check_right_padding(padding_mask)
         new = (~padding_mask).sum(1)
-    if chunk is not None and not torch.compiler.is_compiling():
+    if chunk is not None and not is_recorded():
         split = (new > 0) & (frames_seen % chunk.chunk_frames > 0)
         if split.any():
             raise ValueError(
@@ -208,7 +211,7 @@ def frames_of_step(x, padding_mask, frames_seen, chunk=None):
 
 
 def check_right_padding(padding_mask):
-    """Refuse real frames after padding (data are not looked at while compiling).
+    """Refuse real frames after padding (data are not looked at while recording).
 
     Arguments
     ---------
@@ -220,7 +223,7 @@ def check_right_padding(padding_mask):
     ValueError
         If a real frame follows a padded one.
     """
-    if torch.compiler.is_compiling():
+    if is_recorded():
         return
     if (padding_mask[:, :-1] & ~padding_mask[:, 1:]).any():
         raise ValueError("padding must follow the real frames of each utterance")

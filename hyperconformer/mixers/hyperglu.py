@@ -22,7 +22,7 @@ from hyperconformer.mixers.base import (
     check_right_padding,
     frames_of_step,
 )
-from hyperconformer.ops.backend import check_backend
+from hyperconformer.ops.backend import check_backend, is_recorded
 from hyperconformer.ops.hyperglu import LowRankMix, hyperglu
 
 _CHOICES = {
@@ -467,7 +467,7 @@ class HyperGLU(nn.Module):
         frames, width = z.shape[2:]
         t = position[:, None] + torch.arange(frames, device=z.device)
         frequencies = _rope_frequencies
-        if torch.compiler.is_compiling():  # A traced tensor must not be kept.
+        if is_recorded():  # A traced tensor must not be kept.
             frequencies = frequencies.__wrapped__
         frequencies = frequencies(width, self.cfg.rope_base).to(z.device)
         angle = t[:, None, :, None] * frequencies

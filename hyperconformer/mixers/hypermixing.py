@@ -16,7 +16,7 @@ from hyperconformer.mixers.base import (
     check_padding_mask,
     frames_of_step,
 )
-from hyperconformer.ops.backend import check_backend
+from hyperconformer.ops.backend import check_backend, is_exported
 from hyperconformer.ops.hypermixing import (
     Hypernet,
     chunked,
@@ -305,7 +305,8 @@ class MultiHeadHyperMixing(TokenMixer):
         codes, frequencies = None, None
         if self.positions == "absolute":
             codes = self.positional_encoding(x.shape[1])
-            frequencies = self.frequency_bits.view(torch.float32)
+            if not is_exported():  # TorchScript cannot look at bits as another type.
+                frequencies = self.frequency_bits.view(torch.float32)
         if chunk is not None or self.normalize_by_frames:
             out, _ = self._mix_in_chunks(x, padding_mask, chunk, codes)
         else:
@@ -520,6 +521,9 @@ class PositionCodes(nn.Module):
 
     def forward(self, length):
         """At least ``length`` rows of codes, on this module's device and dtype."""
+        if is_exported():  # A program takes other lengths, and cannot keep a table.
+            formula = getattr(self.formula, "__wrapped__", self.formula)
+            return formula(length, self.width).to(self.pe)
         rows = self.pe.shape[0]
         if rows < length:
             while rows < length:
