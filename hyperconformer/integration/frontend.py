@@ -293,9 +293,10 @@ def _reflected(layer, x, lengths):
             f"an utterance of {lengths.min().item()} frames is too short for the "
             f"convolutional front end, which needs more than {time_pad} at every layer"
         )
-    outputs = _strided(layer, x.shape[1])
-    x = _reflect_ends(x, lengths, time_pad)
-    return _convolve(layer, x, time_pad)[:, :outputs], _strided(layer, lengths)
+    end_pad = time_pad
+    if is_recorded() or (lengths < x.shape[1]).any():
+        x, end_pad = _reflect_ends(x, lengths, time_pad), 0
+    return _convolve(layer, x, (time_pad, end_pad)), _strided(layer, lengths)
 
 
 def _cleared(x, lengths):
@@ -306,12 +307,12 @@ def _cleared(x, lengths):
     return x.masked_fill(mask[:, :, None, None], 0.0)
 
 
-def _convolve(layer, x, time_pad=0):
+def _convolve(layer, x, time_pads=(0, 0)):
     """One SpeechBrain Conv2d on (B, T, F, C), channels last as they lie in memory."""
     # SpeechBrain transposes to (B, C, F, T): its last axis is time.
     freq_pad = _half(layer, 0)
     x = x.permute(0, 3, 1, 2)
-    x = F.pad(x, (freq_pad, freq_pad, time_pad, time_pad), mode=layer.padding_mode)
+    x = F.pad(x, (freq_pad, freq_pad, *time_pads), mode=layer.padding_mode)
     stride = layer.stride[::-1]
     if max(layer.kernel_size) == 1:
         # The same. With a stride, oneDNN 3.12 of torch 2.14 writes past the end of
@@ -331,14 +332,12 @@ def _convolve(layer, x, time_pad=0):
 def _reflect_ends(x, lengths, width):
     """Clear what lies past each end, but for ``width`` frames reflected there.
 
-    The batch is made longer, so that there is room for them.
+    The batch becomes ``width`` frames longer, so that there is room for them.
     """
-    if not is_recorded() and (lengths == x.shape[1]).all():
-        return x
     x = F.pad(x, (0, 0, 0, 0, 0, width))
     mask = lengths_to_padding_mask(lengths, x.shape[1])
     source = x = x.masked_fill(mask[:, :, None, None], 0.0)
-    rows = torch.arange(len(x), device=x.device)
+    rows = torch.arange(x.shape[0], device=x.device)
     for step in range(width):
         mirrored = source[rows, lengths - 2 - step]
         x = x.index_put((rows, lengths + step), mirrored)
