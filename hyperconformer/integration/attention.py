@@ -31,6 +31,7 @@ class _Attention(TokenMixer):
 
     chunkable = True
     streamable = True
+    quadratic = True
     cost = "O(T^2)"
 
     def forward(self, x, *, padding_mask=None, chunk=None, state=None):
@@ -76,12 +77,19 @@ class _Attention(TokenMixer):
             "values": torch.zeros(shape, device=device, dtype=dtype),
         }
 
-    def _past_frames(self, chunk):
+    def why_not_stream(self, chunk=None):
+        """See :meth:`TokenMixer.why_not_stream`."""
         if chunk is None or chunk.left_chunks is None:
-            raise ValueError(
+            return (
                 f"{type(self).__name__} streams only under a chunk rule with "
                 f"left_chunks, which bounds what it remembers, got {chunk}"
             )
+        return None
+
+    def _past_frames(self, chunk):
+        reason = self.why_not_stream(chunk)
+        if reason:
+            raise ValueError(reason)
         return chunk.left_chunks * chunk.chunk_frames
 
     def _step(self, x, padding_mask, chunk, state):
@@ -170,7 +178,14 @@ class RegularMHA(_Attention, attention.MultiheadAttention):
     needs_position = True
     paper = "arXiv:1706.03762"
 
-    def __init__(self, d_model, num_heads, *, dropout=0.0, causal=False):
+    def __init__(
+        self,
+        d_model: int,
+        num_heads: int,
+        *,
+        dropout: float = 0.0,
+        causal: bool = False,
+    ):
         attention.MultiheadAttention.__init__(
             self, nhead=num_heads, d_model=d_model, dropout=dropout
         )
@@ -214,9 +229,18 @@ class RelPosMHAXL(_Attention, attention.RelPosMHAXL):
         Whether a frame may see nothing after itself.
     """
 
+    # SpeechBrain holds its softmax and its position codes in float32.
+    dtypes = (torch.float32,)
     paper = "arXiv:1901.02860"
 
-    def __init__(self, d_model, num_heads, *, dropout=0.0, causal=False):
+    def __init__(
+        self,
+        d_model: int,
+        num_heads: int,
+        *,
+        dropout: float = 0.0,
+        causal: bool = False,
+    ):
         attention.RelPosMHAXL.__init__(
             self,
             embed_dim=d_model,
@@ -285,7 +309,14 @@ class RoPEMHA(_Attention, attention.RoPEMHA):
 
     paper = "arXiv:2104.09864"
 
-    def __init__(self, d_model, num_heads, *, dropout=0.0, causal=False):
+    def __init__(
+        self,
+        d_model: int,
+        num_heads: int,
+        *,
+        dropout: float = 0.0,
+        causal: bool = False,
+    ):
         attention.RoPEMHA.__init__(
             self, embed_dim=d_model, num_heads=num_heads, dropout=dropout
         )

@@ -683,6 +683,7 @@ class HyperGLUMixer(TokenMixer):
                 f"aligner_kind={aligner_kind!r}: these see the future"
             )
         self.chunkable = self.streamable = self.causal
+        self.quadratic = not offset
         if qk_rank is None:
             score_sets = num_heads * (2 if self.attn_kind == "glu" else 1)
             qk_rank = _nearest_multiple(d_model / 4, score_sets * (1 + use_rope))
@@ -728,8 +729,9 @@ class HyperGLUMixer(TokenMixer):
         the state, and the next call goes on after the last real frame.
         """
         self.check_inputs(x, padding_mask, chunk, state)
-        if chunk is not None:
-            self._check_chunk(chunk)
+        reason = self._why_not_under(chunk)
+        if reason:
+            raise ValueError(reason)
         lengths = None
         if padding_mask is not None:
             # A frame before the first real one would not be neutral to the mixings.
@@ -751,17 +753,27 @@ class HyperGLUMixer(TokenMixer):
             return super().init_state(batch_size, chunk=chunk)
         return self.layer.init_state(batch_size, device=device, dtype=dtype)
 
-    def _check_chunk(self, chunk):
-        if chunk.left_chunks is None:
-            return
+    def why_not_stream(self, chunk=None):
+        """See :meth:`TokenMixer.why_not_stream`."""
+        return super().why_not_stream(chunk) or self._why_not_under(chunk)
+
+    def step_unit(self, chunk=None):
+        """See :meth:`TokenMixer.step_unit`."""
+        return 1
+
+    def _why_not_under(self, chunk):
+        """Why the layer reads more than a rule shows; None if it does not."""
+        if chunk is None or chunk.left_chunks is None:
+            return None
         visible = chunk.left_chunks * chunk.chunk_frames
         if visible < self.layer.reach:
-            raise ValueError(
+            return (
                 f"{type(self).__name__} reads {self.layer.reach} earlier frames "
                 f"(block_size {self.layer.cfg.block_size} and its convolution), but "
                 f"{chunk} shows {visible} before a chunk: give more left context or "
                 f"a smaller block_size"
             )
+        return None
 
     def _both_directions(self, x, lengths):
         """The sum of the layer on x and of its twin on each utterance reversed."""

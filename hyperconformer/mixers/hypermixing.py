@@ -7,6 +7,7 @@ Speech Recognition, https://arxiv.org/abs/2305.18281.
 
 import functools
 import math
+from typing import Optional
 
 import torch
 from torch import nn
@@ -243,17 +244,17 @@ class MultiHeadHyperMixing(TokenMixer):
 
     def __init__(
         self,
-        d_model,
-        num_heads,
+        d_model: int,
+        num_heads: int,
         *,
-        hypernet_size=None,
-        tied=False,
-        fix_tm_hidden_size=False,
-        max_length=3000,
-        positions="absolute",
-        normalize_by_frames=False,
-        learned_decay=False,
-        backend=None,
+        hypernet_size: Optional[int] = None,
+        tied: bool = False,
+        fix_tm_hidden_size: bool = False,
+        max_length: int = 3000,
+        positions: str = "absolute",
+        normalize_by_frames: bool = False,
+        learned_decay: bool = False,
+        backend: Optional[str] = None,
     ):
         super().__init__(d_model)
         self.backend = check_backend(backend)
@@ -349,9 +350,14 @@ class MultiHeadHyperMixing(TokenMixer):
             "sums": sums.to(device, torch.promote_types(dtype, torch.float32)),
         }
 
+    def why_not_stream(self, chunk=None):
+        """See :meth:`TokenMixer.why_not_stream`."""
+        reason = super().why_not_stream(chunk)
+        if reason is None and chunk is None:
+            reason = "streaming HyperMixing needs a chunk rule, got none"
+        return reason
+
     def _step(self, x, padding_mask, chunk, state):
-        if chunk is None:
-            raise ValueError("streaming HyperMixing needs a chunk rule, got none")
         expected, got = chunked.past_length(chunk), state["sums"].shape[1]
         if expected != got:
             raise ValueError(
@@ -515,6 +521,8 @@ class PositionCodes(nn.Module):
 
     def __init__(self, width, length, formula):
         super().__init__()
+        if length < 1:
+            raise ValueError(f"max_length must be >= 1, got {length}")
         self.width = width
         self.formula = formula
         self.register_buffer("pe", formula(length, width), persistent=False)

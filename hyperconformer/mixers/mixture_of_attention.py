@@ -16,6 +16,7 @@ depends on the padding; and its autoregressive form sees the future (see
 """
 
 import math
+from typing import Optional
 
 import torch
 import torch.nn.functional as F
@@ -821,27 +822,28 @@ class MixtureOfAttentionMixer(TokenMixer):
 
     def __init__(
         self,
-        d_model,
-        num_heads,
+        d_model: int,
+        num_heads: int,
         *,
-        causal=False,
-        num_experts=2,
-        num_routed_queries=32,
-        num_routed_key_values=32,
-        dim_head=None,
-        local_attn=True,
-        local_attn_window_size=32,
-        routed_window_size=None,
-        max_past_windows=16,
-        average_routed=False,
-        dynamic_routing=False,
-        straight_through=True,
-        dropout=0.0,
+        causal: bool = False,
+        num_experts: int = 2,
+        num_routed_queries: int = 32,
+        num_routed_key_values: int = 32,
+        dim_head: Optional[int] = None,
+        local_attn: bool = True,
+        local_attn_window_size: int = 32,
+        routed_window_size: Optional[int] = None,
+        max_past_windows: Optional[int] = 16,
+        average_routed: bool = False,
+        dynamic_routing: bool = False,
+        straight_through: bool = True,
+        dropout: float = 0.0,
     ):
         super().__init__(d_model)
         self.causal = causal
         # Experts are blind to order; the rotary of the local branch is not.
         self.needs_position = not local_attn
+        self.quadratic = causal and max_past_windows is None
         if dim_head is None:
             if d_model % num_heads:
                 raise ValueError(
