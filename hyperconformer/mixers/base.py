@@ -143,11 +143,14 @@ class TokenMixer(nn.Module):
         -------
         str or None
             The reason, or None if it can. Unless a subclass knows better, a streamable
-            mixer streams under every rule, and without one.
+            mixer streams without a rule, and a chunkable one under every rule.
         """
-        if self.streamable:
-            return None
-        return f"{type(self).__name__} as configured cannot stream: it keeps no state"
+        name = type(self).__name__
+        if not self.streamable:
+            return f"{name} as configured cannot stream: it keeps no state"
+        if chunk is not None and not self.chunkable:
+            return f"{name} as configured cannot stream under a chunk rule: {chunk}"
+        return None
 
     def step_unit(self, chunk=None) -> int:
         """Frames of which a step brings a multiple, but for a stream's last.
@@ -183,13 +186,13 @@ class TokenMixer(nn.Module):
             raise ValueError(f"{name} needs at least one frame, got T = 0")
         if padding_mask is not None:
             check_padding_mask(padding_mask, x)
+        reason = None if state is None else self.why_not_stream(chunk)
+        if reason:
+            raise ValueError(reason)
         if chunk is not None and not self.chunkable:
             raise ValueError(
                 f"{name} as configured cannot honour a chunk rule: {chunk}"
             )
-        reason = None if state is None else self.why_not_stream(chunk)
-        if reason:
-            raise ValueError(reason)
 
 
 def check_padding_mask(padding_mask: Optional[torch.Tensor], x: torch.Tensor):

@@ -1,4 +1,4 @@
-"""The recogniser in PyTorch's own tools: quantisation, TorchScript, exported programs."""
+"""The recogniser in PyTorch's tools: quantisation, TorchScript, exported programs."""
 
 import copy
 import pathlib
@@ -113,7 +113,8 @@ def test_as_a_class_linear_equals_torchs_and_nothing_else():
         assert type(twin) is Linear
         assert torch.equal(twin(x), layer(x))
     nn.utils.parametrizations.weight_norm(layer)
-    assert type(layer) != nn.Linear
+    parametrized = type(layer)
+    assert parametrized not in {nn.Linear: "torch's", Linear: "ours"}
 
 
 def test_trace_takes_other_lengths(whole):
