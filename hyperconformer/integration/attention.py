@@ -323,6 +323,9 @@ class RoPEMHA(_Attention, attention.RoPEMHA):
         self.d_model, self.causal = d_model, causal
 
     def _attend(self, x, hidden, padding_mask):
+        if is_recorded():
+            # SpeechBrain keeps its codes for later calls: not those of a recording.
+            return self._attend_with_own_codes(x, hidden, padding_mask)
         return attention.RoPEMHA.forward(
             self,
             x,
@@ -332,6 +335,15 @@ class RoPEMHA(_Attention, attention.RoPEMHA):
             key_padding_mask=padding_mask,
             return_attn_weights=False,
         )
+
+    def _attend_with_own_codes(self, x, hidden, padding_mask):
+        if hidden is None:
+            hidden = x.new_zeros(x.shape[1], x.shape[1], dtype=torch.bool)
+        if padding_mask is not None:
+            hidden = hidden | padding_mask.unsqueeze(1)
+        by_head = (tensor.transpose(1, 2) for tensor in self._project(x))
+        y = self._read(*by_head, hidden.unsqueeze(-3)).transpose(1, 2).flatten(2)
+        return self._output(y)
 
     def _read(self, q, k, v, hidden):
         # Keys are kept unrotated and turned by their slot: only distances count, and
