@@ -55,7 +55,8 @@ class HyperGLUConfig:
         Heads H.
     block_size : int
         L: how many lags a frame sees in causal offset layout (longer inputs
-        slide); the greatest length in the length-dependent settings.
+        slide); the greatest length in the length-dependent settings, identity
+        layout among them: longer inputs are refused.
     bias : bool
         Whether the projections q, k, v and c_proj have biases.
     attn_kind : str
@@ -102,8 +103,10 @@ class HyperGLUConfig:
     op1_shortcut, op2_shortcut : bool
         Whether the mixing adds its input.
     op1_do_masking, op2_do_masking : bool
-        Whether the mixing keeps slots without a visible key at 0. Must be true
-        of a mixing in use where do_masking is, or the future would leak.
+        Whether the mixing keeps slots without a visible key at 0. The published
+        code also takes False where do_masking is True; here that is refused of a
+        mixing in use: it writes to slots of the future, so that a frame's output
+        depends on the length of the sequence, and dense and chunked differ.
     impl_default : str
         "chunked": a chunk of queries at a time, memory O(T); "dense": all
         scores at once. The length-dependent settings are dense either way.
@@ -182,7 +185,8 @@ class HyperGLUConfig:
             in_use = self.do_masking and getattr(self, f"use_{op}")
             if in_use and not getattr(self, f"{op}_do_masking"):
                 raise ValueError(
-                    f"{op}_do_masking=False would leak the future of a causal layer: "
+                    f"{op}_do_masking=False would leak the future of a causal layer "
+                    f"(the published code takes it all the same): "
                     f"set {op}_do_masking=True, or do_masking=False"
                 )
 
@@ -576,6 +580,7 @@ class HyperGLUMixer(TokenMixer):
         "offset" (causal) or "identity" (sees all, for parity).
     block_size : int
         Lags that a frame sees, its own included; any number of frames is taken.
+        In identity layout: the greatest number of frames, more are refused.
     chunk_frames : int
         Queries handled at once: memory, not meaning.
     attn_norm : str

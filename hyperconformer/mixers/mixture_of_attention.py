@@ -8,11 +8,14 @@ took.
 
 The published package (mixture-of-attention 0.0.25) differs in ways that are faults,
 and that are not reproduced here: with several experts it gathers tokens from other
-utterances of the batch and halves keys and values across experts; it drops the local
-branch where queries are few; the non-causal rotary of the local branch is shifted by a
-window; the choice among equal weights is arbitrary, that among padded utterances
-depends on the padding; and its autoregressive form sees the future (see
-:class:`MixtureOfAutoregressiveAttention`).
+utterances of the batch and halves keys and values across experts; where an utterance
+has no more frames than ``num_routed_queries``, so that none is routed, it drops the
+local branch and takes the mean over the experts, whatever ``average_routed`` says
+(here, as of routed frames, the sum); the non-causal rotary of the local branch is
+shifted by a window; without a mask, non-causal local attention sees the zeros that fill
+the last window as keys and values (here nothing past the end is seen); the choice among
+equal weights is arbitrary, that among padded utterances depends on the padding; and its
+autoregressive form sees the future (see :class:`MixtureOfAutoregressiveAttention`).
 """
 
 import math
@@ -398,8 +401,12 @@ class MixtureOfAttention(RoutedAttention):
 
     Each utterance is routed by its own frames: where it has no more than
     ``num_routed_queries`` of them, every expert gets all. What the experts say of a
-    frame is summed. In a batch as alone. Dynamic routing takes the mean of the real
-    query frames.
+    frame is summed, also then (published: the mean, without the local branch);
+    ``average_routed`` takes the mean. In a batch as alone. Dynamic routing takes the
+    mean of the real query frames.
+
+    Local attention sees real frames only (published: without a mask also the zeros that
+    fill the last window).
 
     Arguments
     ---------
