@@ -21,6 +21,7 @@ _PUBLIC = {
     "HyperMixing": "mixers.hypermixing",
     "LinearAttentionTransformerLM": "lm",
     "MixtureOfAttention": "mixers.mixture_of_attention",
+    "MixtureOfAutoregressiveAttention": "mixers.mixture_of_attention",
     "TokenMixer": "mixers.base",
     "TransformerEncoder": "transformer",
     "build_mixer": "registry",

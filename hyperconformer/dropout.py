@@ -1,9 +1,9 @@
 """Dropout with cheap random numbers on the CPU."""
 
-import torch
 from torch import nn
 from torch.nn.modules.module import _has_any_global_hook
 
+from hyperconformer.ops.backend import is_recorded
 from hyperconformer.ops.dropout import dropout
 
 # Activation classes that are one operator with the dropout after them.
@@ -107,4 +107,4 @@ def has_hooks(module):
 
 def _is_eager_cpu(x):
     """Whether the operator is made for such tensors."""
-    return x.device.type == "cpu" and not torch.compiler.is_compiling()
+    return x.device.type == "cpu" and not is_recorded()

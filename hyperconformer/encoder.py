@@ -10,7 +10,12 @@ from torch import nn
 
 from hyperconformer.dropout import Dropout
 from hyperconformer.linear import Linear
-from hyperconformer.registry import build_mixer, mixer_class, mixer_options
+from hyperconformer.registry import (
+    build_mixer,
+    check_options,
+    mixer_class,
+    mixer_options,
+)
 
 
 class EncoderStack(nn.Module):
@@ -219,13 +224,16 @@ def build_encoder_mixer(
     Raises
     ------
     ValueError
-        If a name is unknown, or the layer is causal and the mixer is not.
+        If a name is unknown or a value of another type, or the layer is causal and
+        the mixer is not.
     """
+    options = {} if options is None else options
+    check_options(mixer, options)
     offered = {"hypernet_size": d_ffn, "dropout": dropout, "causal": causal}
     known = mixer_options(mixer)
     accepted = {name: value for name, value in offered.items() if name in known}
     built = build_mixer(
-        mixer, d_model=d_model, num_heads=num_heads, **{**accepted, **(options or {})}
+        mixer, d_model=d_model, num_heads=num_heads, **{**accepted, **options}
     )
     if causal and not built.causal:
         raise ValueError(

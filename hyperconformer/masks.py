@@ -9,6 +9,8 @@ from typing import Optional
 
 import torch
 
+from hyperconformer.ops.backend import is_recorded
+
 
 @dataclass(frozen=True)
 class ChunkRule:
@@ -73,7 +75,7 @@ def relative_to_frames(relative_lengths, num_frames):
     >>> relative_to_frames(torch.tensor([0.5, 1.0]), 7).tolist()
     [4, 7]
     """
-    if not torch.compiler.is_compiling():
+    if not is_recorded():
         low, high = relative_lengths.min().item(), relative_lengths.max().item()
         if not (low > 0 and high <= 1 + 1e-4):
             raise ValueError(

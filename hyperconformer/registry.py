@@ -5,9 +5,14 @@
 True
 """
 
+import collections.abc
 import difflib
 import importlib
 import inspect
+import math
+import numbers
+import types
+import typing
 
 from hyperconformer.mixers.base import TokenMixer
 
@@ -89,7 +94,7 @@ def mixer_class(mixer):
         if not issubclass(mixer, TokenMixer):
             raise ValueError(f"a mixer must be a TokenMixer class, got {mixer!r}")
         return mixer
-    if mixer not in _MIXERS:
+    if not isinstance(mixer, str) or mixer not in _MIXERS:
         raise ValueError(unknown("mixer", mixer, list_mixers()))
     if isinstance(_MIXERS[mixer], str):
         module, _, cls = _MIXERS[mixer].partition(":")
@@ -117,6 +122,93 @@ def mixer_options(mixer):
     }
 
 
+def check_options(mixer, options):
+    """Refuse options that a mixer does not know, and values of another type.
+
+    Arguments
+    ---------
+    mixer : str or type
+        A registered name or a TokenMixer subclass.
+    options : dict
+        Its options beside ``d_model`` and ``num_heads``. What a value must be, the
+        annotations of the mixer's constructor say; without one, anything passes.
+
+    Raises
+    ------
+    ValueError
+        If the mixer or an option is unknown, or a value is of another type.
+
+    Example
+    -------
+    >>> check_options("hypermixing", {"tied": "yes"})
+    Traceback (most recent call last):
+    ...
+    ValueError: option 'tied' of mixer 'hypermixing' must be bool, got 'yes' (str)
+    """
+    cls = mixer_class(mixer)
+    label = mixer if isinstance(mixer, str) else cls.__name__
+    if not isinstance(options, collections.abc.Mapping):
+        kind = type(options).__name__
+        raise ValueError(
+            f"options of mixer {label!r} must be names and values, "
+            f"got {options!r} ({kind})"
+        )
+    known = mixer_options(mixer)
+    try:
+        wanted = typing.get_type_hints(cls.__init__)
+    except NameError:  # annotations of names that exist for type checkers only
+        wanted = {}
+    for option, value in options.items():
+        if option not in known:
+            raise ValueError(
+                unknown(f"option of mixer {label!r}", option, sorted(known))
+            )
+        if option in wanted and not _fits(value, wanted[option]):
+            raise ValueError(
+                f"option {option!r} of mixer {label!r} must be "
+                f"{_described(wanted[option])}, got {value!r} ({type(value).__name__})"
+            )
+
+
+def _fits(value, annotation):
+    """Whether a value is what an annotation says; True where that is not known."""
+    origin = typing.get_origin(annotation)
+    if origin in (typing.Union, getattr(types, "UnionType", None)):
+        return any(_fits(value, one) for one in typing.get_args(annotation))
+    if origin is typing.Literal:
+        return value in typing.get_args(annotation)
+    annotation = annotation if origin is None else origin
+    if annotation is collections.abc.Callable:
+        return callable(value)
+    if not isinstance(annotation, type):
+        return True
+    # A bool is an int to Python, but no number to a reader.
+    if annotation in (int, float) and isinstance(value, bool):
+        return False
+    if annotation is int:
+        return isinstance(value, numbers.Integral)
+    if annotation is float:
+        return isinstance(value, numbers.Real) and math.isfinite(value)
+    return isinstance(value, annotation)
+
+
+def _described(annotation):
+    """An annotation in words."""
+    if annotation is float:
+        return "a finite number"
+    if annotation is type(None):
+        return "None"
+    if typing.get_origin(annotation) is collections.abc.Callable:
+        return "a class or function"
+    if typing.get_origin(annotation) in (
+        typing.Union,
+        getattr(types, "UnionType", None),
+    ):
+        return " or ".join(map(_described, typing.get_args(annotation)))
+    plain = isinstance(annotation, type) and typing.get_origin(annotation) is None
+    return annotation.__name__ if plain else str(annotation).replace("typing.", "")
+
+
 def build_mixer(mixer, *, d_model, num_heads, **options):
     """Build a token mixer.
 
@@ -138,7 +230,8 @@ def build_mixer(mixer, *, d_model, num_heads, **options):
     Raises
     ------
     ValueError
-        If the name or an option is unknown; the message lists the known ones.
+        If the name or an option is unknown (the message lists the known ones), or a
+        value is of another type than the mixer's constructor says.
 
     Example
     -------
@@ -148,15 +241,11 @@ def build_mixer(mixer, *, d_model, num_heads, **options):
     >>> y.shape
     torch.Size([3, 7, 16])
     """
-    cls = mixer_class(mixer)
-    known = mixer_options(mixer)
-    for option in options:
-        if option not in known:
-            label = mixer if isinstance(mixer, str) else cls.__name__
-            raise ValueError(
-                unknown(f"option of mixer {label!r}", option, sorted(known))
-            )
-    return cls(d_model=d_model, num_heads=num_heads, **options)
+    check_options(mixer, options)
+    for name, size in (("d_model", d_model), ("num_heads", num_heads)):
+        if not (_fits(size, int) and size >= 1):
+            raise ValueError(f"{name} must be a whole number from 1 on, got {size!r}")
+    return mixer_class(mixer)(d_model=d_model, num_heads=num_heads, **options)
 
 
 def mixers_table():

@@ -14,8 +14,15 @@ from typing import Optional
 from ruamel.yaml import YAML
 
 from hyperconformer.config import read_config
-from hyperconformer.registry import unknown
+from hyperconformer.encoder import build_encoder_mixer
+from hyperconformer.registry import check_options, unknown
 from hyperconformer.text import read_text
+
+# What a training of each `task` measures on the validation set after every epoch.
+METRICS = {
+    "asr": ("WER", "CER", "loss"),
+    "language_model": ("loss", "token perplexity", "word perplexity"),
+}
 
 # More epochs than any budget of seconds lasts.
 MANY_EPOCHS = 1_000_000
@@ -149,7 +156,8 @@ def read_ablation(path):
     FileNotFoundError
         If the file or its base does not exist.
     ValueError
-        If a key is unknown, here or in the base, or a part is not as it must be.
+        If a key is unknown, here or in the base, or a part is not as it must be: what
+        can be known before anything runs, mixers and their options included.
     """
     path = pathlib.Path(path)
     if not path.is_file():
@@ -160,20 +168,51 @@ def read_ablation(path):
     known = [field.name for field in dataclasses.fields(Ablation)]
     _check_keys(path, content, [name for name in known if name != "name"])
     content["base"] = pathlib.Path(os.path.normpath(path.parent / content["base"]))
+    for name in ("set", "axes", "budget", "baseline", "search"):
+        if name in content and not isinstance(content[name], dict):
+            raise ValueError(
+                f"{path}: {name} must hold keys and values, got {content[name]!r}"
+            )
     if "search" in content:
         names = [field.name for field in dataclasses.fields(Search)]
         _check_keys(f"{path}: search", content["search"], names)
+        missing = {"sampler", "trials", "space"} - set(content["search"])
+        if missing:
+            raise ValueError(f"{path}: search needs {', '.join(sorted(missing))} too")
+        trials = content["search"]["trials"]
+        if not _is_whole(trials, 1):
+            raise ValueError(
+                f"{path}: trials of a search must be a whole number from 1 on, "
+                f"got {trials!r}"
+            )
         content["search"] = Search(**content["search"])
     for name in ("combinations", "exclude", "seeds"):
         if name in content:
+            if not isinstance(content[name], list):
+                raise ValueError(
+                    f"{path}: {name} must be a list, got {content[name]!r}"
+                )
             content[name] = tuple(content[name])
     ablation = Ablation(name=path.stem, **content)
+    seeds = ablation.seeds
+    if not seeds or not all(_is_whole(seed, 0) for seed in seeds):
+        raise ValueError(
+            f"{path}: seeds must be whole numbers from 0 on, at least one, got "
+            f"{list(seeds)}"
+        )
+    if len(set(seeds)) < len(seeds):
+        raise ValueError(f"{path}: a seed stands twice in {list(seeds)}")
     arms = ablation.arms()
     if not arms:
         raise ValueError(f"{path}: nothing is left to run; see axes and exclude")
-    for arm in arms:  # a misspelt name is better found now than in each run
-        point = dict.fromkeys(ablation.search.space if ablation.search else ())
-        read_config(ablation.base, ablation.run({**arm, **point}, 0).overrides)
+    for arm in arms:  # a mistake is better found now than in each run
+        for point in _points(ablation.search):
+            try:
+                _check_run(ablation.run({**arm, **point}, seeds[0]), ablation.metric)
+            except ValueError as error:
+                raise ValueError(
+                    f"{path}: {label({**arm, **point})}: {error}"
+                ) from error
     if ablation.baseline is not None and all(
         ablation.baseline_of(arm) is None for arm in arms
     ):
@@ -307,14 +346,70 @@ def label(overrides):
 
 def _budget_overrides(budget):
     """What makes ``train.py`` stop after the budget and not before."""
-    if not budget:
+    if not budget and isinstance(budget, dict):
         return {}
-    if set(budget) == {"updates"}:
+    if isinstance(budget, dict) and set(budget) == {"updates"}:
         updates = budget["updates"]  # an epoch has one at least
-        return {"max_updates": updates, "number_of_epochs": updates}
-    if set(budget) == {"seconds"}:
-        return {"max_train_s": budget["seconds"], "number_of_epochs": MANY_EPOCHS}
-    raise ValueError(f"budget must be {{updates}} or {{seconds}}, got {budget!r}")
+        if _is_whole(updates, 1):
+            return {"max_updates": updates, "number_of_epochs": updates}
+    if isinstance(budget, dict) and set(budget) == {"seconds"}:
+        seconds = budget["seconds"]
+        if _is_number(seconds) and 0 < seconds < math.inf:
+            return {"max_train_s": seconds, "number_of_epochs": MANY_EPOCHS}
+    raise ValueError(
+        "budget must be {updates}, a whole number from 1 on, or {seconds}, a number "
+        f"above 0, got {budget!r}"
+    )
+
+
+def _is_number(value):
+    return isinstance(value, (int, float)) and not isinstance(value, bool)
+
+
+def _is_whole(value, least):
+    return _is_number(value) and isinstance(value, int) and value >= least
+
+
+def _points(search):
+    """Points that hold, one name after the other, every value that a search may try.
+
+    Ranges count by their ends. Without a search there is one point, the empty one.
+    """
+    if search is None:
+        return [{}]
+    points = []
+    for name, choice in search.space.items():
+        if isinstance(choice, dict):
+            choice = [choice[end] for end in ("low", "high") if end in choice]
+        # What is neither, the search itself refuses.
+        points += [
+            {name: value} for value in (choice if isinstance(choice, list) else ())
+        ]
+    return points or [{}]
+
+
+def _check_run(run, metric):
+    """Refuse an unknown key, metric or mixer, and options that it does not take."""
+    config = YAML(typ="rt").load(read_config(run.base, run.overrides))
+    metrics = METRICS.get(config.get("task", "asr"), ())
+    if metric not in metrics:
+        raise ValueError(unknown("metric", metric, metrics))
+    mixer, options = config.get("attention_type"), config.get("mixer_options")
+    # One by `!name:` may stand where only train.py finds it.
+    if not isinstance(mixer, str):
+        return
+    check_options(mixer, {} if options is None else options)
+    sizes = [config.get(key) for key in ("d_model", "nhead", "d_ffn")]
+    if all(_is_whole(size, 1) for size in sizes):
+        build_encoder_mixer(
+            mixer,
+            d_model=sizes[0],
+            num_heads=sizes[1],
+            d_ffn=sizes[2],
+            dropout=0.0,
+            causal=False,
+            options=options,
+        )
 
 
 def _matches(overrides, rule):

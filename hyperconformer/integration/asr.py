@@ -28,7 +28,8 @@ from hyperconformer.masks import (
 )
 from hyperconformer.mixers.base import State, TokenMixer
 from hyperconformer.mixers.hypermixing import sinusoids
-from hyperconformer.registry import mixer_class, unknown
+from hyperconformer.ops.backend import is_recorded
+from hyperconformer.registry import unknown
 from hyperconformer.transformer import TransformerEncoder
 
 # The attention types that SpeechBrain knows; it initialises their weights itself.
@@ -153,7 +154,6 @@ class HyperConformerASR(TransformerASR):
             )
         if encoder_module == "branchformer" and causal:
             raise ValueError("the Branchformer looks ahead: it needs causal=False")
-        mixer = mixer_class(attention_type)
         stock = attention_type if attention_type in STOCK_TYPES else "hypermixing"
         super().__init__(
             tgt_vocab,
@@ -179,11 +179,6 @@ class HyperConformerASR(TransformerASR):
             layerdrop_prob=layerdrop_prob,
         )
         self.attention_type = attention_type
-        if self._adds_position(mixer) and positional_encoding is None:
-            raise ValueError(
-                f"{mixer.__name__} is blind to order: it needs "
-                "positional_encoding: fixed_abs_sine, got None"
-            )
         if num_decoder_layers > 0 and positional_encoding is None:
             raise ValueError(
                 "the decoder needs positional_encoding: fixed_abs_sine, got None"
@@ -223,12 +218,17 @@ class HyperConformerASR(TransformerASR):
                 use_linear_after_conv=use_linear_after_conv,
                 **shared,
             )
+        parts = self.encoder.modules()
+        mixers = [part for part in parts if isinstance(part, TokenMixer)]
+        # Read of what was built: a mixer may need them with some of its options only.
+        self.adds_position = any(mixer.needs_position for mixer in mixers)
+        if self.adds_position and positional_encoding is None:
+            raise ValueError(
+                f"{type(mixers[0]).__name__} as configured is blind to order: it needs "
+                "positional_encoding: fixed_abs_sine, got None"
+            )
         self._init_params()
         replace_layers(self)
-
-    @staticmethod
-    def _adds_position(mixer):
-        return mixer.needs_position
 
     def _init_params(self):
         """Xavier initialisation as in SpeechBrain, except for mixers with their own."""
@@ -287,12 +287,11 @@ class HyperConformerASR(TransformerASR):
         padding_mask = None
         if wav_len is not None:
             frames = relative_to_frames(wav_len, src.shape[1])
-            # A compiler cannot branch on what a tensor holds.
-            if torch.compiler.is_compiling() or (frames < src.shape[1]).any():
+            if is_recorded() or (frames < src.shape[1]).any():
                 padding_mask = lengths_to_padding_mask(frames, src.shape[1])
                 src = src.masked_fill(padding_mask.unsqueeze(-1), 0.0)
         src = self.custom_src_module(src)
-        if self._adds_position(mixer_class(self.attention_type)):
+        if self.adds_position:
             src = src + self.positional_encoding(src)
         encoded, hidden = self.encoder(
             src, padding_mask, chunk_rule(dynchunktrain_config)
@@ -452,12 +451,12 @@ class HyperConformerASR(TransformerASR):
         """
         src = src.flatten(2)
         padding_mask = None
-        if (lengths < src.shape[1]).any():
+        if is_recorded() or (lengths < src.shape[1]).any():
             padding_mask = lengths_to_padding_mask(lengths, src.shape[1])
             src = src.masked_fill(padding_mask.unsqueeze(-1), 0.0)
         src = self.custom_src_module(src)
         seen = state["frames_seen"]
-        if self._adds_position(mixer_class(self.attention_type)):
+        if self.adds_position:
             # By each stream's own clock; SpeechBrain's table of codes ends somewhere.
             position = seen[:, None] + torch.arange(src.shape[1], device=src.device)
             src = src + sinusoids(position, src.shape[-1]).to(src.dtype)

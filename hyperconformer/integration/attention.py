@@ -17,6 +17,7 @@ from speechbrain.nnet import attention
 from hyperconformer.masks import chunk_mask, future_mask, last_frames
 from hyperconformer.mixers.base import TokenMixer, frames_of_step
 from hyperconformer.mixers.linear_attention import rotary_codes, rotate_pairs
+from hyperconformer.ops.backend import is_recorded
 from hyperconformer.ops.linear import linear
 
 
@@ -30,6 +31,7 @@ class _Attention(TokenMixer):
 
     chunkable = True
     streamable = True
+    quadratic = True
     cost = "O(T^2)"
 
     def forward(self, x, *, padding_mask=None, chunk=None, state=None):
@@ -75,12 +77,19 @@ class _Attention(TokenMixer):
             "values": torch.zeros(shape, device=device, dtype=dtype),
         }
 
-    def _past_frames(self, chunk):
+    def why_not_stream(self, chunk=None):
+        """See :meth:`TokenMixer.why_not_stream`."""
         if chunk is None or chunk.left_chunks is None:
-            raise ValueError(
+            return (
                 f"{type(self).__name__} streams only under a chunk rule with "
                 f"left_chunks, which bounds what it remembers, got {chunk}"
             )
+        return None
+
+    def _past_frames(self, chunk):
+        reason = self.why_not_stream(chunk)
+        if reason:
+            raise ValueError(reason)
         return chunk.left_chunks * chunk.chunk_frames
 
     def _step(self, x, padding_mask, chunk, state):
@@ -169,7 +178,14 @@ class RegularMHA(_Attention, attention.MultiheadAttention):
     needs_position = True
     paper = "arXiv:1706.03762"
 
-    def __init__(self, d_model, num_heads, *, dropout=0.0, causal=False):
+    def __init__(
+        self,
+        d_model: int,
+        num_heads: int,
+        *,
+        dropout: float = 0.0,
+        causal: bool = False,
+    ):
         attention.MultiheadAttention.__init__(
             self, nhead=num_heads, d_model=d_model, dropout=dropout
         )
@@ -213,9 +229,18 @@ class RelPosMHAXL(_Attention, attention.RelPosMHAXL):
         Whether a frame may see nothing after itself.
     """
 
+    # SpeechBrain holds its softmax and its position codes in float32.
+    dtypes = (torch.float32,)
     paper = "arXiv:1901.02860"
 
-    def __init__(self, d_model, num_heads, *, dropout=0.0, causal=False):
+    def __init__(
+        self,
+        d_model: int,
+        num_heads: int,
+        *,
+        dropout: float = 0.0,
+        causal: bool = False,
+    ):
         attention.RelPosMHAXL.__init__(
             self,
             embed_dim=d_model,
@@ -227,7 +252,7 @@ class RelPosMHAXL(_Attention, attention.RelPosMHAXL):
 
     def _attend(self, x, hidden, padding_mask):
         positions = _relative_positions
-        if torch.compiler.is_compiling():  # A traced tensor must not be kept.
+        if is_recorded():  # A traced tensor must not be kept.
             positions = positions.__wrapped__
         return attention.RelPosMHAXL.forward(
             self,
@@ -284,13 +309,23 @@ class RoPEMHA(_Attention, attention.RoPEMHA):
 
     paper = "arXiv:2104.09864"
 
-    def __init__(self, d_model, num_heads, *, dropout=0.0, causal=False):
+    def __init__(
+        self,
+        d_model: int,
+        num_heads: int,
+        *,
+        dropout: float = 0.0,
+        causal: bool = False,
+    ):
         attention.RoPEMHA.__init__(
             self, embed_dim=d_model, num_heads=num_heads, dropout=dropout
         )
         self.d_model, self.causal = d_model, causal
 
     def _attend(self, x, hidden, padding_mask):
+        if is_recorded():
+            # SpeechBrain keeps its codes for later calls: not those of a recording.
+            return self._attend_with_own_codes(x, hidden, padding_mask)
         return attention.RoPEMHA.forward(
             self,
             x,
@@ -300,6 +335,15 @@ class RoPEMHA(_Attention, attention.RoPEMHA):
             key_padding_mask=padding_mask,
             return_attn_weights=False,
         )
+
+    def _attend_with_own_codes(self, x, hidden, padding_mask):
+        if hidden is None:
+            hidden = x.new_zeros(x.shape[1], x.shape[1], dtype=torch.bool)
+        if padding_mask is not None:
+            hidden = hidden | padding_mask.unsqueeze(1)
+        by_head = (tensor.transpose(1, 2) for tensor in self._project(x))
+        y = self._read(*by_head, hidden.unsqueeze(-3)).transpose(1, 2).flatten(2)
+        return self._output(y)
 
     def _read(self, q, k, v, hidden):
         # Keys are kept unrotated and turned by their slot: only distances count, and

@@ -23,6 +23,7 @@ from hyperconformer.masks import (
     lengths_to_padding_mask,
     relative_to_frames,
 )
+from hyperconformer.ops.backend import is_recorded
 from hyperconformer.ops.convolution import conv_nd
 from hyperconformer.ops.convolution_block import Geometry, convolution_block
 
@@ -288,30 +289,31 @@ def _after_zeros(layer, x, lengths):
 def _reflected(layer, x, lengths):
     """A convolution that reflects each utterance at both of its ends."""
     time_pad = _half(layer, -1)
-    if lengths.min() <= time_pad:
+    if not is_recorded() and lengths.min() <= time_pad:
         raise ValueError(
             f"an utterance of {lengths.min().item()} frames is too short for the "
             f"convolutional front end, which needs more than {time_pad} at every layer"
         )
-    outputs = _strided(layer, x.shape[1])
-    x = _reflect_ends(x, lengths, time_pad)
-    return _convolve(layer, x, time_pad)[:, :outputs], _strided(layer, lengths)
+    end_pad = time_pad
+    if is_recorded() or (lengths < x.shape[1]).any():
+        x, end_pad = _reflect_ends(x, lengths, time_pad), 0
+    return _convolve(layer, x, (time_pad, end_pad)), _strided(layer, lengths)
 
 
 def _cleared(x, lengths):
     """Zeros past each end."""
-    if (lengths == x.shape[1]).all():
+    if not is_recorded() and (lengths == x.shape[1]).all():
         return x
     mask = lengths_to_padding_mask(lengths, x.shape[1])
     return x.masked_fill(mask[:, :, None, None], 0.0)
 
 
-def _convolve(layer, x, time_pad=0):
+def _convolve(layer, x, time_pads=(0, 0)):
     """One SpeechBrain Conv2d on (B, T, F, C), channels last as they lie in memory."""
     # SpeechBrain transposes to (B, C, F, T): its last axis is time.
     freq_pad = _half(layer, 0)
     x = x.permute(0, 3, 1, 2)
-    x = F.pad(x, (freq_pad, freq_pad, time_pad, time_pad), mode=layer.padding_mode)
+    x = F.pad(x, (freq_pad, freq_pad, *time_pads), mode=layer.padding_mode)
     stride = layer.stride[::-1]
     if max(layer.kernel_size) == 1:
         # The same. With a stride, oneDNN 3.12 of torch 2.14 writes past the end of
@@ -331,21 +333,15 @@ def _convolve(layer, x, time_pad=0):
 def _reflect_ends(x, lengths, width):
     """Clear what lies past each end, but for ``width`` frames reflected there.
 
-    The batch is made longer where an utterance ends so near its end that some of these
-    frames have no room.
+    The batch becomes ``width`` frames longer, so that there is room for them.
     """
-    frames = x.shape[1]
-    if (lengths == frames).all():
-        return x
-    if ((lengths > frames - width) & (lengths < frames)).any():
-        x, frames = F.pad(x, (0, 0, 0, 0, 0, width)), frames + width
-    mask = lengths_to_padding_mask(lengths, frames)
-    x = x.masked_fill(mask[:, :, None, None], 0.0)
-    source = x
+    x = F.pad(x, (0, 0, 0, 0, 0, width))
+    mask = lengths_to_padding_mask(lengths, x.shape[1])
+    source = x = x.masked_fill(mask[:, :, None, None], 0.0)
+    rows = torch.arange(x.shape[0], device=x.device)
     for step in range(width):
-        rows = torch.nonzero(lengths + step < frames).squeeze(1)
-        mirrored = source[rows, lengths[rows] - 2 - step]
-        x = x.index_put((rows, lengths[rows] + step), mirrored)
+        mirrored = source[rows, lengths - 2 - step]
+        x = x.index_put((rows, lengths + step), mirrored)
     return x
 
 

@@ -1,9 +1,11 @@
 """The token mixer: what stands in a Conformer layer where self-attention stood."""
 
-from typing import ClassVar, Dict, Optional
+from typing import Dict, Optional, Tuple
 
 import torch
 from torch import nn
+
+from hyperconformer.ops.backend import is_recorded
 
 State = Dict[str, torch.Tensor]
 """Streaming state: named tensors, each with the batch as its first dimension.
@@ -17,19 +19,28 @@ tensor's first dimension.
 class TokenMixer(nn.Module):
     """Base class of every mixer: (B, T, D) in, (B, T, D) out.
 
-    A subclass sets the class attributes that are true of it and calls
+    A subclass says by attributes and methods what it can do, and calls
     :meth:`check_inputs` first thing in ``forward``. What it cannot honour
     (a chunk rule, a state, causality) is refused with an error, never ignored.
+    Attributes that depend on options are set in the constructor; they are read of
+    the built mixer. The contract tests and the documentation's table read them too.
 
     Attributes
     ----------
+    causal : bool
+        Whether a frame sees nothing after itself.
     chunkable : bool
         Whether ``forward`` honours a ``chunk`` rule.
     streamable : bool
-        Whether ``forward`` honours a ``state``, and :meth:`init_state` makes one.
+        Whether ``forward`` honours a ``state``, and :meth:`init_state` makes one;
+        :meth:`why_not_stream` says under which rules.
     needs_position : bool
         Whether the mixer is blind to order, so that the encoder must add
         absolute position codes to its input.
+    quadratic : bool
+        Whether time or memory grows with the square of the number of frames.
+    dtypes : tuple of torch.dtype
+        What the module may be cast to.
     cross : str
         The class that mixes queries with keys and values of another length, or "".
     paper : str
@@ -43,17 +54,24 @@ class TokenMixer(nn.Module):
         Width D of the frames.
     """
 
-    chunkable: ClassVar[bool] = False
-    streamable: ClassVar[bool] = False
-    needs_position: ClassVar[bool] = False
-    cross: ClassVar[str] = ""
-    paper: ClassVar[str] = ""
-    cost: ClassVar[str] = ""
+    causal: bool = False
+    chunkable: bool = False
+    streamable: bool = False
+    needs_position: bool = False
+    quadratic: bool = False
+    dtypes: Tuple[torch.dtype, ...] = (
+        torch.float64,
+        torch.float32,
+        torch.bfloat16,
+        torch.float16,
+    )
+    cross: str = ""
+    paper: str = ""
+    cost: str = ""
 
     def __init__(self, d_model: int):
         super().__init__()
         self.d_model = d_model
-        self.causal = False
 
     def forward(self, x, *, padding_mask=None, chunk=None, state=None):
         """Mix information across frames.
@@ -108,7 +126,47 @@ class TokenMixer(nn.Module):
         ValueError
             If this mixer, as configured, cannot stream.
         """
-        raise ValueError(f"{type(self).__name__} cannot stream: it keeps no state")
+        raise ValueError(
+            self.why_not_stream(chunk)
+            or f"{type(self).__name__} is streamable, but does not say how"
+        )
+
+    def why_not_stream(self, chunk=None) -> Optional[str]:
+        """Why this mixer, as configured, cannot stream under a rule.
+
+        Arguments
+        ---------
+        chunk : hyperconformer.masks.ChunkRule, optional
+            The streams' rule.
+
+        Returns
+        -------
+        str or None
+            The reason, or None if it can. Unless a subclass knows better, a streamable
+            mixer streams without a rule, and a chunkable one under every rule.
+        """
+        name = type(self).__name__
+        if not self.streamable:
+            return f"{name} as configured cannot stream: it keeps no state"
+        if chunk is not None and not self.chunkable:
+            return f"{name} as configured cannot stream under a chunk rule: {chunk}"
+        return None
+
+    def step_unit(self, chunk=None) -> int:
+        """Frames of which a step brings a multiple, but for a stream's last.
+
+        Arguments
+        ---------
+        chunk : hyperconformer.masks.ChunkRule, optional
+            The streams' rule, which :meth:`why_not_stream` allows.
+
+        Returns
+        -------
+        int
+            1 where steps may bring any number of frames. Unless a subclass knows
+            better, they bring whole chunks.
+        """
+        return 1 if chunk is None else chunk.chunk_frames
 
     def check_inputs(self, x, padding_mask=None, chunk=None, state=None):
         """Refuse what this mixer cannot honour, saying what was got and expected.
@@ -128,12 +186,13 @@ class TokenMixer(nn.Module):
             raise ValueError(f"{name} needs at least one frame, got T = 0")
         if padding_mask is not None:
             check_padding_mask(padding_mask, x)
+        reason = None if state is None else self.why_not_stream(chunk)
+        if reason:
+            raise ValueError(reason)
         if chunk is not None and not self.chunkable:
             raise ValueError(
                 f"{name} as configured cannot honour a chunk rule: {chunk}"
             )
-        if state is not None and not self.streamable:
-            raise ValueError(f"{name} as configured cannot stream: it takes no state")
 
 
 def check_padding_mask(padding_mask: Optional[torch.Tensor], x: torch.Tensor):
@@ -185,7 +244,8 @@ def frames_of_step(x, padding_mask, frames_seen, chunk=None):
     ------
     ValueError
         If the batch is not that of the state, padding stands before real frames, or
-        a chunk is split over steps (data are not looked at while compiling).
+        a chunk is split over steps (data are not looked at while operations are
+        recorded, see :func:`hyperconformer.ops.backend.is_recorded`).
     """
     if len(frames_seen) != len(x):
         raise ValueError(
@@ -196,7 +256,7 @@ def frames_of_step(x, padding_mask, frames_seen, chunk=None):
     else:
         check_right_padding(padding_mask)
         new = (~padding_mask).sum(1)
-    if chunk is not None and not torch.compiler.is_compiling():
+    if chunk is not None and not is_recorded():
         split = (new > 0) & (frames_seen % chunk.chunk_frames > 0)
         if split.any():
             raise ValueError(
@@ -208,7 +268,7 @@ def frames_of_step(x, padding_mask, frames_seen, chunk=None):
 
 
 def check_right_padding(padding_mask):
-    """Refuse real frames after padding (data are not looked at while compiling).
+    """Refuse real frames after padding (data are not looked at while recording).
 
     Arguments
     ---------
@@ -220,7 +280,7 @@ def check_right_padding(padding_mask):
     ValueError
         If a real frame follows a padded one.
     """
-    if torch.compiler.is_compiling():
+    if is_recorded():
         return
     if (padding_mask[:, :-1] & ~padding_mask[:, 1:]).any():
         raise ValueError("padding must follow the real frames of each utterance")

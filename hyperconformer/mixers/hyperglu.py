@@ -22,7 +22,7 @@ from hyperconformer.mixers.base import (
     check_right_padding,
     frames_of_step,
 )
-from hyperconformer.ops.backend import check_backend
+from hyperconformer.ops.backend import check_backend, is_recorded
 from hyperconformer.ops.hyperglu import LowRankMix, hyperglu
 
 _CHOICES = {
@@ -55,7 +55,8 @@ class HyperGLUConfig:
         Heads H.
     block_size : int
         L: how many lags a frame sees in causal offset layout (longer inputs
-        slide); the greatest length in the length-dependent settings.
+        slide); the greatest length in the length-dependent settings, identity
+        layout among them: longer inputs are refused.
     bias : bool
         Whether the projections q, k, v and c_proj have biases.
     attn_kind : str
@@ -102,8 +103,10 @@ class HyperGLUConfig:
     op1_shortcut, op2_shortcut : bool
         Whether the mixing adds its input.
     op1_do_masking, op2_do_masking : bool
-        Whether the mixing keeps slots without a visible key at 0. Must be true
-        of a mixing in use where do_masking is, or the future would leak.
+        Whether the mixing keeps slots without a visible key at 0. The published
+        code also takes False where do_masking is True; here that is refused of a
+        mixing in use: it writes to slots of the future, so that a frame's output
+        depends on the length of the sequence, and dense and chunked differ.
     impl_default : str
         "chunked": a chunk of queries at a time, memory O(T); "dense": all
         scores at once. The length-dependent settings are dense either way.
@@ -182,7 +185,8 @@ class HyperGLUConfig:
             in_use = self.do_masking and getattr(self, f"use_{op}")
             if in_use and not getattr(self, f"{op}_do_masking"):
                 raise ValueError(
-                    f"{op}_do_masking=False would leak the future of a causal layer: "
+                    f"{op}_do_masking=False would leak the future of a causal layer "
+                    f"(the published code takes it all the same): "
                     f"set {op}_do_masking=True, or do_masking=False"
                 )
 
@@ -467,7 +471,7 @@ class HyperGLU(nn.Module):
         frames, width = z.shape[2:]
         t = position[:, None] + torch.arange(frames, device=z.device)
         frequencies = _rope_frequencies
-        if torch.compiler.is_compiling():  # A traced tensor must not be kept.
+        if is_recorded():  # A traced tensor must not be kept.
             frequencies = frequencies.__wrapped__
         frequencies = frequencies(width, self.cfg.rope_base).to(z.device)
         angle = t[:, None, :, None] * frequencies
@@ -576,6 +580,7 @@ class HyperGLUMixer(TokenMixer):
         "offset" (causal) or "identity" (sees all, for parity).
     block_size : int
         Lags that a frame sees, its own included; any number of frames is taken.
+        In identity layout: the greatest number of frames, more are refused.
     chunk_frames : int
         Queries handled at once: memory, not meaning.
     attn_norm : str
@@ -683,6 +688,7 @@ class HyperGLUMixer(TokenMixer):
                 f"aligner_kind={aligner_kind!r}: these see the future"
             )
         self.chunkable = self.streamable = self.causal
+        self.quadratic = not offset
         if qk_rank is None:
             score_sets = num_heads * (2 if self.attn_kind == "glu" else 1)
             qk_rank = _nearest_multiple(d_model / 4, score_sets * (1 + use_rope))
@@ -728,8 +734,9 @@ class HyperGLUMixer(TokenMixer):
         the state, and the next call goes on after the last real frame.
         """
         self.check_inputs(x, padding_mask, chunk, state)
-        if chunk is not None:
-            self._check_chunk(chunk)
+        reason = self._why_not_under(chunk)
+        if reason:
+            raise ValueError(reason)
         lengths = None
         if padding_mask is not None:
             # A frame before the first real one would not be neutral to the mixings.
@@ -751,17 +758,27 @@ class HyperGLUMixer(TokenMixer):
             return super().init_state(batch_size, chunk=chunk)
         return self.layer.init_state(batch_size, device=device, dtype=dtype)
 
-    def _check_chunk(self, chunk):
-        if chunk.left_chunks is None:
-            return
+    def why_not_stream(self, chunk=None):
+        """See :meth:`TokenMixer.why_not_stream`."""
+        return super().why_not_stream(chunk) or self._why_not_under(chunk)
+
+    def step_unit(self, chunk=None):
+        """See :meth:`TokenMixer.step_unit`."""
+        return 1
+
+    def _why_not_under(self, chunk):
+        """Why the layer reads more than a rule shows; None if it does not."""
+        if chunk is None or chunk.left_chunks is None:
+            return None
         visible = chunk.left_chunks * chunk.chunk_frames
         if visible < self.layer.reach:
-            raise ValueError(
+            return (
                 f"{type(self).__name__} reads {self.layer.reach} earlier frames "
                 f"(block_size {self.layer.cfg.block_size} and its convolution), but "
                 f"{chunk} shows {visible} before a chunk: give more left context or "
                 f"a smaller block_size"
             )
+        return None
 
     def _both_directions(self, x, lengths):
         """The sum of the layer on x and of its twin on each utterance reversed."""

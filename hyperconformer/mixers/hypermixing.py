@@ -7,6 +7,7 @@ Speech Recognition, https://arxiv.org/abs/2305.18281.
 
 import functools
 import math
+from typing import Optional
 
 import torch
 from torch import nn
@@ -16,7 +17,7 @@ from hyperconformer.mixers.base import (
     check_padding_mask,
     frames_of_step,
 )
-from hyperconformer.ops.backend import check_backend
+from hyperconformer.ops.backend import check_backend, is_exported
 from hyperconformer.ops.hypermixing import (
     Hypernet,
     chunked,
@@ -243,17 +244,17 @@ class MultiHeadHyperMixing(TokenMixer):
 
     def __init__(
         self,
-        d_model,
-        num_heads,
+        d_model: int,
+        num_heads: int,
         *,
-        hypernet_size=None,
-        tied=False,
-        fix_tm_hidden_size=False,
-        max_length=3000,
-        positions="absolute",
-        normalize_by_frames=False,
-        learned_decay=False,
-        backend=None,
+        hypernet_size: Optional[int] = None,
+        tied: bool = False,
+        fix_tm_hidden_size: bool = False,
+        max_length: int = 3000,
+        positions: str = "absolute",
+        normalize_by_frames: bool = False,
+        learned_decay: bool = False,
+        backend: Optional[str] = None,
     ):
         super().__init__(d_model)
         self.backend = check_backend(backend)
@@ -305,7 +306,8 @@ class MultiHeadHyperMixing(TokenMixer):
         codes, frequencies = None, None
         if self.positions == "absolute":
             codes = self.positional_encoding(x.shape[1])
-            frequencies = self.frequency_bits.view(torch.float32)
+            if not is_exported():  # TorchScript cannot look at bits as another type.
+                frequencies = self.frequency_bits.view(torch.float32)
         if chunk is not None or self.normalize_by_frames:
             out, _ = self._mix_in_chunks(x, padding_mask, chunk, codes)
         else:
@@ -348,9 +350,14 @@ class MultiHeadHyperMixing(TokenMixer):
             "sums": sums.to(device, torch.promote_types(dtype, torch.float32)),
         }
 
+    def why_not_stream(self, chunk=None):
+        """See :meth:`TokenMixer.why_not_stream`."""
+        reason = super().why_not_stream(chunk)
+        if reason is None and chunk is None:
+            reason = "streaming HyperMixing needs a chunk rule, got none"
+        return reason
+
     def _step(self, x, padding_mask, chunk, state):
-        if chunk is None:
-            raise ValueError("streaming HyperMixing needs a chunk rule, got none")
         expected, got = chunked.past_length(chunk), state["sums"].shape[1]
         if expected != got:
             raise ValueError(
@@ -514,12 +521,17 @@ class PositionCodes(nn.Module):
 
     def __init__(self, width, length, formula):
         super().__init__()
+        if length < 1:
+            raise ValueError(f"max_length must be >= 1, got {length}")
         self.width = width
         self.formula = formula
         self.register_buffer("pe", formula(length, width), persistent=False)
 
     def forward(self, length):
         """At least ``length`` rows of codes, on this module's device and dtype."""
+        if is_exported():  # A program takes other lengths, and cannot keep a table.
+            formula = getattr(self.formula, "__wrapped__", self.formula)
+            return formula(length, self.width).to(self.pe)
         rows = self.pe.shape[0]
         if rows < length:
             while rows < length:

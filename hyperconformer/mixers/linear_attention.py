@@ -6,6 +6,8 @@ Transformer Decoding, https://arxiv.org/abs/1911.02150. The parameters bear the 
 of the PyPI package linear-attention-transformer.
 """
 
+from typing import Optional
+
 import torch
 from torch import nn
 
@@ -64,16 +66,16 @@ class LinearAttention(TokenMixer):
 
     def __init__(
         self,
-        d_model,
-        num_heads,
+        d_model: int,
+        num_heads: int,
         *,
-        causal=False,
-        blindspot_size=1,
-        n_local_attn_heads=0,
-        local_attn_window_size=128,
-        one_kv_head=False,
-        dim_head=None,
-        dropout=0.0,
+        causal: bool = False,
+        blindspot_size: int = 1,
+        n_local_attn_heads: int = 0,
+        local_attn_window_size: int = 128,
+        one_kv_head: bool = False,
+        dim_head: Optional[int] = None,
+        dropout: float = 0.0,
     ):
         super().__init__(d_model)
         if dim_head is None and d_model % num_heads:
@@ -119,13 +121,19 @@ class LinearAttention(TokenMixer):
     def check_inputs(self, x, padding_mask=None, chunk=None, state=None):
         """Refuse what this mixer cannot honour, see :class:`TokenMixer`."""
         super().check_inputs(x, padding_mask, chunk, state)
-        bounded = chunk is not None and chunk.left_chunks is not None
         sums_all_past = self.num_local < self.num_heads
-        if bounded and self.causal and (sums_all_past or state is not None):
-            raise ValueError(
-                "causal LinearAttention sums over all the past: it cannot honour "
-                f"a bounded left context: {chunk}"
-            )
+        if self.causal and _is_bounded(chunk) and sums_all_past:
+            raise ValueError(_all_the_past(chunk))
+
+    def why_not_stream(self, chunk=None):
+        """See :meth:`TokenMixer.why_not_stream`."""
+        if not self.causal:
+            return "LinearAttention streams only with causal=True"
+        return _all_the_past(chunk) if _is_bounded(chunk) else None
+
+    def step_unit(self, chunk=None):
+        """See :meth:`TokenMixer.step_unit`."""
+        return 1
 
     def attend(
         self, x, *, context=None, key_padding_mask=None, rotary=None, chunk=None
@@ -201,8 +209,8 @@ class LinearAttention(TokenMixer):
         ``largest`` keys and ``sums`` of closed buckets, and of the bucket that fills
         (``pending_*``), in float32 or wider; local heads keep the last two windows.
         """
-        if not self.causal:
-            raise ValueError("LinearAttention streams only with causal=True")
+        if not self.streamable:
+            raise ValueError(self.why_not_stream(chunk))
         weight = self.to_k.weight
         device = device or weight.device
         keys = torch.zeros(
@@ -277,6 +285,17 @@ class LinearAttention(TokenMixer):
             )
         if rotary is not None or chunk is not None:
             raise ValueError("a context takes neither rotary codes nor a chunk rule")
+
+
+def _is_bounded(chunk):
+    return chunk is not None and chunk.left_chunks is not None
+
+
+def _all_the_past(chunk):
+    return (
+        "causal LinearAttention sums over all the past: it cannot honour "
+        f"a bounded left context: {chunk}"
+    )
 
 
 _LOCAL_STATE = ("local_keys", "local_values", "local_hidden")

@@ -8,14 +8,18 @@ took.
 
 The published package (mixture-of-attention 0.0.25) differs in ways that are faults,
 and that are not reproduced here: with several experts it gathers tokens from other
-utterances of the batch and halves keys and values across experts; it drops the local
-branch where queries are few; the non-causal rotary of the local branch is shifted by a
-window; the choice among equal weights is arbitrary, that among padded utterances
-depends on the padding; and its autoregressive form sees the future (see
-:class:`MixtureOfAutoregressiveAttention`).
+utterances of the batch and halves keys and values across experts; where an utterance
+has no more frames than ``num_routed_queries``, so that none is routed, it drops the
+local branch and takes the mean over the experts, whatever ``average_routed`` says
+(here, as of routed frames, the sum); the non-causal rotary of the local branch is
+shifted by a window; without a mask, non-causal local attention sees the zeros that fill
+the last window as keys and values (here nothing past the end is seen); the choice among
+equal weights is arbitrary, that among padded utterances depends on the padding; and its
+autoregressive form sees the future (see :class:`MixtureOfAutoregressiveAttention`).
 """
 
 import math
+from typing import Optional
 
 import torch
 import torch.nn.functional as F
@@ -397,8 +401,12 @@ class MixtureOfAttention(RoutedAttention):
 
     Each utterance is routed by its own frames: where it has no more than
     ``num_routed_queries`` of them, every expert gets all. What the experts say of a
-    frame is summed. In a batch as alone. Dynamic routing takes the mean of the real
-    query frames.
+    frame is summed, also then (published: the mean, without the local branch);
+    ``average_routed`` takes the mean. In a batch as alone. Dynamic routing takes the
+    mean of the real query frames.
+
+    Local attention sees real frames only (published: without a mask also the zeros that
+    fill the last window).
 
     Arguments
     ---------
@@ -821,27 +829,28 @@ class MixtureOfAttentionMixer(TokenMixer):
 
     def __init__(
         self,
-        d_model,
-        num_heads,
+        d_model: int,
+        num_heads: int,
         *,
-        causal=False,
-        num_experts=2,
-        num_routed_queries=32,
-        num_routed_key_values=32,
-        dim_head=None,
-        local_attn=True,
-        local_attn_window_size=32,
-        routed_window_size=None,
-        max_past_windows=16,
-        average_routed=False,
-        dynamic_routing=False,
-        straight_through=True,
-        dropout=0.0,
+        causal: bool = False,
+        num_experts: int = 2,
+        num_routed_queries: int = 32,
+        num_routed_key_values: int = 32,
+        dim_head: Optional[int] = None,
+        local_attn: bool = True,
+        local_attn_window_size: int = 32,
+        routed_window_size: Optional[int] = None,
+        max_past_windows: Optional[int] = 16,
+        average_routed: bool = False,
+        dynamic_routing: bool = False,
+        straight_through: bool = True,
+        dropout: float = 0.0,
     ):
         super().__init__(d_model)
         self.causal = causal
         # Experts are blind to order; the rotary of the local branch is not.
         self.needs_position = not local_attn
+        self.quadratic = causal and max_past_windows is None
         if dim_head is None:
             if d_model % num_heads:
                 raise ValueError(

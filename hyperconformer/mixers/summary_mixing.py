@@ -12,6 +12,7 @@ and so is ``local_size=0``, h_t = c(s_mean): it claims to be no published varian
 """
 
 import math
+from typing import Callable, Optional
 
 import torch
 from torch import nn
@@ -116,13 +117,13 @@ class SummaryMixing(TokenMixer):
 
     def __init__(
         self,
-        d_model,
-        num_heads,
+        d_model: int,
+        num_heads: int,
         *,
-        causal=False,
-        local_size=None,
-        summary_size=None,
-        activation=nn.GELU,
+        causal: bool = False,
+        local_size: Optional[int] = None,
+        summary_size: Optional[int] = None,
+        activation: Callable[[], nn.Module] = nn.GELU,
     ):
         super().__init__(d_model)
         self.causal = causal
@@ -179,10 +180,6 @@ class SummaryMixing(TokenMixer):
         }
 
     def _frames_of_step(self, x, padding_mask, chunk, state):
-        if chunk is None and not self.causal:
-            raise ValueError(
-                "streaming SummaryMixing needs causal=True or a chunk rule, got neither"
-            )
         bounded = chunk is not None and chunk.left_chunks is not None
         expected = chunk.left_chunks if bounded else 1
         if state["sums"].shape[1] != expected:
@@ -190,10 +187,23 @@ class SummaryMixing(TokenMixer):
                 f"a state with sums of {expected} chunks is needed for {chunk}, got "
                 f"one with {state['sums'].shape[1]}: make it with init_state(chunk=...)"
             )
-        whole_chunks = bounded or not self.causal
+        whole_chunks = self.step_unit(chunk) > 1
         return frames_of_step(
             x, padding_mask, state["frames_seen"], chunk if whole_chunks else None
         )
+
+    def why_not_stream(self, chunk=None):
+        """See :meth:`~hyperconformer.mixers.base.TokenMixer.why_not_stream`."""
+        if chunk is None and not self.causal:
+            return (
+                "streaming SummaryMixing needs causal=True or a chunk rule, got neither"
+            )
+        return None
+
+    def step_unit(self, chunk=None):
+        """See :meth:`~hyperconformer.mixers.base.TokenMixer.step_unit`."""
+        bounded = chunk is not None and chunk.left_chunks is not None
+        return super().step_unit(chunk) if bounded or not self.causal else 1
 
     def init_state(self, batch_size, *, chunk=None, device=None, dtype=None):
         """Sums over no frame yet; see :class:`~hyperconformer.mixers.base.TokenMixer`.

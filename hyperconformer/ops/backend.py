@@ -97,7 +97,9 @@ def choose_backend(operator, backend, tokens, why_not_triton, why_not_cpp=None):
 
 
 def _usual_backend(device, why_not_triton, why_not_cpp):
-    """The fastest path that is proven on a device."""
+    """The fastest path that is proven on a device; torch's for programs to export."""
+    if is_exported():
+        return "torch"
     if _is_proven(device) and not (why_no_kernel_runs(device) or why_not_triton()):
         return "triton"
     if device.type == "cpu" and why_not_cpp is not None and not why_not_cpp():
@@ -121,6 +123,29 @@ def takes_kernels(why_not):
     """
     forced = check_backend(os.environ.get("HYPERCONFORMER_BACKEND") or None)
     return forced not in ("torch", "reference") and why_not() is None
+
+
+def is_recorded():
+    """Whether operations are recorded, to run again on other data.
+
+    ``torch.compile``, ``torch.export`` and ``torch.jit.trace`` do it. What tensors hold
+    must then decide nothing.
+
+    Returns
+    -------
+    bool
+    """
+    return torch.compiler.is_compiling() or is_exported()
+
+
+def is_exported():
+    """Whether what is recorded shall run where this package is not installed.
+
+    Returns
+    -------
+    bool
+    """
+    return torch.compiler.is_exporting() or torch.jit.is_tracing()
 
 
 def _is_proven(device):

@@ -11,6 +11,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from hyperconformer.ops.backend import is_exported
+
 
 def conv_nd(x, weight, bias=None, *, stride, padding, dilation, groups=1):
     """Convolve over one or two dimensions.
@@ -40,7 +42,7 @@ def conv_nd(x, weight, bias=None, *, stride, padding, dilation, groups=1):
     torch.Size([2, 6, 9])
     """
     lists = list(stride), list(padding), list(dilation)
-    if not torch.compiler.is_compiling() or torch.compiler.is_exporting():
+    if not torch.compiler.is_compiling() or is_exported():
         return _pytorch(x, weight, *lists, groups, bias)
     device = x.device.type
     # Autocast does not know this operator.

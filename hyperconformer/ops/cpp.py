@@ -24,6 +24,8 @@ import tempfile
 import torch
 from torch.autograd.function import once_differentiable
 
+from hyperconformer.ops.backend import is_recorded
+
 logger = logging.getLogger(__name__)
 
 HEADERS = pathlib.Path(__file__).parent
@@ -142,8 +144,7 @@ def why_not_this_mask(mask, tokens):
 def _is_watched():
     """Whether somebody else than autograd has to see every operation."""
     return (
-        torch.compiler.is_compiling()
-        or torch.jit.is_tracing()
+        is_recorded()
         or torch._C._len_torch_dispatch_stack() > 0
         or torch._C._functorch.peek_interpreter_stack() is not None
         or torch.autograd.forward_ad._current_level >= 0

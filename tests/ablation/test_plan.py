@@ -15,7 +15,11 @@ output_folder: out
 data_folder: data
 lr: 0.1
 nhead: 2
+d_model: 16
+d_ffn: 32
+task: asr
 mixer: hypermixing
+attention_type: hypermixing
 mixer_options: {}
 max_updates: null
 max_train_s: null
@@ -122,6 +126,38 @@ def test_the_baseline_differs_in_what_it_names_alone(write):
         ("baseline: {lr: 3}", "no run is the baseline"),
         ("search: {sampler: tpe, trials: 3, spice: {}}", "did you mean 'space'"),
         ("search: {sampler: tpe, trials: 3, space: {l: [1]}}", "unknown key 'l'"),
+        ("search: {sampler: tpe, trials: 3}", "search needs space too"),
+        ("search: {sampler: tpe, trials: 0, space: {lr: [1]}}", "trials of a search"),
+        ("search: 3", "search must hold keys and values"),
+        ("axes: [lr]", "axes must hold keys and values"),
+        ("metric: BLEU", "unknown metric 'BLEU'; known: WER, CER, loss"),
+        ("metric: wer", "unknown metric 'wer'"),
+        ("metric: word perplexity", "unknown metric 'word perplexity'"),
+        ("set: {task: language_model}", "unknown metric 'WER'.*token perplexity"),
+        ("seeds: []", "seeds must be whole numbers"),
+        ("seeds: 3", "seeds must be a list"),
+        ("seeds: [1, one]", "seeds must be whole numbers"),
+        ("seeds: [1.5]", "seeds must be whole numbers"),
+        ("seeds: [-1]", "seeds must be whole numbers"),
+        ("seeds: [true]", "seeds must be whole numbers"),
+        ("seeds: [1, 2, 1]", "a seed stands twice"),
+        ("budget: {updates: 0}", "budget must be"),
+        ("budget: {updates: -5}", "budget must be"),
+        ("budget: {updates: 1.5}", "budget must be"),
+        ("budget: {updates: many}", "budget must be"),
+        ("budget: {seconds: 0}", "budget must be"),
+        ("budget: {seconds: .inf}", "budget must be"),
+        ("budget: {seconds: .nan}", "budget must be"),
+        ("budget: 400", "budget must hold keys and values"),
+        ("axes: {attention_type: [hypermixin]}", "did you mean 'hypermixing'"),
+        ("axes: {mixer_options.tid: [true]}", "did you mean 'tied'"),
+        ("axes: {mixer_options.tied: [yep]}", "'tied' .* must be bool, got 'yep'"),
+        ("set: {mixer_options: [tied]}", "must be names and values"),
+        ("axes: {nhead: [2, 5]}", "nhead=5: num_heads must divide"),
+        (
+            "search: {sampler: tpe, trials: 3, space: {attention_type: [RoPEMHA, no]}}",
+            "unknown mixer 'no'",
+        ),
     ],
 )
 def test_mistakes_are_named_before_anything_runs(write, text, message):

@@ -206,6 +206,38 @@ def test_contradicting_settings_are_refused():
         HyperConformerASR(**options, positional_encoding=None)
 
 
+@pytest.mark.parametrize(
+    "attention, options",
+    [
+        ("mixture_of_attention", {"local_attn": False, "num_routed_queries": 20}),
+        ("linear_attention", {}),
+        ("regularMHA", {}),
+        ("summary_mixing", {}),
+    ],
+)
+def test_mixers_blind_to_order_get_position_codes(attention, options):
+    """Without them, frames in another order would give the same, in that order."""
+    given = settings(attention=attention, decoder=0)
+    given.update(encoder_module="transformer", mixer_options=options)
+    model = HyperConformerASR(**given).eval()
+    with pytest.raises(ValueError, match="as configured is blind to order"):
+        HyperConformerASR(**given, positional_encoding=None)
+    x, order = torch.randn(1, 9, 40), torch.randperm(9)
+    with torch.no_grad():
+        encoded, turned = model.encode(x), model.encode(x[:, order])
+        assert (encoded[:, order] - turned).abs().max() > 1e-2
+        model.adds_position = False
+        encoded, turned = model.encode(x), model.encode(x[:, order])
+        assert (encoded[:, order] - turned).abs().max() < 1e-4
+
+
+def test_position_codes_are_given_by_what_was_built():
+    """A mixer may set ``needs_position`` in its constructor, either way."""
+    given = settings(attention="mixture_of_attention", decoder=0)
+    assert not HyperConformerASR(**given).adds_position
+    HyperConformerASR(**given, positional_encoding=None)
+
+
 def test_hidden_states():
     model = HyperConformerASR(**settings(output_hidden_states=True)).eval()
     encoded, hidden, decoded = model(torch.randn(1, 9, 40), torch.ones(1, 3).long())

@@ -1,10 +1,18 @@
-"""What every registered mixer owes; a new one is covered by being registered."""
+"""What every registered mixer owes; a new one is covered by being registered.
+
+What a mixer can do, it says itself: nothing here but ``SMALL`` goes by names.
+"""
 
 import pytest
 import torch
 
 from hyperconformer.masks import ChunkRule
-from hyperconformer.registry import build_mixer, list_mixers, mixer_options
+from hyperconformer.registry import (
+    build_mixer,
+    list_mixers,
+    mixer_class,
+    mixer_options,
+)
 
 D, H = 24, 2
 LONG = 30000  # frames: twenty minutes of speech
@@ -27,14 +35,10 @@ CAUSAL = [name for name in list_mixers() if "causal" in mixer_options(name)]
 EVERY = [(name, False) for name in list_mixers()] + [(name, True) for name in CAUSAL]
 
 
-# SpeechBrain holds this one's softmax in float32 whatever the input is.
-SINGLE = ("RelPosMHAXL",)
-
-
 def build(name, causal=False, dtype=None, d_model=D, **more):
     """A small mixer in evaluation mode, in float64 where it can."""
     if dtype is None:
-        dtype = torch.float32 if name in SINGLE else torch.float64
+        dtype = widest(name)
     options = {**SMALL.get(name, {}), **more}
     if "causal" in mixer_options(name):
         options["causal"] = causal
@@ -43,9 +47,14 @@ def build(name, causal=False, dtype=None, d_model=D, **more):
     return mixer.to(dtype).eval()
 
 
+def widest(name):
+    """The most exact type that a mixer can be cast to."""
+    return max(mixer_class(name).dtypes, key=lambda dtype: dtype.itemsize)
+
+
 def frames(name, *shape):
     """Random frames in the mixer's floating type."""
-    return torch.randn(*shape, dtype=torch.float32 if name in SINGLE else torch.float64)
+    return torch.randn(*shape, dtype=widest(name))
 
 
 def close(got, expected):
@@ -75,9 +84,9 @@ def test_no_frames_are_refused(name, causal):
 
 @every
 def test_gradients(name, causal):
-    if name in SINGLE:
-        pytest.skip("has no float64 form")
     mixer = build(name, causal)
+    if widest(name) != torch.float64:
+        pytest.skip("has no float64 form")
     x = frames(name, 1, 7, D).requires_grad_()
     torch.autograd.gradcheck(lambda x: mixer(x)[0], (x,), fast_mode=True)
 
@@ -150,7 +159,7 @@ def test_deterministic_and_restored_from_its_state_dict(name, causal):
 def test_no_attention_map_and_no_square_of_the_length(name, causal):
     """A linear mixer keeps nothing of the size of T^2 for its backward pass."""
     mixer = build(name, causal, dtype=torch.float32).train()
-    if "T^2" in mixer.cost:
+    if mixer.quadratic:
         pytest.skip("quadratic by design")
     kept = []
 
@@ -171,16 +180,18 @@ def test_no_attention_map_and_no_square_of_the_length(name, causal):
 def test_half_precision_does_not_overflow_on_long_correlated_input(name, causal, dtype):
     mixer = build(name, causal, dtype=torch.float32)
     # What is quadratic takes minutes for 30,000 frames: below, among the slow tests.
-    length = 2000 if "T^2" in mixer.cost else LONG
+    length = 2000 if mixer.quadratic else LONG
     assert_finite_in_half_precision(mixer, length, D, dtype)
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", ["regularMHA", "RelPosMHAXL", "RoPEMHA"])
+@pytest.mark.parametrize("name", list_mixers())
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
-def test_attention_does_not_overflow_on_long_correlated_input(name, dtype):
+def test_quadratic_mixers_do_not_overflow_on_long_correlated_input(name, dtype):
     """One narrow head: the scores alone are 1.8 GB."""
     mixer = build_mixer(name, d_model=8, num_heads=1).eval()
+    if not mixer.quadratic:
+        pytest.skip("covered among the fast tests")
     assert_finite_in_half_precision(mixer, LONG, 8, dtype)
 
 
@@ -193,10 +204,6 @@ def assert_finite_in_half_precision(mixer, length, d_model, dtype):
 
 @every
 def test_export(name, causal):
-    if name in ("RelPosMHAXL", "RoPEMHA"):
-        pytest.skip(
-            "SpeechBrain's module computes its position codes outside the graph"
-        )
     mixer = build(name, causal, dtype=torch.float32)
     x = torch.randn(1, 16, D)
     program = torch.export.export(mixer, (x,))
@@ -205,8 +212,6 @@ def test_export(name, causal):
 
 @every
 def test_compile(name, causal):
-    if name in ("RelPosMHAXL", "RoPEMHA"):
-        pytest.skip("SpeechBrain makes its position codes outside the graph")
     torch.compiler.reset()
     mixer = build(name, causal, dtype=torch.float32)
     compiled = torch.compile(mixer, backend="eager", dynamic=False)
@@ -219,8 +224,8 @@ def test_compile(name, causal):
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
 def test_half_precision_weights(name, causal, dtype):
     """A model moved to half precision whole, as for inference on a GPU."""
-    if name in SINGLE:
-        pytest.skip("SpeechBrain's module makes its position codes in float32")
+    if dtype not in mixer_class(name).dtypes:
+        pytest.skip(f"cannot be cast to {dtype}")
     x = torch.randn(2, 40, D)
     expected, _ = build(name, causal, dtype=torch.float32)(x)
     y, _ = build(name, causal, dtype=dtype)(x.to(dtype))

@@ -29,29 +29,43 @@ def make(form, dtype=None):
     return build(name, causal, dtype, **options)
 
 
-def rules_to_stream_under(form):
-    """The rules of RULES that a form promises to stream under."""
-    name, causal, options = FORMS[form]
-    if name in ("RelPosMHAXL", "RoPEMHA", "regularMHA"):
-        return BOUNDED  # what it remembers would grow without a bound
-    if name in ("hyperglu", "hypermlp") and "bidirectional" not in options:
-        return RULES  # whose bounds are wider than block_size
-    if name == "linear_attention" and causal:
-        return RULES[:2]  # its sums run over all the past
-    if name == "hypermixing":
-        return RULES[1:]  # it sees its whole chunk
-    if name == "summary_mixing":
-        return RULES if causal else RULES[1:]
-    return []
+def cases(wanted=True, parted=False):
+    """Forms and rules that the mixers say they stream under, or do not.
 
-
-def cases(wanted=True):
+    ``parted``: of these, such as must not part a chunk.
+    """
+    built = {form: make(form) for form in FORMS}
     return [
         pytest.param(form, rule, id=f"{form}-{rule and (*vars(rule).values(),)}")
-        for form in FORMS
+        for form, mixer in built.items()
         for rule in RULES
-        if (rule in rules_to_stream_under(form)) == wanted
+        if (mixer.why_not_stream(rule) is None) == wanted
+        if not parted or mixer.step_unit(rule) > 1
     ]
+
+
+# What this package's own mixers promised once, they go on promising.
+ATTENTIONS = ("RelPosMHAXL", "RoPEMHA", "regularMHA")
+PROMISED = {
+    **{f"{name}{form}": BOUNDED for name in ATTENTIONS for form in ("", "-causal")},
+    **{form: RULES for form in FORMS if form.startswith(("hyperglu", "hypermlp"))},
+    "hyperglu-bidirectional": [],
+    **{form: RULES[1:] for form in FORMS if form.startswith("hypermixing")},
+    "linear_attention": [],
+    "linear_attention-causal": RULES[:2],
+    "linear_attention-blindspot": RULES[:2],
+    "summary_mixing": RULES[1:],
+    "summary_mixing-causal": RULES,
+    "mixture_of_attention": [],
+    "mixture_of_attention-causal": [],
+}
+
+
+@pytest.mark.parametrize("form", PROMISED)
+def test_promises_are_kept(form):
+    mixer = make(form)
+    assert [r for r in RULES if mixer.why_not_stream(r) is None] == PROMISED[form]
+    assert mixer.streamable == bool(PROMISED[form])
 
 
 every_stream = pytest.mark.parametrize("form, rule", cases())
@@ -173,19 +187,10 @@ def test_steps_that_do_not_fit_are_refused(form, rule):
         mixer(x[:2], padding_mask=gap, chunk=rule, state=state)
 
 
-@pytest.mark.parametrize(
-    "form, rule",
-    [
-        case
-        for case in cases()
-        if case.values[1] in BOUNDED and "glu" not in case.id and "mlp" not in case.id
-    ],
-)
+@pytest.mark.parametrize("form, rule", cases(parted=True))
 def test_a_chunk_split_over_steps_is_refused(form, rule):
     mixer, x = make(form), frames(FORMS[form][0], 2, 9, D)
-    padding = lengths_to_padding_mask(torch.tensor([2, 5]), 5)
-    if rule.chunk_frames != 5:
-        padding = lengths_to_padding_mask(torch.tensor([2, 3]), 5)
+    padding = lengths_to_padding_mask(torch.tensor([2, rule.chunk_frames]), 5)
     state = mixer.init_state(2, chunk=rule)
     _, state = mixer(x[:, :5], padding_mask=padding, chunk=rule, state=state)
     with pytest.raises(ValueError, match=r"split over steps: streams \[0\]"):

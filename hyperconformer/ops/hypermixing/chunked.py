@@ -21,6 +21,7 @@ import torch.nn.functional as F
 from torch.nn.functional import gelu
 
 from hyperconformer.masks import last_frames
+from hyperconformer.ops.backend import is_recorded
 from hyperconformer.ops.hypermixing.generation import Generate, generate
 from hyperconformer.ops.hypermixing.torch_path import (
     _affine,
@@ -58,7 +59,7 @@ def hypermixing_in_chunks(
         )
         sums = sums.unflatten(2, counts.shape)
         sums, past = visible_sums(sums, counts, chunk, decay, normalize, past)
-        generate_ = generate if torch.compiler.is_compiling() else Generate.apply
+        generate_ = generate if is_recorded() else Generate.apply
         mixture = generate_(
             sums.flatten(2, 3), _with_biases(g1, c1), _with_biases(g2, c2)
         )

@@ -18,6 +18,7 @@ import torch
 from torch.nn.functional import gelu
 from torch.utils.checkpoint import checkpoint
 
+from hyperconformer.ops.backend import is_recorded
 from hyperconformer.ops.hypermixing.generation import generate
 
 
@@ -46,8 +47,7 @@ def hypermixing(
     first, second = _with_biases(g1, c1), _with_biases(g2, c2)
     with torch.autocast(values.device.type, enabled=False):
         num_tokens = values.shape[1] + queries.shape[1]
-        compiling = torch.compiler.is_compiling()
-        if not compiling and usual_order_is_cheaper(num_tokens, f1, g1):
+        if not is_recorded() and usual_order_is_cheaper(num_tokens, f1, g1):
             a1 = activation_formula(keys, f1, b1, codes, scale, key_padding_mask)
             a2 = activation_formula(queries, f2, b2, codes, scale, query_padding_mask)
             v = _by_head(_fill_padding(values, key_padding_mask).to(dtype), len(f1))
@@ -85,7 +85,7 @@ def computed_again(function, *arguments):
     object
         What it returns.
     """
-    if torch.compiler.is_compiling() or not torch.is_grad_enabled():
+    if is_recorded() or not torch.is_grad_enabled():
         return function(*arguments)
     return checkpoint(
         function, *arguments, use_reentrant=False, preserve_rng_state=False
