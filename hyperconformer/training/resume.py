@@ -200,6 +200,16 @@ def _parse_meta(file, changed_ns):
     return yaml.safe_load(file.read_text(encoding="utf-8"))
 
 
+def count_processes():
+    """The number of processes that train together.
+
+    Returns
+    -------
+    int
+    """
+    return torch.distributed.get_world_size() if is_distributed_initialized() else 1
+
+
 @functools.partial(register_checkpoint_hooks, save_on_main_only=False)
 class RandomStates:
     """The random states of Python, NumPy and PyTorch, of every process.
@@ -254,14 +264,11 @@ class RandomStates:
         """
         del end_of_epoch
         states = torch.load(path, weights_only=True, map_location="cpu")
-        processes = 1
-        if is_distributed_initialized():
-            processes = torch.distributed.get_world_size()
+        processes = count_processes()
         if len(states) != processes:
             logger.warning(
                 f"the checkpoint was written by {len(states)} processes, not by "
-                f"{processes}: random numbers and, inside an epoch, the place in the "
-                "data are not those of an uninterrupted run"
+                f"{processes}: random numbers are not those of an uninterrupted run"
             )
             return
         own = states[get_rank() or 0]
