@@ -73,7 +73,9 @@ def read_config(path, overrides=None, used_keys=None):
         check_keys(_dump(tree), used_keys, path)
     if isinstance(overrides, str):
         overrides = _parse(overrides, f"override of {path}")
-    overrides = {str(key): _as_name(str(key), x) for key, x in (overrides or {}).items()}
+    overrides = {
+        str(key): _as_name(str(key), x) for key, x in (overrides or {}).items()
+    }
     _update(tree, overrides, f"override of {path}")
     text = _dump(tree)
     if used_keys is not None:
@@ -127,6 +129,41 @@ def check_keys(text, used_keys, path):
         if key not in used_keys and key not in referenced:
             known = sorted(set(used_keys) | referenced)
             raise ValueError(f"{path}: {unknown('key', key, known)}")
+
+
+def flatten(tree, prefix=""):
+    """Nested mappings as one.
+
+    Arguments
+    ---------
+    tree : dict
+        As YAML loads it, references resolved.
+    prefix : str
+        Goes before each key.
+
+    Returns
+    -------
+    dict of str to str
+        Dotted keys to values as text. A mapping with a tag (``!new:``) also stands
+        there itself, with its tag.
+
+    Example
+    -------
+    >>> flatten(YAML().load("a: !new:b.C\\n  d: 1\\ne: text"))
+    {'a': '!new:b.C', 'a.d': '1', 'e': 'text'}
+    """
+    flat = {}
+    for key, value in tree.items():
+        tag = getattr(getattr(value, "tag", None), "value", None) or ""
+        if hasattr(value, "items"):
+            if tag:
+                flat[f"{prefix}{key}"] = tag
+            flat.update(flatten(value, f"{prefix}{key}."))
+        elif tag:
+            flat[f"{prefix}{key}"] = f"{tag} {value.value}".strip()
+        else:
+            flat[f"{prefix}{key}"] = "null" if value is None else str(value)
+    return flat
 
 
 def _dump(tree):
