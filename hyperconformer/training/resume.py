@@ -53,7 +53,7 @@ TRAINED = r"init_from|new_head|phone_ctc(\..*)?|optimizer|lr_schedule"
 # Of these, what changes no weight's meaning. The phones themselves are compared when
 # they are loaded.
 FREE = re.compile(
-    r".*(dropout\w*|\.backend)|phone_ctc\.(weight|lexicon|pronunciations\..*)"
+    r".*\.(\w*drop\w*|backend)|phone_ctc\.(weight|lexicon|pronunciations\..*)"
 )
 # Settings that earlier versions did not have, as they stood.
 OLD_SETTINGS = {"new_head": False}
@@ -94,7 +94,7 @@ def read_earlier_settings(output, checkpoints):
             f"{checkpoints} holds checkpoints, but {file} does not say with which "
             "settings they were trained. Put it back, or give another --output_folder"
         )
-    return {**OLD_SETTINGS, **settings}
+    return settings
 
 
 def require_same_model(earlier, now, output, test_only):
@@ -117,7 +117,7 @@ def require_same_model(earlier, now, output, test_only):
         Naming the settings that differ.
     """
     fixed = re.compile(TESTED if test_only else f"{TESTED}|{TRAINED}")
-    there, here = flatten(earlier), flatten(now)
+    there, here = (flatten({**OLD_SETTINGS, **x}) for x in (earlier, now))
     changed = {
         key: (there.get(key, "absent"), here.get(key, "absent"))
         for key in sorted(there.keys() | here.keys())
@@ -128,17 +128,18 @@ def require_same_model(earlier, now, output, test_only):
         for key, values in changed.items()
         if fixed.fullmatch(key) and not FREE.fullmatch(key)
     }
-    # The names that a user has written, where a part refers to them.
+    # By the names that a user writes, where a part refers to them.
     names = {}
     for key, values in parts.items():
         written = [
             name
             for name in changed
-            if changed[name] == values
-            and name.split(".")[0] not in MODULES
-            and not FREE.fullmatch(name)
+            if changed[name] == values and name.split(".")[0] not in MODULES
         ]
-        names.update(dict.fromkeys(written or [key], values))
+        same = [x for x in written if x.split(".")[-1] == key.split(".")[-1]]
+        if not same and len(written) == 1:
+            same = written
+        names.update(dict.fromkeys(same or [key], values))
     if names:
         shown = [f"{key} ({a} there, {b} here)" for key, (a, b) in names.items()]
         more = f" and {len(shown) - 8} more" if len(shown) > 8 else ""
