@@ -6,8 +6,10 @@ run options (``--device``, ``--precision``, ...) work as everywhere else. A file
 whose key ``task`` is ``language_model`` trains a language model.
 """
 
+import argparse
 import dataclasses
 import importlib
+import math
 import os
 import sys
 
@@ -22,11 +24,34 @@ TASKS = {
 }
 
 
+def parse(arguments):
+    """Parse the command line as SpeechBrain does, which takes whole minutes only."""
+    parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
+    parser.add_argument("--ckpt_interval_minutes", type=minutes)
+    own, others = parser.parse_known_args(arguments)
+    config_file, run_options, overrides = sb.parse_arguments(others)
+    if own.ckpt_interval_minutes is not None:
+        run_options = dataclasses.replace(
+            run_options,
+            ckpt_interval_minutes=own.ckpt_interval_minutes,
+            overridden_args=run_options.overridden_args | {"ckpt_interval_minutes"},
+        )
+    return config_file, run_options, overrides
+
+
+def minutes(text):
+    """A number of minutes, as text."""
+    number = float(text)
+    if not (number >= 0 and math.isfinite(number)):
+        raise ValueError(f"expected minutes, got {text}")
+    return number
+
+
 def main(arguments):
-    """Parse the command line as SpeechBrain does, and run."""
+    """Run what the command line asks for."""
     # Where files of the user's own lie, for !name: and !new:.
     sys.path.append(os.getcwd())
-    config_file, run_options, overrides = sb.parse_arguments(arguments)
+    config_file, run_options, overrides = parse(arguments)
     from hyperconformer.config import read_config
     from hyperconformer.registry import unknown
 

@@ -5,19 +5,33 @@ what differs from that file, and lists after ``without:`` the keys that it does 
 need. With ``base: [OTHER.yaml, CHANGES.yaml]`` each file of the list changes those
 before it. A key that neither the base has nor the file itself refers to, or that
 nothing reads, is an error: a misspelt hyperparameter never passes in silence.
-A dotted name (``mixer_options.tied``) changes one entry of a mapping.
+A dotted name (``mixer_options.tied``) changes one entry of a mapping. Names of files,
+folders and splits are text, also where YAML would read a number or a date.
 """
 
+import datetime
 import io
+import logging
 import pathlib
 import re
 
 from hyperpyyaml import resolve_references
 from ruamel.yaml import YAML
 from ruamel.yaml.error import YAMLError
+from ruamel.yaml.nodes import MappingNode, SequenceNode
+from ruamel.yaml.tag import Tag
 
 from hyperconformer.registry import unknown
 from hyperconformer.text import read_text
+
+logger = logging.getLogger(__name__)
+
+# Keys, at any depth, whose values are names. What YAML takes for something else but
+# null, as a folder 2026-11-28, is read as it is written.
+NAMES = re.compile(
+    r"(.*\.)?((.*_)?(folder|files?|splits?|texts)|corpus|init_from|lexicon|arpa)"
+)
+TEXT, NULL = "tag:yaml.org,2002:str", "tag:yaml.org,2002:null"
 
 
 def read_config(path, overrides=None, used_keys=None):
@@ -56,12 +70,20 @@ def read_config(path, overrides=None, used_keys=None):
     18
     """
     tree = _read_tree(pathlib.Path(path))
+    if used_keys is not None:
+        check_keys(_dump(tree), used_keys, path)
     if isinstance(overrides, str):
         overrides = _parse(overrides, f"override of {path}")
-    _update(tree, overrides or {}, f"override of {path}")
+    overrides = {
+        str(key): _as_name(str(key), x) for key, x in (overrides or {}).items()
+    }
+    _update(tree, overrides, f"override of {path}")
     text = _dump(tree)
     if used_keys is not None:
-        check_keys(text, used_keys, path)
+        # What an override has left without a reader is no mistake of the file's.
+        read = {*used_keys, *_references(text)}
+        for key in sorted({key.split(".")[0] for key in overrides} - read):
+            logger.warning(f"{key} is given but not used: another override replaces it")
     return text
 
 
@@ -110,6 +132,41 @@ def check_keys(text, used_keys, path):
             raise ValueError(f"{path}: {unknown('key', key, known)}")
 
 
+def flatten(tree, prefix=""):
+    """Nested mappings as one.
+
+    Arguments
+    ---------
+    tree : dict
+        As YAML loads it, references resolved.
+    prefix : str
+        Goes before each key.
+
+    Returns
+    -------
+    dict of str to str
+        Dotted keys to values as text. A mapping with a tag (``!new:``) also stands
+        there itself, with its tag.
+
+    Example
+    -------
+    >>> flatten(YAML().load("a: !new:b.C\\n  d: 1\\ne: text"))
+    {'a': '!new:b.C', 'a.d': '1', 'e': 'text'}
+    """
+    flat = {}
+    for key, value in tree.items():
+        tag = getattr(getattr(value, "tag", None), "value", None) or ""
+        if hasattr(value, "items"):
+            if tag:
+                flat[f"{prefix}{key}"] = tag
+            flat.update(flatten(value, f"{prefix}{key}."))
+        elif tag:
+            flat[f"{prefix}{key}"] = f"{tag} {value.value}".strip()
+        else:
+            flat[f"{prefix}{key}"] = "null" if value is None else str(value)
+    return flat
+
+
 def _dump(tree):
     text = io.StringIO()
     YAML().dump(tree, text)
@@ -117,10 +174,35 @@ def _dump(tree):
 
 
 def _parse(text, source):
+    yaml = YAML()
     try:
-        return YAML().load(text)
+        node = yaml.compose(text)
+        if node is None:
+            return None
+        _read_names_as_text(node)
+        return yaml.constructor.construct_document(node)
     except YAMLError as error:
         raise ValueError(f"{source} is not valid YAML: {error}") from error
+
+
+def _read_names_as_text(node, is_name=False):
+    if isinstance(node, MappingNode):
+        for key, value in node.value:
+            _read_names_as_text(value, bool(NAMES.fullmatch(str(key.value))))
+    elif isinstance(node, SequenceNode):
+        for value in node.value:
+            _read_names_as_text(value, is_name)
+    elif is_name and node.tag.startswith("tag:yaml.org,2002:") and node.tag != NULL:
+        node.ctag = Tag(suffix=TEXT)
+
+
+def _as_name(key, value):
+    """A value of an override from Python, as text where it is a name."""
+    if isinstance(value, pathlib.PurePath):
+        return str(value)
+    if NAMES.fullmatch(key) and isinstance(value, (bool, int, float, datetime.date)):
+        return str(value)
+    return value
 
 
 def _read_tree(path):

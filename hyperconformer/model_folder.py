@@ -367,7 +367,7 @@ def _read_settings(folder):
         return path.read_text(encoding="utf-8-sig")
 
 
-def load_weights(source, modules):
+def load_weights(source, modules, ignored=None):
     """Fill modules of one's own with the weights of a model folder.
 
     Arguments
@@ -376,6 +376,8 @@ def load_weights(source, modules):
         As for :func:`find_model`.
     modules : dict of str to torch.nn.Module
         The modules that it holds, under its names; changed in place.
+    ignored : re.Pattern, optional
+        The weights whose names match in full are left alone, here and there.
 
     Raises
     ------
@@ -387,18 +389,19 @@ def load_weights(source, modules):
     folder = find_model(source)
     path = check_file(folder, WEIGHTS_FILE)
     with _named_errors(folder / WEIGHTS_FILE, SafetensorError):
-        _load_weights(path, modules, "the settings of this run")
+        _load_weights(path, modules, "the settings of this run", ignored)
 
 
-def _load_weights(path, modules, who="its settings"):
+def _load_weights(path, modules, who="its settings", ignored=None):
     """Fill the modules from a file that holds exactly their tensors."""
     wanted = {
         f"{name}.{key}": value
         for name, module in modules.items()
         for key, value in module.state_dict().items()
+        if not (ignored and ignored.fullmatch(f"{name}.{key}"))
     }
     with safe_open(path, framework="pt") as file:
-        found = set(file.keys())
+        found = {k for k in file.keys() if not (ignored and ignored.fullmatch(k))}
         if found != set(wanted):
             raise ValueError(
                 f"{path} has other tensors than {who} ask for: "

@@ -1,6 +1,7 @@
 """Experiment files: inheritance, overrides and strict keys."""
 
 import pathlib
+import re
 
 import pytest
 from hyperpyyaml import load_hyperpyyaml
@@ -87,6 +88,44 @@ def test_key_that_nothing_reads_is_an_error(files):
         read_config(files / "child.yaml", used_keys=used - {"lr"})
 
 
+def test_key_whose_reader_is_overridden_is_no_error(files, caplog):
+    used = {"lr", "options", "thing", "width"}
+    (files / "child.yaml").write_text(
+        "base: base.yaml\nlr: !ref <depth> * 2\ndepth: 3\n"
+    )
+    read_config(files / "child.yaml", "lr: null", used_keys=used)
+    assert not caplog.text
+    read_config(files / "child.yaml", "lr: 1\ndepth: 4", used_keys=used)
+    assert "depth is given but not used" in caplog.text
+    (files / "grandchild.yaml").write_text("base: child.yaml\nlr: 1\n")
+    with pytest.raises(ValueError, match="grandchild.yaml.*'depth'"):
+        read_config(files / "grandchild.yaml", used_keys=used)
+
+
+@pytest.mark.parametrize(
+    "name", ["42", "007", "1e3", "0x1F", "2026-11-28", "true", ".5", "12:30:45", "-1"]
+)
+def test_names_are_text(tmp_path, name):
+    file = tmp_path / "a.yaml"
+    file.write_text(
+        "output_folder: x\nseed: 1\ntest_splits: []\nthing: {lexicon: x}\n"
+        f"data_folder: {name}\nlog: !ref <output_folder>/log\ntokenizer_file: x\n"
+    )
+    text = read_config(
+        file,
+        f"output_folder: {name}\nseed: 007\ntest_splits: [{name}]\n"
+        f"thing.lexicon: {name}\ntokenizer_file: null",
+    )
+    config = load_hyperpyyaml(text)
+    assert config["output_folder"] == config["data_folder"] == name
+    assert config["test_splits"] == [name] and config["thing"] == {"lexicon": name}
+    assert config["log"] == f"{name}/log" and config["seed"] == 7
+    assert config["tokenizer_file"] is None
+    written = YAML().load(resolve_config(text))
+    assert written["output_folder"] == name
+    assert load_hyperpyyaml(read_config(file, {"output_folder": 42}))["log"] == "42/log"
+
+
 def test_missing_and_broken_files_are_named(files):
     with pytest.raises(FileNotFoundError, match="none.yaml"):
         read_config(files / "none.yaml")
@@ -115,6 +154,11 @@ def test_shipped_files_build_and_have_no_unused_key(path, tmp_path):
     overrides = {"data_folder": str(tmp_path), "output_folder": str(tmp_path)}
     used_keys = USED_KEYS[YAML().load(read_config(path)).get("task", "asr")]
     text = read_config(path, overrides, used_keys)
+    # Whatever a user leaves out, what only that has read is no mistake.
+    readers = [x.split(":")[0] for x in re.split(r"\n(?=\w)", text) if "!ref" in x]
+    assert "epoch_counter" in readers
+    for key in readers:
+        read_config(path, f"{key}: null", used_keys)
     if path.name == "joint_lm.yaml":
         # Its search wants a trained language model: tests/test_decoding.py has one.
         text = read_config(path, {**overrides, "test_search": None})

@@ -209,6 +209,32 @@ def test_nbest_are_different_and_sorted(tiny_model):
     assert result.text == result.nbest[0].text
 
 
+@pytest.mark.parametrize("search", ["greedy", "beam", "n-grams"])
+def test_half_precision_is_searched(tiny_model, tmp_path, search):
+    arpa = train_arpa(["CAB DAD"], tmp_path / "lm.arpa", 1)
+    search = {
+        "greedy": GreedySearcher(),
+        "beam": CTCSearcher(),
+        "n-grams": CTCSearcher(arpa=arpa),
+    }[search]
+    asr = ASR.from_hparams(tiny_model, search=search)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        result = asr.transcribe(noise(1), RATE)
+        features, lengths = asr.extractor(noise(1)[None], torch.ones(1))
+        recognition = asr.recognizer(features, lengths)
+    assert result.text and torch.isfinite(torch.tensor(result.nbest[0].score))
+    assert recognition.encoded.dtype == torch.bfloat16
+    assert recognition.ctc.dtype == torch.float32
+
+
+def test_the_precision_of_log_probabilities_is_that_of_wider_weights(tiny_model):
+    asr = ASR.from_hparams(tiny_model)
+    features, lengths = asr.extractor(noise(1)[None], torch.ones(1))
+    with torch.no_grad():
+        recognition = asr.recognizer.double()(features.double(), lengths)
+    assert recognition.ctc.dtype == torch.float64
+
+
 RESULT = Transcription(
     "GO ON",
     (Word("GO", 0.4, 0.8, 0.98765), Word("ON", 3661.5, 3662.0, 0.5)),

@@ -19,7 +19,7 @@ from hyperconformer.inference import ASR
 from hyperconformer.model_folder import find_model, load_model, read_settings
 from hyperconformer.ngram import train_arpa
 from hyperconformer.safe_yaml import BUILT, NAMED, load_safely
-from hyperconformer.training.fine_tuning import keep_tokenizer
+from hyperconformer.training.experiment import prepare_tokenizer
 
 ROOT = pathlib.Path(__file__).resolve().parents[1]
 # A folder that takes longer than this counts as hanging.
@@ -419,7 +419,9 @@ def test_no_link_leads_out_of_a_folder_in_a_cache(tiny_model, tmp_path, inside, 
             read(folder)
         assert "user:" not in str(caught.value)
     with pytest.raises(ValueError, match="leads out of its folder"):
-        keep_tokenizer(folder, tmp_path / "kept")
+        config = {"train_split": "train", "tokenizer_file": None, "new_head": False}
+        config["init_from"] = folder
+        prepare_tokenizer(config, {"train": None}, tmp_path / "kept")
     assert not list(tmp_path.glob("kept/*"))
 
 

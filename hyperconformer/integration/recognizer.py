@@ -12,7 +12,7 @@ from hyperconformer.masks import lengths_to_padding_mask
 
 
 class Recognition(NamedTuple):
-    """What a recogniser says of a batch.
+    """What a recogniser says of a batch, log-probabilities in at least float32.
 
     ``ctc`` (B, T, V) log-probabilities; ``lengths`` (B,) int64 frames of them;
     ``encoded`` (B, T, D); ``seq`` (B, U, V) log-probabilities of the decoder, and
@@ -102,7 +102,7 @@ class Recognizer(nn.Module):
         encoded, hidden, _ = self.transformer.encode_layers(
             x, lengths / x.shape[1], dynchunktrain_config
         )
-        ctc = self.ctc_head(encoded).log_softmax(dim=-1)
+        ctc = _log_probs(self.ctc_head(encoded))
         seq = logits = None
         if targets is not None and not self.needs_targets:
             raise ValueError("targets given, but num_decoder_layers is 0")
@@ -111,7 +111,7 @@ class Recognizer(nn.Module):
         elif targets is not None:
             mask = lengths_to_padding_mask(lengths, encoded.shape[1])
             decoded = self.transformer.decode_targets(targets, encoded, mask)
-            seq = self.decoder_head(decoded).log_softmax(dim=-1)
+            seq = _log_probs(self.decoder_head(decoded))
         return Recognition(ctc, lengths, encoded, seq, logits, hidden)
 
     def init_state(self, batch_size, *, chunk, device=None, dtype=None):
@@ -179,5 +179,11 @@ class Recognizer(nn.Module):
         )
         new_state = {**prefixed("frontend", front), **prefixed("transformer", after)}
         if self.transducer is None:
-            encoded = self.ctc_head(encoded).log_softmax(dim=-1)
+            encoded = _log_probs(self.ctc_head(encoded))
         return encoded, lengths, new_state
+
+
+def _log_probs(logits):
+    """In at least single precision: what NumPy and the losses take, also under bf16."""
+    dtype = torch.promote_types(logits.dtype, torch.float32)
+    return logits.log_softmax(dim=-1, dtype=dtype)

@@ -1,8 +1,10 @@
 """SpeechBrain's Brain for CTC and attention speech recognition."""
 
-import math
+import itertools
+import logging
 import pathlib
 import time
+import zlib
 
 import speechbrain as sb
 import torch
@@ -21,7 +23,9 @@ from hyperconformer.masks import lengths_to_padding_mask
 from hyperconformer.plots import plot_training
 from hyperconformer.text import normalize
 from hyperconformer.training.results import write_errors
-from hyperconformer.training.resume import RandomStates
+from hyperconformer.training.resume import RandomStates, count_processes
+
+logger = logging.getLogger(__name__)
 
 SECONDS_BETWEEN_CURVES = 60
 
@@ -62,7 +66,7 @@ def consistency_loss(log_probs, lengths, token_counts):
 
 @register_checkpoint_hooks
 class TrainingBrain(sb.Brain):
-    """What every training does: a schedule that knows its length, a log, a curve.
+    """What every training does: a schedule over its whole length, a log, a curve.
 
     It ends with the epochs of the YAML file, or earlier: after ``max_updates``, or
     after ``max_train_s`` seconds spent in updates.
@@ -82,7 +86,9 @@ class TrainingBrain(sb.Brain):
         # only deal them out, so that two do what one does in two steps.
         self.hparams.sorting = "by the batch sampler"
         self.batch_sampler = train_loader["batch_sampler"]
+        self.batches = None
         self.train_s = 0.0
+        self.spent_s = 0.0
         self.curve_drawn = time.monotonic()
         self.loader_random = train_loader["generator"]
         self.checkpointer.add_recoverable(
@@ -92,20 +98,82 @@ class TrainingBrain(sb.Brain):
         )
 
     def on_fit_start(self):
-        """Build optimizers, recover, and tell the schedule how long this will be."""
+        """Build optimizers, recover, and see how much of the training is done.
+
+        Raises
+        ------
+        ValueError
+            If an epoch has fewer batches than make an update.
+        """
         # With several processes, train_sampler deals each its own batches.
         batches = len(self.train_sampler or self.batch_sampler)
-        updates = max(batches // self.grad_accumulation_factor, 1)
-        self.total_updates = self.hparams.number_of_epochs * updates
+        self.epoch_updates = batches // self.grad_accumulation_factor
+        if self.epoch_updates < 1:
+            raise ValueError(
+                f"grad_accumulation_factor is {self.grad_accumulation_factor}, but an "
+                f"epoch has only {batches} batches for each process: nothing would be "
+                "learnt. Lower it, or make the batches smaller"
+            )
         if self.hparams.max_updates is not None:
-            self.total_updates = min(self.total_updates, self.hparams.max_updates)
             self.optimizer_step_limit = self.hparams.max_updates
-        self._plan_updates()
         super().on_fit_start()
-        self._plan_updates()  # with the time that earlier parts of the run took
+        if self.optimizer_step > 0:
+            self._resume()
         if self._optimizer_step_limit_exceeded and self.step == 0:
             counter = self.hparams.epoch_counter  # nothing is left to train
             counter.current = counter.limit
+
+    def init_optimizers(self):
+        """Build the optimizer, and remember its settings."""
+        super().init_optimizers()
+        self.optimizer_settings = [
+            {key: x for key, x in group.items() if key not in ("params", "lr")}
+            for group in self.optimizer.param_groups
+        ]
+
+    def _resume(self):
+        """Go on with the settings of now: the checkpoint brought those of before."""
+        for group, settings in zip(
+            self.optimizer.param_groups, self.optimizer_settings
+        ):
+            group.update(settings)
+        if self.step > 0:
+            self._resume_inside_epoch()
+        self._check_seconds()
+        if hasattr(self.hparams.lr_schedule, "progress"):
+            self._set_rate(epochs_done=self.hparams.epoch_counter.current)
+
+    def _resume_inside_epoch(self):
+        """Begin the epoch again where it has other batches than before."""
+        before, epoch = self.batches, self.hparams.epoch_counter.current + 1
+        self.batch_sampler.set_epoch(epoch)
+        now = self._describe_batches()
+        if before is None:  # a checkpoint of an earlier version
+            before = now if self.step <= now["for each process"] else {}
+        if before == now:
+            return
+        logger.warning(
+            f"the checkpoint was written inside epoch {epoch}, after {self.step} of "
+            f"{before.get('for each process', 'its')} batches. The epoch has other "
+            f"batches now, {now['for each process']} of them for each of "
+            f"{now['processes']} processes (the batch size, the number of processes, "
+            "the training utterances or the seed differ). So it begins again, with "
+            "the weights of the checkpoint"
+        )
+        self.step, self.avg_train_loss = 0, 0.0
+        for name, loader in self.checkpointer.recoverables.items():
+            if name.startswith("dataloader"):
+                loader._speechbrain_recovery_skip_to = None
+
+    def _describe_batches(self):
+        """What tells an epoch's batches from others."""
+        # Not to the sampler's end, where it shuffles again.
+        batches = list(itertools.islice(self.batch_sampler, len(self.batch_sampler)))
+        return {
+            "for each process": len(self.train_sampler or self.batch_sampler),
+            "processes": count_processes(),
+            "crc32": zlib.crc32(repr(batches).encode()),
+        }
 
     def start_epoch(self, epoch):
         """Shuffle for a new epoch.
@@ -116,6 +184,7 @@ class TrainingBrain(sb.Brain):
             The epoch to come.
         """
         self.batch_sampler.set_epoch(epoch)
+        self.batches = self._describe_batches()
         # Seeds the loader's processes, apart from the random states of this one, which
         # a resumed run has restored already.
         self.loader_random.manual_seed(self.hparams.seed + epoch)
@@ -146,40 +215,57 @@ class TrainingBrain(sb.Brain):
         )
 
     def fit_batch(self, batch):
-        """One update, by the clock."""
+        """Train on a batch, by the clock; step the learning rate after an update."""
         started = time.monotonic()
         loss = super().fit_batch(batch)
         self.train_s += time.monotonic() - started
-        self._plan_updates()
+        self._check_seconds()
+        if self.step % self.grad_accumulation_factor == 0:
+            self._set_rate(epochs_done=self.hparams.epoch_counter.current - 1)
         return loss
 
-    def _plan_updates(self):
-        """Tell the schedule how many updates there will be, as far as is known."""
-        total, limit_s = self.total_updates, self.hparams.max_train_s
-        if limit_s is not None and self.train_s > 0.0:
-            spent_s = self.mean_over_processes(self.train_s)  # all must end together
-            total = min(total, math.ceil(self.optimizer_step * limit_s / spent_s))
-            if spent_s >= limit_s:
+    def _check_seconds(self):
+        """End the training where its seconds are spent."""
+        if self.hparams.max_train_s is not None:
+            # All processes must end together.
+            self.spent_s = self.mean_over_processes(self.train_s)
+            if self.spent_s >= self.hparams.max_train_s:
                 self.optimizer_step_limit = self.optimizer_step
-        if hasattr(self.hparams.lr_schedule, "total_updates"):
-            self.hparams.lr_schedule.total_updates = total
+
+    def _set_rate(self, epochs_done):
+        schedule = self.hparams.lr_schedule
+        if hasattr(schedule, "progress"):  # SpeechBrain's count updates
+            schedule.progress = self._measure_progress(epochs_done)
+        schedule(self.optimizer)
+
+    def _measure_progress(self, epochs_done):
+        """The fraction of the training that is done, in [0, 1].
+
+        Of the epochs, the updates or the seconds, whichever ends the training first.
+        It is not counted in batches, so that a run may be resumed with others.
+        """
+        updates = self.step // self.grad_accumulation_factor
+        updates += epochs_done * self.epoch_updates
+        done = [updates / (self.hparams.number_of_epochs * self.epoch_updates)]
+        if self.hparams.max_updates is not None:
+            done.append(self.optimizer_step / self.hparams.max_updates)
+        if self.hparams.max_train_s is not None:
+            done.append(self.spent_s / self.hparams.max_train_s)
+        return min(max(done), 1.0)
 
     @mark_as_saver
     def _save(self, path):
         super()._save(path)
         with open(path, "a", encoding="utf-8") as file:
-            yaml.dump({"train_s": self.train_s}, file)
+            yaml.dump({"train_s": self.train_s, "batches": self.batches}, file)
 
     @mark_as_loader
     def _recover(self, path, end_of_epoch):
         super()._recover(path, end_of_epoch)
         with open(path, encoding="utf-8") as file:
-            self.train_s = yaml.safe_load(file)["train_s"]
-
-    def on_fit_batch_end(self, batch, outputs, loss, should_step):
-        """Step the learning rate after each update."""
-        if should_step:
-            self.hparams.lr_schedule(self.optimizer)
+            state = yaml.safe_load(file)
+        self.train_s = state["train_s"]
+        self.batches = state.get("batches")
 
     def end_epoch(self, epoch, train_stats, valid_stats, **keep):
         """Log, keep a checkpoint and redraw the curve, once a minute and at the end.

@@ -3,6 +3,7 @@
 import io
 import pathlib
 import random
+import re
 import zlib
 
 import speechbrain as sb
@@ -20,7 +21,10 @@ from speechbrain.utils.data_utils import batch_pad_right
 from hyperconformer.audio import read_audio
 from hyperconformer.corpora.manifest import write_atomically
 from hyperconformer.decoding import BOS_INDEX, EOS_INDEX
+from hyperconformer.registry import unknown
 from hyperconformer.text import as_written, normalize
+
+TOKEN_UNITS = ["char", "unigram", "bpe"]
 
 
 def read_transcripts(manifest, tokenizer=None):
@@ -45,14 +49,14 @@ def read_transcripts(manifest, tokenizer=None):
 
 
 def train_tokenizer(manifest, folder, unit, vocab_size):
-    """Train SentencePiece on a manifest's transcripts, or load what was trained.
+    """Train SentencePiece on a manifest's transcripts.
 
     Arguments
     ---------
     manifest : str or pathlib.Path
         CSV with the column ``wrd``.
     folder : str or pathlib.Path
-        Where the model lies.
+        Where the model goes, in the place of other ones.
     unit : str
         ``"char"``, ``"unigram"`` or ``"bpe"``.
     vocab_size : int
@@ -63,19 +67,33 @@ def train_tokenizer(manifest, folder, unit, vocab_size):
     pathlib.Path
         The model: token 0 is unknown and serves as the CTC blank and the padding, 1
         begins and 2 ends a sentence.
+
+    Raises
+    ------
+    ValueError
+        If there is no such unit, or the transcripts cannot have so many tokens.
     """
-    if unit == "char":
-        vocab_size = len(set("".join(read_transcripts(manifest))) - {" "}) + 4
-    file = pathlib.Path(folder) / f"{vocab_size}_{unit}.model"
+    if unit not in TOKEN_UNITS:
+        raise ValueError(unknown("token_unit", unit, TOKEN_UNITS))
+    if unit != "char" and (not isinstance(vocab_size, int) or vocab_size < 1):
+        raise ValueError(f"vocab_size must be a number of tokens, got {vocab_size!r}")
 
     def train():
-        if file.is_file():
-            return
-        # SpeechBrain's wrapper leaves the path of its text in the model, and breaks
-        # where that has a blank. These are its settings.
-        model = io.BytesIO()
+        model = _train_sentencepiece(read_transcripts(manifest), unit, vocab_size)
+        size = SentencePieceProcessor(model_proto=model).vocab_size()
+        keep_tokenizer(folder, f"{size}_{unit}.model", model)
+
+    sb.utils.distributed.run_on_main(train)
+    return find_tokenizer(folder)
+
+
+def _train_sentencepiece(sentences, unit, vocab_size):
+    # SpeechBrain's wrapper leaves the path of its text in the model, and breaks
+    # where that has a blank. These are its settings.
+    model = io.BytesIO()
+    try:
         SentencePieceTrainer.train(
-            sentence_iterator=iter(read_transcripts(manifest)),
+            sentence_iterator=iter(sentences),
             model_writer=model,
             model_type=unit,
             **({} if unit == "char" else {"vocab_size": vocab_size}),
@@ -86,10 +104,64 @@ def train_tokenizer(manifest, folder, unit, vocab_size):
             eos_id=EOS_INDEX,
             pad_id=-1,
         )
-        write_atomically(file, model.getvalue())
+    except RuntimeError as error:
+        at_most = re.search(r"Please set it to a value <= (\d+)", str(error))
+        at_least = re.search(r"smaller than required_chars. \d+ vs (\d+)", str(error))
+        # Each character, the three special tokens, and the mark of a word's beginning.
+        characters = len(set("".join(sentences)) - {" "}) + 4
+        if at_most:
+            limit = f"have {at_most[1]} {unit} tokens at most"
+        elif at_least or vocab_size < characters:
+            limit = f"need {at_least[1] if at_least else characters} {unit} tokens"
+            limit += " at least, one for each character"
+        else:
+            raise ValueError(
+                f"no {unit} tokenizer can be trained on the transcripts: {error}"
+            ) from error
+        raise ValueError(
+            f"the training transcripts {limit}; got vocab_size: {vocab_size}"
+        ) from error
+    return model.getvalue()
 
-    sb.utils.distributed.run_on_main(train)
-    return file
+
+def keep_tokenizer(folder, name, content):
+    """Make a tokenizer the only one of a folder.
+
+    Arguments
+    ---------
+    folder : str or pathlib.Path
+        Where it goes; made if absent.
+    name : str
+        The file's name, ``*.model``.
+    content : bytes
+        The SentencePiece model.
+    """
+    file = pathlib.Path(folder) / name
+    write_atomically(file, content)
+    for other in file.parent.glob("*.model"):
+        if other != file:
+            other.unlink()
+
+
+def find_tokenizer(folder, vocab_size=None):
+    """The tokenizer that :func:`keep_tokenizer` has left in a folder.
+
+    Arguments
+    ---------
+    folder : str or pathlib.Path
+        Where it lies.
+    vocab_size : int, optional
+        Its number of tokens; earlier versions may have left several tokenizers.
+
+    Returns
+    -------
+    pathlib.Path or None
+        None if there is none.
+    """
+    files = sorted(pathlib.Path(folder).glob("*.model"))
+    if vocab_size is not None:
+        files = [f for f in files if load_tokenizer(f).vocab_size() == vocab_size]
+    return files[0] if len(files) == 1 else None
 
 
 def load_tokenizer(file):

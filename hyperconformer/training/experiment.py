@@ -11,15 +11,27 @@ from sentencepiece import SentencePieceProcessor
 
 from hyperconformer.config import read_config, resolve_config
 from hyperconformer.corpora import load_corpus, prepare
+from hyperconformer.corpora.manifest import write_atomically
 from hyperconformer.info import describe_environment
-from hyperconformer.model_folder import save_model
+from hyperconformer.model_folder import (
+    TOKENIZER_FILE,
+    check_file,
+    find_model,
+    save_model,
+)
 from hyperconformer.training.data import (
+    find_tokenizer,
+    keep_tokenizer,
     load_tokenizer,
     manifest_durations,
     read_transcripts,
     train_tokenizer,
 )
-from hyperconformer.training.fine_tuning import keep_tokenizer
+from hyperconformer.training.resume import (
+    SETTINGS_FILE,
+    read_earlier_settings,
+    require_same_model,
+)
 
 logger = logging.getLogger(__name__)
 
@@ -76,7 +88,7 @@ class Experiment(NamedTuple):
         )
 
 
-def open_experiment(config_file, overrides, used_keys):
+def open_experiment(config_file, overrides, used_keys, test_only=False):
     """Make the run's folder, the manifests, the tokenizer and the model.
 
     Arguments
@@ -87,6 +99,8 @@ def open_experiment(config_file, overrides, used_keys):
         Changes to it.
     used_keys : collection of str
         The keys that the run reads, see :func:`hyperconformer.config.read_config`.
+    test_only : bool
+        True leaves the settings as they stand there.
 
     Returns
     -------
@@ -95,24 +109,59 @@ def open_experiment(config_file, overrides, used_keys):
     Raises
     ------
     FileNotFoundError, ValueError
-        On a wrong YAML file, a missing corpus or an empty split.
+        On a wrong YAML file, a missing corpus or an empty split, or if the folder holds
+        a run of another model or of other tokens.
     """
     text = read_config(config_file, overrides, used_keys)
+    for key, value in YAML().load(text).items():
+        if key in ("output_folder", "data_folder") and value is None:
+            raise ValueError(f"{key} must name a folder, got null")
     settings = YAML().load(resolve_references(text))
     settings["corpus"] = load_corpus(resolve_config(text, keys=["corpus"]))
+    if settings.get("new_head") and settings["init_from"] is None:
+        raise ValueError(
+            "new_head goes with init_from, which is null: a model that begins anew has "
+            "no other head"
+        )
     output = pathlib.Path(settings["output_folder"])
+    checkpoints = pathlib.Path(settings["checkpointer"]["checkpoints_dir"])
+    earlier = read_earlier_settings(output, checkpoints)
+    if earlier is not None:
+        now = YAML().load(resolve_references(text, _fit_tokens(earlier, settings)))
+        require_same_model(earlier, now, output, test_only)
     sb.create_experiment_directory(str(output), save_env_desc=False)
     manifests = prepare_corpus(settings, output)
-    tokenizer, tokenizer_file = prepare_tokenizer(settings, manifests, output)
+    tokenizer, file = prepare_tokenizer(settings, manifests, output, earlier)
     # How many tokens there are is known only now, and the model is built with it.
     found = {"vocab_size": tokenizer.vocab_size()}
     plain = resolve_config(text, found)
-    if sb.utils.distributed.if_main_process():
-        (output / "hyperparams.yaml").write_text(plain, encoding="utf-8")
-        (output / "env.log").write_text(describe_environment(), encoding="utf-8")
     sb.utils.seed.seed_everything(settings["seed"], verbose=False)
     config = load_hyperpyyaml(text, found)
-    return Experiment(config, manifests, tokenizer, tokenizer_file, output, plain)
+    # A trained model stays what it is, however it is tested.
+    keep = test_only and earlier is not None
+    if sb.utils.distributed.if_main_process() and not keep:
+        write_atomically(output / SETTINGS_FILE, plain.encode())
+        write_atomically(output / "env.log", describe_environment().encode())
+    return Experiment(config, manifests, tokenizer, file, output, plain)
+
+
+def _trains_tokenizer(settings):
+    """Whether the tokens are found in the transcripts."""
+    borrowed = settings.get("init_from") is not None and not settings.get("new_head")
+    return settings.get("tokenizer_file") is None and not borrowed
+
+
+def _fit_tokens(earlier, settings):
+    """Settings of tokens that say no more than the tokenizer, which is compared itself.
+
+    Only sub-words that are trained have a number that is asked for; of characters and
+    of somebody else's tokens it is found.
+    """
+    trained = _trains_tokenizer(settings) and _trains_tokenizer(earlier)
+    same = {} if trained else {"token_unit": earlier["token_unit"]}
+    if not trained or settings["token_unit"] == "char":
+        same["vocab_size"] = earlier["vocab_size"]
+    return same
 
 
 def prepare_corpus(config, output):
@@ -158,11 +207,11 @@ def prepare_corpus(config, output):
     return manifests
 
 
-def prepare_tokenizer(config, manifests, output):
-    """Load the tokenizer that the run names, or train one on the transcripts.
+def prepare_tokenizer(config, manifests, output, earlier=None):
+    """The run's tokenizer, kept in its folder.
 
-    It names a ``tokenizer_file``, or in ``init_from`` a model that has one, of which it
-    keeps a copy.
+    A resumed run keeps its own. Another one takes ``tokenizer_file``, or the tokenizer
+    of the model in ``init_from``, or trains one on the transcripts.
 
     Arguments
     ---------
@@ -171,24 +220,76 @@ def prepare_tokenizer(config, manifests, output):
     manifests : dict of str to pathlib.Path
         Split to manifest.
     output : pathlib.Path
-        The run's folder, which a trained one stays in.
+        The run's folder.
+    earlier : dict, optional
+        The settings of the run that is resumed.
 
     Returns
     -------
     tokenizer : sentencepiece.SentencePieceProcessor
     file : pathlib.Path
+
+    Raises
+    ------
+    FileNotFoundError
+        If there is no such file or model.
+    ValueError
+        If the tokens are not those of the weights that the run begins with, or lack a
+        part of the transcripts.
     """
-    file = config["tokenizer_file"]
-    manifest = manifests[config["train_split"]]
-    if file is None and config.get("init_from") is None:
+    folder, manifest = output / "tokenizer", manifests[config["train_split"]]
+    source = None if config.get("new_head") else config.get("init_from")
+    given = config["tokenizer_file"]
+    if earlier is not None:
+        file = find_tokenizer(folder, earlier["vocab_size"])
+        file = file or earlier.get("tokenizer_file")  # of which older runs kept no copy
+        if file is None:
+            raise ValueError(
+                f"{folder} does not hold the tokenizer of {earlier['vocab_size']} "
+                "tokens that this run was begun with. Put it back, or give another "
+                "--output_folder"
+            )
+        if given is not None:
+            _require_equal(given, file, "give another --output_folder")
+    elif given is None and source is None:
         unit, size = config["token_unit"], config["vocab_size"]
-        file = train_tokenizer(manifest, output / "tokenizer", unit, size)
+        file = train_tokenizer(manifest, folder, unit, size)
         return load_tokenizer(file), file
-    if file is None:
-        file = keep_tokenizer(config["init_from"], output / "tokenizer")
+    else:
+        file = given
+        if source is not None:
+            file = check_file(find_model(source), TOKENIZER_FILE)
+        if source is not None and given is not None:
+            _require_equal(given, file, "add --new_head=true to begin a head for them")
     tokenizer = load_tokenizer(file)
     require_tokens(tokenizer, read_transcripts(manifest), file)
+    content = pathlib.Path(file).read_bytes()
+    if pathlib.Path(file).parent != folder:
+        sb.utils.distributed.run_on_main(
+            keep_tokenizer, args=(folder, TOKENIZER_FILE, content)
+        )
+        file = folder / TOKENIZER_FILE
     return tokenizer, pathlib.Path(file)
+
+
+def _require_equal(given, expected, advice):
+    """Refuse a tokenizer whose tokens stand for something else than the weights'."""
+    tokens, weights = (
+        [tokenizer.id_to_piece(token) for token in range(tokenizer.vocab_size())]
+        for tokenizer in map(load_tokenizer, (given, expected))
+    )
+    if tokens == weights:
+        return
+    first = next(
+        (i for i, (a, b) in enumerate(zip(tokens, weights)) if a != b),
+        min(len(tokens), len(weights)),
+    )
+    shown = [x[first] if first < len(x) else "none" for x in (tokens, weights)]
+    raise ValueError(
+        f"tokenizer_file {given} has other tokens than the weights, which were trained "
+        f"with {expected}: {len(tokens)} instead of {len(weights)}, token {first} is "
+        f"{shown[0]!r} instead of {shown[1]!r}; {advice}"
+    )
 
 
 def require_tokens(tokenizer, sentences, name):
@@ -220,6 +321,7 @@ def require_tokens(tokenizer, sentences, name):
         shown = ", ".join(map(repr, sorted(unknown)[:10]))
         raise ValueError(
             f"the tokenizer {name} lacks what the training transcripts hold: {shown}"
-            f"{' and more' if len(unknown) > 10 else ''}; change the transcripts, or "
-            "train a tokenizer of your own (tokenizer_file and init_from null)"
+            f"{' and more' if len(unknown) > 10 else ''}. Change the transcripts, or "
+            "begin a run with tokens of its own: another --output_folder without "
+            "tokenizer_file and, with init_from, --new_head=true"
         )

@@ -1,56 +1,23 @@
 """Training that begins with the weights of a trained model (``init_from``)."""
 
 import logging
-import pathlib
+import re
 
-import speechbrain as sb
 from ruamel.yaml import YAML
 
-from hyperconformer.corpora.manifest import write_atomically
-from hyperconformer.model_folder import (
-    TOKENIZER_FILE,
-    check_file,
-    find_model,
-    load_weights,
-    read_settings,
-)
+from hyperconformer.config import flatten
+from hyperconformer.model_folder import load_weights, read_settings
 
 logger = logging.getLogger(__name__)
 
-
-def keep_tokenizer(source, folder):
-    """Copy a model's tokenizer, so that the run can go on without that model.
-
-    Arguments
-    ---------
-    source : str or pathlib.Path
-        As for :func:`hyperconformer.model_folder.find_model`; not looked for where the
-        copy exists.
-    folder : str or pathlib.Path
-        Where the copy lies.
-
-    Returns
-    -------
-    pathlib.Path
-        The copy.
-
-    Raises
-    ------
-    FileNotFoundError
-        If there is no such model.
-    """
-    copy = pathlib.Path(folder) / TOKENIZER_FILE
-
-    def keep():
-        if not copy.is_file():
-            file = check_file(find_model(source), TOKENIZER_FILE)
-            write_atomically(copy, file.read_bytes())
-
-    sb.utils.distributed.run_on_main(keep)
-    return copy
+# The weights of a model folder that mean tokens: all but features and encoder.
+HEADS = re.compile(
+    r"recognizer\.(ctc_head|decoder_head|transducer|transformer\.decoder"
+    r"|transformer\.custom_tgt_module)\..*"
+)
 
 
-def start_from(source, settings, extractor, recognizer):
+def start_from(source, settings, extractor, recognizer, new_head=False):
     """Give a model the weights of another one, and its feature statistics.
 
     Statistics are left alone where the two normalise features in different ways. The
@@ -64,6 +31,9 @@ def start_from(source, settings, extractor, recognizer):
         HyperPyYAML text without references that describes this run's model.
     extractor, recognizer : torch.nn.Module
         This run's; changed in place.
+    new_head : bool
+        True takes over the front end and the encoder only, for other tokens. The CTC
+        head, and a decoder or a transducer, stay as they are.
 
     Raises
     ------
@@ -72,8 +42,8 @@ def start_from(source, settings, extractor, recognizer):
     ValueError
         If its sampling rate or its weights are not those of this run's model.
     """
-    theirs = _flat(read_settings(source))
-    ours = _flat(YAML().load(settings))
+    theirs = flatten(read_settings(source))
+    ours = flatten(YAML().load(settings))
     rates = [model.get("sample_rate") for model in (theirs, ours)]
     if rates[0] != rates[1]:
         raise ValueError(
@@ -81,27 +51,19 @@ def start_from(source, settings, extractor, recognizer):
             f"{rates[1]}"
         )
     own_statistics = {key: x.clone() for key, x in extractor.state_dict().items()}
-    load_weights(source, {"extractor": extractor, "recognizer": recognizer})
+    modules = {"extractor": extractor, "recognizer": recognizer}
+    load_weights(source, modules, ignored=HEADS if new_head else None)
     same = "extractor.normalization"
     if theirs.get(same) != ours.get(same):
         extractor.load_state_dict(own_statistics)
-    logger.info(f"beginning with the weights of {source}")
+    part = "encoder" if new_head else "weights"
+    logger.info(f"beginning with the {part} of {source}")
     differences = [
         f"{key} ({theirs.get(key, 'absent')} there, {ours.get(key, 'absent')} here)"
         for key in sorted(theirs.keys() | ours.keys())
         if key.split(".")[0] in ("extractor", "recognizer")
         if theirs.get(key) != ours.get(key)
+        if not (new_head and key.split(".")[-1] in ("vocab_size", "tgt_vocab"))
     ]
     if differences:
         logger.warning(f"its settings differ: {', '.join(differences)}")
-
-
-def _flat(tree, prefix=""):
-    """Nested mappings as one, with dotted keys and their leaves as text."""
-    flat = {}
-    for key, value in tree.items():
-        if hasattr(value, "items"):
-            flat.update(_flat(value, f"{prefix}{key}."))
-        else:
-            flat[f"{prefix}{key}"] = str(value)
-    return flat

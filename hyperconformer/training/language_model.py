@@ -208,7 +208,9 @@ def train(config_file, run_options=None, overrides=None):
     FileNotFoundError, ValueError
         On a wrong YAML file, a missing corpus or text, or an empty split.
     """
-    experiment = open_experiment(config_file, overrides, USED_KEYS)
+    run_options = run_options or {}
+    test_only = bool(run_options.get("test_only"))
+    experiment = open_experiment(config_file, overrides, USED_KEYS, test_only)
     results = _run(experiment, run_options)
     if sb.utils.distributed.if_main_process():
         report(results, experiment.save_model(["language_model"]), experiment.output)

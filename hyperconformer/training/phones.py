@@ -5,6 +5,11 @@ import re
 
 import torch
 from speechbrain.nnet.losses import ctc_loss
+from speechbrain.utils.checkpoints import (
+    mark_as_loader,
+    mark_as_saver,
+    register_checkpoint_hooks,
+)
 from torch import nn
 from torch.nn.utils.rnn import pad_sequence
 
@@ -65,6 +70,7 @@ class PhoneCTC(nn.Module):
             }
         )
         names = sorted({phone for phones in words.values() for phone in phones})
+        self.phones = names
         number = {phone: index for index, phone in enumerate(names, BLANK_INDEX + 1)}
         self.words = {
             word: [number[phone] for phone in phones] for word, phones in words.items()
@@ -131,6 +137,49 @@ class PhoneCTC(nn.Module):
             (counts / targets.shape[1]).to(relative_lengths.device),
             blank_index=BLANK_INDEX,
         )
+
+
+@register_checkpoint_hooks
+class PhoneInventory:
+    """What the outputs of a :class:`PhoneCTC` stand for, in a checkpoint.
+
+    Arguments
+    ---------
+    phones : list of str
+        The phones, in the order of the outputs after the blank.
+
+    Example
+    -------
+    >>> import tempfile
+    >>> file = pathlib.Path(tempfile.mkdtemp()) / "phones.ckpt"
+    >>> PhoneInventory(["AH", "B"])._save(file)
+    >>> PhoneInventory(["B", "Z"])._load(file, end_of_epoch=True)
+    Traceback (most recent call last):
+        ...
+    ValueError: the checkpoint was trained with other phones than the dictionary has: \
+AH there, Z here; give the same one, or another --output_folder
+    """
+
+    def __init__(self, phones):
+        self.phones = phones
+
+    @mark_as_saver
+    def _save(self, path):
+        path.write_text("\n".join(self.phones), encoding="utf-8")
+
+    @mark_as_loader
+    def _load(self, path, end_of_epoch):
+        del end_of_epoch
+        there = path.read_text(encoding="utf-8").split("\n")
+        if there != self.phones:
+            gone = sorted(set(there) - set(self.phones))
+            new = sorted(set(self.phones) - set(there))
+            raise ValueError(
+                "the checkpoint was trained with other phones than the dictionary has: "
+                f"{', '.join(gone) or 'none more'} there, "
+                f"{', '.join(new) or 'none more'} here; give the same one, or another "
+                "--output_folder"
+            )
 
 
 def read_lexicon(path):

@@ -4,16 +4,20 @@ SpeechBrain's checkpointer, with what it lacks: a checkpoint counts only once it
 whole, a write that fails leaves nothing behind, and the random states are part of it.
 """
 
+import contextlib
 import functools
 import logging
 import os
 import random
+import re
 import shutil
 import time
 
 import numpy as np
 import torch
 import yaml
+from ruamel.yaml import YAML
+from ruamel.yaml.error import YAMLError
 from speechbrain.utils.checkpoints import (
     CKPT_PREFIX,
     METAFNAME,
@@ -32,12 +36,118 @@ from speechbrain.utils.distributed import (
     run_on_main,
 )
 
+from hyperconformer.config import flatten
 from hyperconformer.corpora.manifest import write_atomically
 
 logger = logging.getLogger(__name__)
 
+# What a run was begun with, in its folder.
+SETTINGS_FILE = "hyperparams.yaml"
+MODULES = ("extractor", "recognizer", "language_model", "phone_ctc")
+
+# What the weights of a checkpoint mean, and what reads its other files: a resumed run
+# has the same. Everything else may change.
+TESTED = r"task|sample_rate|token_unit|vocab_size"
+TESTED += r"|(extractor|recognizer|language_model)(\..*)?"
+TRAINED = r"init_from|new_head|phone_ctc(\..*)?|optimizer|lr_schedule"
+# Of these, what changes no weight's meaning. The phones themselves are compared when
+# they are loaded.
+FREE = re.compile(
+    r".*\.(\w*drop\w*|backend)|phone_ctc\.(weight|lexicon|pronunciations\..*)"
+)
+# Settings that earlier versions did not have, as they stood.
+OLD_SETTINGS = {"new_head": False}
+
 # In a checkpoint's meta file: how long each of its other files is.
 SIZES = "file_sizes"
+
+
+def read_earlier_settings(output, checkpoints):
+    """The settings of the run that has left checkpoints.
+
+    Arguments
+    ---------
+    output : pathlib.Path
+        The run's folder.
+    checkpoints : pathlib.Path
+        Where its checkpoints lie.
+
+    Returns
+    -------
+    dict or None
+        None if there is no checkpoint.
+
+    Raises
+    ------
+    ValueError
+        If nothing tells what the checkpoints belong to.
+    """
+    if not any(_is_whole(path) for path in checkpoints.glob(f"{CKPT_PREFIX}*")):
+        return None
+    file = output / SETTINGS_FILE
+    settings = None
+    if file.is_file():
+        with contextlib.suppress(YAMLError):
+            settings = YAML().load(file.read_text(encoding="utf-8"))
+    if not isinstance(settings, dict):
+        raise ValueError(
+            f"{checkpoints} holds checkpoints, but {file} does not say with which "
+            "settings they were trained. Put it back, or give another --output_folder"
+        )
+    return settings
+
+
+def require_same_model(earlier, now, output, test_only):
+    """Refuse to resume a run with settings that its weights were not trained with.
+
+    Arguments
+    ---------
+    earlier : dict
+        From :func:`read_earlier_settings`.
+    now : dict
+        The settings of this run, references resolved.
+    output : pathlib.Path
+        The run's folder, for the message.
+    test_only : bool
+        True leaves out what matters for training only.
+
+    Raises
+    ------
+    ValueError
+        Naming the settings that differ.
+    """
+    fixed = re.compile(TESTED if test_only else f"{TESTED}|{TRAINED}")
+    there, here = (flatten({**OLD_SETTINGS, **x}) for x in (earlier, now))
+    changed = {
+        key: (there.get(key, "absent"), here.get(key, "absent"))
+        for key in sorted(there.keys() | here.keys())
+        if there.get(key) != here.get(key)
+    }
+    parts = {
+        key: values
+        for key, values in changed.items()
+        if fixed.fullmatch(key) and not FREE.fullmatch(key)
+    }
+    # By the names that a user writes, where a part refers to them.
+    names = {}
+    for key, values in parts.items():
+        written = [
+            name
+            for name in changed
+            if changed[name] == values and name.split(".")[0] not in MODULES
+        ]
+        same = [x for x in written if x.split(".")[-1] == key.split(".")[-1]]
+        if not same and len(written) == 1:
+            same = written
+        names.update(dict.fromkeys(same or [key], values))
+    if names:
+        shown = [f"{key} ({a} there, {b} here)" for key, (a, b) in names.items()]
+        more = f" and {len(shown) - 8} more" if len(shown) > 8 else ""
+        raise ValueError(
+            f"the checkpoints in {output} belong to a run with other settings: "
+            f"{', '.join(shown[:8])}{more}. Give another --output_folder, or delete "
+            "this one to begin again; nothing was changed"
+        )
 
 
 class WholeCheckpointer(Checkpointer):
@@ -112,7 +222,7 @@ class WholeCheckpointer(Checkpointer):
         ------
         ValueError
             If a part of this run has no state in the checkpoint, unless partial loads
-            are allowed.
+            are allowed, or has other weights.
         """
         missing = [
             name
@@ -127,7 +237,16 @@ class WholeCheckpointer(Checkpointer):
                 "this run has. Start the command that it was begun with, or give "
                 "another --output_folder"
             )
-        super().load_checkpoint(checkpoint)
+        try:
+            super().load_checkpoint(checkpoint)
+        except RuntimeError as error:
+            if "Error(s) in loading state_dict" not in str(error):
+                raise
+            raise ValueError(
+                f"{checkpoint.path} is of another model than this run's: {error}. "
+                "Start the command that it was begun with, or give another "
+                "--output_folder"
+            ) from error
 
     def _save_checkpoint_metafile(self, fpath, meta_to_include, end_of_epoch):
         # What SpeechBrain would write now; :func:`_finish` does, at the end.
@@ -200,6 +319,16 @@ def _parse_meta(file, changed_ns):
     return yaml.safe_load(file.read_text(encoding="utf-8"))
 
 
+def count_processes():
+    """The number of processes that train together.
+
+    Returns
+    -------
+    int
+    """
+    return torch.distributed.get_world_size() if is_distributed_initialized() else 1
+
+
 @functools.partial(register_checkpoint_hooks, save_on_main_only=False)
 class RandomStates:
     """The random states of Python, NumPy and PyTorch, of every process.
@@ -254,14 +383,11 @@ class RandomStates:
         """
         del end_of_epoch
         states = torch.load(path, weights_only=True, map_location="cpu")
-        processes = 1
-        if is_distributed_initialized():
-            processes = torch.distributed.get_world_size()
+        processes = count_processes()
         if len(states) != processes:
             logger.warning(
                 f"the checkpoint was written by {len(states)} processes, not by "
-                f"{processes}: random numbers and, inside an epoch, the place in the "
-                "data are not those of an uninterrupted run"
+                f"{processes}: random numbers are not those of an uninterrupted run"
             )
             return
         own = states[get_rank() or 0]

@@ -24,6 +24,7 @@ from hyperconformer.training.data import (
 )
 from hyperconformer.training.experiment import open_experiment
 from hyperconformer.training.fine_tuning import start_from
+from hyperconformer.training.phones import PhoneInventory
 from hyperconformer.training.results import (
     cost_against_length,
     count_macs,
@@ -44,6 +45,7 @@ USED_KEYS = {
     "valid_split",
     "test_splits",
     "init_from",
+    "new_head",
     "tokenizer_file",
     "token_unit",
     "vocab_size",
@@ -113,7 +115,8 @@ def train(config_file, run_options=None, overrides=None):
         On a wrong YAML file, a missing corpus or an empty split.
     """
     run_options = run_options or {}
-    experiment = open_experiment(config_file, overrides, USED_KEYS)
+    test_only = bool(run_options.get("test_only"))
+    experiment = open_experiment(config_file, overrides, USED_KEYS, test_only)
     config, manifests = experiment.config, experiment.manifests
     check_chunk_training(config)
     tokenizer = experiment.tokenizer
@@ -127,7 +130,7 @@ def train(config_file, run_options=None, overrides=None):
     if sb.utils.distributed.if_main_process():
         model = experiment.output / "model"
         # A finished model is not changed by the way it is tested.
-        if not run_options.get("test_only") or not model.is_dir():
+        if not test_only or not model.is_dir():
             parts = ["extractor", "recognizer"]
             ngram = getattr(config["test_search"], "ngram", None)
             model = experiment.save_model(parts, ["sample_rate"], ngram)
@@ -163,6 +166,11 @@ def _run(experiment, run_options):
             len(config["recognizer"].transformer.encoder.layers),
         )
         modules["phone_ctc"] = phones
+        config["checkpointer"].add_recoverable(
+            "phones",
+            PhoneInventory(phones.phones),
+            optional_load=True,  # older checkpoints do not name them
+        )
     # The checkpointer must know all that a resumed run needs.
     config["checkpointer"].add_recoverables(
         {
@@ -188,7 +196,8 @@ def _run(experiment, run_options):
         if config["checkpointer"].find_checkpoint() is None:
             if config["init_from"] is not None:
                 parts = config["extractor"], config["recognizer"]
-                start_from(config["init_from"], experiment.plain, *parts)
+                new_head = config["new_head"]
+                start_from(config["init_from"], experiment.plain, *parts, new_head)
             measure_features(config, manifests)
         valid_set = make_dataset(
             manifests[config["valid_split"]], tokenizer, rate_hz, sort="ascending"

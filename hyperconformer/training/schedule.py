@@ -1,4 +1,4 @@
-"""Learning-rate schedule that knows how long the training is."""
+"""Learning-rate schedule over the whole training."""
 
 import math
 
@@ -15,17 +15,23 @@ class WarmupCosine:
     """Linear warm-up to the peak, then half a cosine down to zero.
 
     SpeechBrain's schedules want the number of updates written into the YAML file,
-    which nobody knows with batches of bounded seconds; here both parts are
-    fractions of the training, whose length the Brain tells before the first update.
+    which nobody knows with batches of bounded seconds. This one follows
+    :attr:`progress`, the fraction of the training that is done, which the Brain sets
+    before each call. It stays right when a run is resumed with other batches.
 
     Arguments
     ---------
     peak_lr : float
         Highest learning rate.
     warmup_fraction : float
-        Part of the training that warms up, in (0, 1).
+        Fraction of the training that warms up, in (0, 1).
     final_fraction : float
         Rate at the end over the peak.
+
+    Attributes
+    ----------
+    progress : float
+        Fraction of the training that is done.
 
     Raises
     ------
@@ -35,8 +41,7 @@ class WarmupCosine:
     Example
     -------
     >>> schedule = WarmupCosine(peak_lr=1.0, warmup_fraction=0.1)
-    >>> schedule.total_updates = 100
-    >>> [round(schedule.rate(update), 2) for update in (5, 10, 55, 100)]
+    >>> [round(schedule.rate(progress), 2) for progress in (0.05, 0.1, 0.55, 1.0)]
     [0.5, 1.0, 0.5, 0.0]
     """
 
@@ -50,22 +55,21 @@ class WarmupCosine:
         self.peak_lr = peak_lr
         self.warmup_fraction = warmup_fraction
         self.final_fraction = final_fraction
-        self.total_updates = None
-        self.n_steps = 0
+        self.progress = 0.0
 
-    def rate(self, update):
-        """The learning rate at an update.
+    def rate(self, progress):
+        """The learning rate at a point of the training.
 
         Arguments
         ---------
-        update : int
-            From 1 to ``total_updates``.
+        progress : float
+            Fraction of the training that is done, in [0, 1].
 
         Returns
         -------
         float
         """
-        done = min(update / self.total_updates, 1.0)
+        done = min(progress, 1.0)
         if done < self.warmup_fraction:
             return self.peak_lr * done / self.warmup_fraction
         left = (done - self.warmup_fraction) / (1 - self.warmup_fraction)
@@ -73,7 +77,7 @@ class WarmupCosine:
         return self.peak_lr * (self.final_fraction + (1 - self.final_fraction) * cosine)
 
     def __call__(self, optimizer):
-        """Set the optimizer's rate for the next update.
+        """Set the optimizer's rate to that of :attr:`progress`.
 
         Arguments
         ---------
@@ -84,17 +88,19 @@ class WarmupCosine:
         float
             The rate.
         """
-        self.n_steps += 1
-        rate = self.rate(self.n_steps)
+        rate = self.rate(self.progress)
         for group in optimizer.param_groups:
             group["lr"] = rate
         return rate
 
     @mark_as_saver
     def _save(self, path):
-        torch.save({"n_steps": self.n_steps}, path)
+        torch.save({"progress": self.progress}, path)
 
     @mark_as_loader
     def _load(self, path, end_of_epoch):
         del end_of_epoch
-        self.n_steps = torch.load(path, weights_only=True)["n_steps"]
+        # Older checkpoints count updates, whose number in all is not known here; the
+        # Brain sets the fraction anew.
+        state = torch.load(path, weights_only=True)
+        self.progress = state.get("progress", self.progress)

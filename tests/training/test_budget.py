@@ -33,7 +33,15 @@ class Brain(TrainingBrain):
             self.checkpointer.save_and_keep_only(meta={"epoch": epoch})
 
 
-def fit(folder, number_of_epochs, max_updates=None, max_train_s=None):
+def fit(
+    folder,
+    number_of_epochs,
+    max_updates=None,
+    max_train_s=None,
+    batches=UPDATES_PER_EPOCH,
+    optimizer=None,
+    **run_options,
+):
     """Train, or continue in the same folder."""
     model = torch.nn.Linear(2, 1)
     counter = EpochCounter(limit=number_of_epochs)
@@ -50,18 +58,20 @@ def fit(folder, number_of_epochs, max_updates=None, max_train_s=None):
     }
     brain = Brain(
         train_loader={
-            "batch_sampler": range(UPDATES_PER_EPOCH),
+            "batch_sampler": range(batches),
             "generator": torch.Generator(),
         },
         modules={"model": model},
-        opt_class=lambda parameters: torch.optim.SGD(parameters, lr=0.1),
+        opt_class=lambda parameters: torch.optim.SGD(
+            parameters, lr=0.1, **(optimizer or {})
+        ),
         hparams=hparams,
-        run_opts={"noprogressbar": True},
+        run_opts={"noprogressbar": True, **run_options},
         checkpointer=checkpointer,
     )
     brain.rates = []
-    batches = torch.utils.data.DataLoader(torch.randn(UPDATES_PER_EPOCH, 2))
-    brain.fit(counter, batches, batches)
+    loader = torch.utils.data.DataLoader(torch.randn(batches, 2))
+    brain.fit(counter, loader, loader)
     return brain
 
 
@@ -91,6 +101,38 @@ def test_seconds(tmp_path):
     assert 0.3 <= brain.train_s
     assert brain.optimizer_step <= 30  # of 10 ms at least each
     assert brain.rates[-1] < 0.05  # the schedule follows the clock to its end
+
+
+@pytest.mark.parametrize(
+    "changes", [{"batches": 1}, {"batches": 40}, {"grad_accumulation_factor": 2}]
+)
+def test_the_rate_follows_the_epochs_whatever_the_batches_are(tmp_path, changes):
+    assert fit(tmp_path, 2).rates[-1] == pytest.approx(0.0)
+    schedule = WarmupCosine(peak_lr=0.1)
+    resumed = fit(tmp_path, 4, **changes)
+    expected = [schedule.rate(0.75), schedule.rate(1.0)]
+    assert resumed.rates == pytest.approx(expected) and resumed.rates[0] > 0.01
+    # An update's rate is set after the one before: the first one's by the checkpoint.
+    again = fit(tmp_path, 5, max_updates=resumed.optimizer_step + 1, **changes)
+    assert again.rates[-1] == pytest.approx(0.0)
+
+
+def test_the_rate_follows_the_updates_of_a_budget(tmp_path):
+    fit(tmp_path, 100, max_updates=10)
+    brain = fit(tmp_path, 100, max_updates=20, batches=6)
+    schedule = WarmupCosine(peak_lr=0.1)
+    assert brain.rates == pytest.approx([schedule.rate(0.8), schedule.rate(1.0)])
+
+
+def test_a_resumed_optimizer_has_the_settings_of_now(tmp_path):
+    fit(tmp_path, 1, optimizer={"weight_decay": 0.1})
+    brain = fit(tmp_path, 2, optimizer={"weight_decay": 0.2})
+    assert brain.optimizer.param_groups[0]["weight_decay"] == 0.2
+
+
+def test_an_epoch_without_an_update_is_refused(tmp_path):
+    with pytest.raises(ValueError, match="grad_accumulation_factor is 6, .* only 5"):
+        fit(tmp_path, 1, grad_accumulation_factor=6)
 
 
 def test_fractions_are_nested_and_keep_the_order():

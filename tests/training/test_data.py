@@ -42,6 +42,26 @@ def test_a_pair_has_one_begin_and_one_end():
     assert batch.sig.data.shape == (1, 7)
 
 
+@pytest.mark.parametrize(
+    "unit, size, message",
+    [
+        ("unigram", 1000, r"have \d+ unigram tokens at most; got vocab_size: 1000"),
+        ("bpe", 1000, r"have \d+ bpe tokens at most; got vocab_size: 1000"),
+        ("bpe", 8, r"need 12 bpe tokens at least.*; got vocab_size: 8"),
+        ("unigram", 2, r"need 12 unigram tokens at least.*; got vocab_size: 2"),
+        ("bpe", 0, "vocab_size must be a number of tokens, got 0"),
+        ("bpe", "many", "vocab_size must be a number of tokens, got 'many'"),
+        ("word", 20, "unknown token_unit 'word'.*char, unigram, bpe"),
+    ],
+)
+def test_sizes_that_cannot_be_are_named(tmp_path, unit, size, message):
+    manifest = tmp_path / "train.csv"
+    manifest.write_text("ID,duration,wav,spk_id,wrd\n1,1.0,a.wav,s,GO HOME RUN\n")
+    with pytest.raises(ValueError, match=message):
+        train_tokenizer(manifest, tmp_path / "tokenizer", unit, size)
+    assert not (tmp_path / "tokenizer").exists()
+
+
 def test_fraction_out_of_range_is_refused():
     with pytest.raises(ValueError, match="join_fraction"):
         JoiningBatch(1.5)

@@ -102,6 +102,34 @@ def test_killed_again_and_again_a_run_ends_as_if_it_had_not_been(
     assert_same_end(folder, uninterrupted())
 
 
+def test_an_epoch_whose_batches_changed_begins_again(
+    train, uninterrupted, printed, tmp_path
+):
+    folder = tmp_path / "run"
+    assert train(folder, death=("update", 4)) == -9, printed(folder)
+    killed = WholeCheckpointer(folder / "checkpoints").find_checkpoint().path
+    assert "step: 2" in (killed / "brain.ckpt").read_text()
+    assert train(folder, "--max_batch_utterances=2") == 0, printed(folder)
+    assert "written inside epoch 1, after 2 of 5 batches" in printed(folder)
+    assert "it begins again, with the weights of the checkpoint" in printed(folder)
+    log, whole = (
+        read_train_log(run / "train_log.txt") for run in (folder, uninterrupted())
+    )
+    assert log["epoch"] == [1, 2] and log["lr"] == whole["lr"]
+    # Two updates before the kill, and then all of the epoch's.
+    assert log["updates"][0] == 2 + log["updates"][1] - log["updates"][0]
+
+
+def test_an_epoch_of_two_processes_begins_again_in_one(train, printed, tmp_path):
+    folder = tmp_path / "run"
+    assert train(folder, death=("update", 3), processes=2) == -9, printed(folder)
+    assert train(folder) == 0, printed(folder)
+    assert "inside epoch 1, after 2 of 3 batches" in printed(folder)
+    assert "5 of them for each of 1 processes" in printed(folder)
+    log = read_train_log(folder / "train_log.txt")
+    assert log["updates"] == [2 + 5, 2 + 5 + 5] and log["lr"][-1] == 0.0
+
+
 def test_a_full_disk_ends_with_a_message_and_the_last_checkpoint(
     train, uninterrupted, printed, tmp_path
 ):

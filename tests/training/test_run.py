@@ -5,6 +5,7 @@ import json
 import os
 import pathlib
 import re
+import runpy
 import shlex
 import shutil
 import subprocess
@@ -286,6 +287,69 @@ def test_fine_tuning_reads_no_bomb(trained, tmp_path):
     (bomb / "hyperparams.yaml").write_text("\n".join(lines))
     with pytest.raises(ValueError, match="bomb/hyperparams.yaml has aliases"):
         start_from(bomb, "sample_rate: 16000", asr.extractor, asr.recognizer)
+
+
+def test_fine_tuning_onto_other_tokens_keeps_the_encoder(run, trained, tmp_path):
+    source, folder = trained[0], tmp_path / "out"
+    arguments = [f"--init_from={source}", "--new_head=true", "--max_updates=1"]
+    arguments += ["--lr=0", "--token_unit=bpe", "--vocab_size=30"]
+    printed = run(folder, *arguments, corpus=source.parent / "spoken")
+    assert "beginning with the encoder" in printed
+    assert "settings differ" not in printed
+    start, after = ASR.from_hparams(source), ASR.from_hparams(folder)
+    assert after.tokenizer.vocab_size() == 30
+    theirs = start.recognizer.state_dict()
+    for key, value in after.recognizer.state_dict().items():
+        if key.startswith(("frontend.", "transformer.encoder.")):
+            assert torch.equal(value, theirs[key]), key
+        if key in ("ctc_head.weight", "decoder_head.weight"):
+            assert value.shape[0] == 30 and value.any()
+    assert torch.equal(after.extractor.mean, start.extractor.mean)
+
+
+def test_a_new_head_has_an_encoder_to_stand_on(trained):
+    overrides = {"output_folder": str(trained[0].parent / "none"), "new_head": True}
+    with pytest.raises(ValueError, match="new_head goes with init_from"):
+        train(ROOT / "hparams/hyperconformer.yaml", {}, overrides)
+
+
+def test_another_model_in_the_same_folder_is_refused_before_anything(trained):
+    folder = trained[0]
+    before = {
+        path: (path.stat().st_mtime_ns, path.stat().st_size)
+        for path in folder.rglob("*")
+        if path.is_file()
+    }
+    overrides = dict(
+        argument.removeprefix("--").split("=", 1)
+        for argument in tiny(folder, folder.parent / "spoken")
+    )
+    text = "\n".join(f"{key}: {value}" for key, value in overrides.items())
+    text += "\nattention_type: RoPEMHA"
+    message = r"attention_type \(hypermixing there, RoPEMHA here\).*--output_folder"
+    with pytest.raises(ValueError, match=message):
+        train(ROOT / "hparams/hyperconformer.yaml", {}, text)
+    for path, stamp in before.items():
+        assert stamp == (path.stat().st_mtime_ns, path.stat().st_size), path
+
+
+@pytest.mark.parametrize(
+    "given, minutes", [(["0.5"], 0.5), (["15"], 15), ([], 0), (["-1"], None)]
+)
+def test_minutes_between_checkpoints_may_be_fractions(given, minutes, capsys):
+    parse = runpy.run_path(str(ROOT / "train.py"))["parse"]
+    for form in ("--ckpt_interval_minutes {}", "--ckpt_interval_minutes={}"):
+        arguments = ["a.yaml", "--lr=3", "--precision", "bf16"]
+        arguments += [part for x in given for part in form.format(x).split()]
+        if minutes is None:
+            with pytest.raises(SystemExit):
+                parse(arguments)
+            assert "ckpt_interval_minutes" in capsys.readouterr().err
+            continue
+        file, options, overrides = parse(arguments)
+        assert (file, overrides, options.precision) == ("a.yaml", "lr: 3", "bf16")
+        assert options.ckpt_interval_minutes == minutes
+        assert ("ckpt_interval_minutes" in options.overridden_args) == bool(given)
 
 
 def test_what_a_tokenizer_lacks_is_named(trained):
