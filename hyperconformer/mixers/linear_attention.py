@@ -128,7 +128,7 @@ class LinearAttention(TokenMixer):
     def why_not_stream(self, chunk=None):
         """See :meth:`TokenMixer.why_not_stream`."""
         if not self.causal:
-            return "LinearAttention streams only with causal=True"
+            return "LinearAttention cannot stream: it streams only with causal=True"
         return _all_the_past(chunk) if _is_bounded(chunk) else None
 
     def step_unit(self, chunk=None):

@@ -2,10 +2,10 @@
 
 import os
 import pathlib
+import re
 import subprocess
 import sys
-
-import pytest
+import textwrap
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
 
@@ -69,9 +69,9 @@ class Wrong(Running):
 '''
 
 
-def run_contract(tmp_path, name, *options):
+def run_contract(tmp_path, name, *options, plugin=PLUGIN):
     """The tests of the contract that bear a mixer's name."""
-    (tmp_path / "running_mean.py").write_text(PLUGIN)
+    (tmp_path / "running_mean.py").write_text(plugin)
     path = os.pathsep.join([str(tmp_path), str(ROOT)])
     files = [f"tests/mixers/test_{kind}.py" for kind in ("contract", "streaming")]
     command = [sys.executable, "-m", "pytest", "-p", "running_mean", "-k", name]
@@ -91,7 +91,19 @@ def test_a_right_mixer_passes(tmp_path):
     assert "SKIPPED" not in said, said
 
 
-@pytest.mark.parametrize("test", ["test_streams_apart_equal_the_whole"])
-def test_a_wrong_one_fails(test, tmp_path):
+def test_a_wrong_one_fails(tmp_path):
+    test = "test_streams_apart_equal_the_whole"
     said = run_contract(tmp_path, f"wrong_running_mean and {test}")
     assert "1 failed" in said, said
+
+
+def test_the_mixer_of_the_contributing_guide_passes(tmp_path):
+    guide = (ROOT / "CONTRIBUTING.md").read_text(encoding="utf-8")
+    code = re.search(r"```python\n(.*?class MeanMixer.*?)```", guide, re.DOTALL)[1]
+    code = textwrap.dedent("   " + code.lstrip())
+    code += "\nfrom hyperconformer import register_mixer\n"
+    code += 'register_mixer("mean_of_the_guide")(MeanMixer)\n'
+    options = "-m", "not slow"
+    said = run_contract(tmp_path, "mean_of_the_guide", *options, plugin=code)
+    assert " failed" not in said and " error" not in said, said
+    assert int(said.split(" passed")[0].split()[-1]) >= 20, said
