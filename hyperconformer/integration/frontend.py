@@ -490,8 +490,10 @@ class FeatureExtractor(nn.Module):
     num_features : int
         Features a frame.
     normalization : str
-        ``"global"``, by the training set's statistics (works while streaming), or
-        ``"utterance"``, by each utterance's own (forgives speakers and channels).
+        ``"global"``, by the training set's statistics (works while streaming);
+        ``"level"``, the same after each utterance's mean power has been made one, so
+        that a recording's volume does not matter; or ``"utterance"``, by each
+        utterance's own statistics (forgives speakers and channels).
     top_db : float, optional
         Range below an utterance's loudest feature to which the others are clipped,
         SpeechBrain's 80 dB; None = no clipping (works while streaming, where the
@@ -524,9 +526,10 @@ class FeatureExtractor(nn.Module):
         remove_offset=False,
     ):
         super().__init__()
-        if normalization not in ("global", "utterance"):
+        if normalization not in ("global", "level", "utterance"):
             raise ValueError(
-                f"normalization must be 'global' or 'utterance', got {normalization!r}"
+                "normalization must be 'global', 'level' or 'utterance', got "
+                f"{normalization!r}"
             )
         # SpeechBrain's Fbank does not hand this option to its Filterbank.
         features.compute_fbanks.top_db = math.inf if top_db is None else top_db
@@ -569,9 +572,20 @@ class FeatureExtractor(nn.Module):
         # A centred STFT has a frame at every multiple of the hop.
         hop = self.features.compute_STFT.hop_length
         lengths = (samples // hop + 1).clamp(max=features.shape[1])
-        if self.normalization == "global":
-            return (features - self.mean) / self.std, lengths
-        return _normalize_each(features, lengths), lengths
+        if self.normalization == "utterance":
+            return _normalize_each(features, lengths), lengths
+        if self.normalization == "level":
+            features = features - self._level(features, lengths)
+        return (features - self.mean) / self.std, lengths
+
+    def _level(self, features, lengths):
+        """(B, 1, 1) mean power of each utterance's frames and filters, in decibels."""
+        decibels = self.features.compute_fbanks.multiplier
+        padding = lengths_to_padding_mask(lengths, features.shape[1]).unsqueeze(-1)
+        powers = (features * (math.log(10) / decibels)).masked_fill(padding, -math.inf)
+        total = powers.logsumexp((1, 2), keepdim=True)
+        count = lengths[:, None, None] * features.shape[2]
+        return (total - count.log()) * (decibels / math.log(10))
 
     def check_streamable(self):
         """Refuse settings that need the whole utterance.
@@ -583,7 +597,7 @@ class FeatureExtractor(nn.Module):
         """
         if self.normalization != "global":
             raise ValueError(
-                "normalization: utterance needs the whole utterance; "
+                f"normalization: {self.normalization} needs the whole utterance; "
                 "streaming needs normalization: global"
             )
         if self.features.compute_fbanks.top_db != math.inf:
@@ -649,7 +663,11 @@ class FeatureExtractor(nn.Module):
         for samples in utterances:
             samples = samples.unsqueeze(0).to(self.mean.device)
             everything = torch.ones_like(samples, dtype=torch.bool)
-            frames = self._log_mels(samples, everything)[0].double()
+            frames = self._log_mels(samples, everything)
+            if self.normalization == "level":
+                lengths = torch.tensor([frames.shape[1]], device=frames.device)
+                frames = frames - self._level(frames, lengths)
+            frames = frames[0].double()
             count += len(frames)
             total = total + frames.sum(dim=0)
             squares = squares + frames.square().sum(dim=0)

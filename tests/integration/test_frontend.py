@@ -170,7 +170,7 @@ def test_padding_other_than_same_is_refused():
         )
 
 
-@pytest.mark.parametrize("normalization", ["global", "utterance"])
+@pytest.mark.parametrize("normalization", ["global", "level", "utterance"])
 def test_features_of_a_batch_equal_those_of_each_utterance(normalization):
     extractor = FeatureExtractor(Fbank(n_mels=40), 40, normalization).eval()
     utterances = [torch.randn(n) for n in (16000, 15999, 8079, 8080, 4321)]
@@ -191,7 +191,7 @@ def test_utterance_normalisation_and_an_unknown_one():
     assert (x[1, : lengths[1]].std(0, unbiased=False) - 1).abs().max() < 1e-3
     silent, _ = extractor(torch.zeros(1, 16000))
     assert torch.isfinite(silent).all()
-    with pytest.raises(ValueError, match="'global' or 'utterance', got 'speaker'"):
+    with pytest.raises(ValueError, match="'level' or 'utterance', got 'speaker'"):
         FeatureExtractor(Fbank(n_mels=40), 40, "speaker")
 
 
@@ -245,6 +245,25 @@ def extractor_without_offset(**options):
     return FeatureExtractor(
         Fbank(n_fft=512, n_mels=40), 40, remove_offset=True, top_db=None, **options
     )
+
+
+def test_a_level_changes_no_feature_that_is_normalised_by_it():
+    utterances = [torch.randn(n) for n in (16000, 9111)]
+    lengths = torch.tensor([len(u) for u in utterances]) / 16000
+    padded = torch.nn.utils.rnn.pad_sequence(utterances, batch_first=True)
+    for normalization, differs in (("level", False), ("global", True)):
+        extractor = FeatureExtractor(Fbank(n_mels=40), 40, normalization)
+        extractor.fit(utterances)
+        (loud, counts), (quiet, _) = (
+            extractor(padded, lengths),
+            extractor(0.03 * padded, lengths),
+        )
+        for row, count in enumerate(counts):
+            difference = (loud - quiet)[row, :count].abs().max()
+            assert (difference > 1) == differs and (differs or difference < 1e-3)
+    extractor = FeatureExtractor(Fbank(n_mels=40), 40, "level")
+    extractor.fit(u * gain for u, gain in zip(utterances, (0.01, 1.0)))
+    assert extractor.mean.abs().max() < 1  # dB; white noise, each at its own level
 
 
 @pytest.mark.parametrize("offset", [0.05, -0.3])
