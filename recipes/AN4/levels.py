@@ -3,8 +3,8 @@
 
     python recipes/AN4/levels.py AN4_FOLDER --model hyperconformer-an4
 
-decodes AN4's test set as recorded, 30 to 10 dB quieter, 6 dB louder, and with a constant
-added to all samples.
+decodes AN4's test set as recorded, 30 to 10 dB quieter, 6 dB louder, and with a
+constant added to all samples.
 """
 
 import argparse
