@@ -11,6 +11,13 @@ import scipy.signal
 import soundfile
 import torch
 
+from hyperconformer.audio_file import (
+    SequentialFile,
+    find_truncation,
+    open_audio,
+    promised_frames,
+)
+
 # Below, there is no speech; above, no recorder.
 MIN_RATE_HZ, MAX_RATE_HZ = 1000, 384000
 # What is read at once, all channels together.
@@ -39,7 +46,8 @@ def read_audio(path, sample_rate_hz=16000):
     Raises
     ------
     AudioError
-        If the file is missing, no audio, empty, or holds NaN or infinite samples.
+        If the file is missing, no audio, empty, truncated, or holds NaN or infinite
+        samples.
     """
     return torch.cat(list(read_blocks(path, sample_rate_hz)))
 
@@ -67,11 +75,11 @@ def read_blocks(path, sample_rate_hz=16000):
     source = _find_source(path)
     empty = True
     try:
-        with soundfile.SoundFile(source) as file:
-            blocks = file.blocks(
-                max(BLOCK_SAMPLES // file.channels, 1), dtype="float32", always_2d=True
-            )
-            mono = (_mono(block.T) for block in blocks)
+        with open_audio(source, SequentialFile) as file:
+            truncation = find_truncation(file, source)
+            if truncation:
+                raise ValueError(f"truncated audio: {truncation}; {_ADVICE}")
+            mono = (_mono(block.T) for block in _read_all(file))
             for block in _resample_blocks(mono, file.samplerate, sample_rate_hz):
                 empty = empty and len(block) == 0
                 yield torch.from_numpy(block)
@@ -81,6 +89,31 @@ def read_blocks(path, sample_rate_hz=16000):
         raise AudioError(f"{path}: {error}") from error
     if empty:
         raise AudioError(f"{path}: the audio holds no samples")
+
+
+_ADVICE = "copy the file again, or convert the part that is there, as with ffmpeg"
+
+
+def _read_all(file):
+    """Blocks of (N, channels) samples, as many as the header promises."""
+    size, count = max(BLOCK_SAMPLES // file.channels, 1), 0
+    try:
+        # No more than there is: libsndfile clears what it does not fill.
+        while frames := min(size, file.frames - count):
+            block = file.read(frames, dtype="float32", always_2d=True)
+            if len(block) == 0:
+                break
+            count += len(block)
+            yield block
+    except soundfile.SoundFileError as error:
+        raise ValueError(
+            f"truncated or damaged audio after {count} samples; {_ADVICE}"
+        ) from error
+    promised = promised_frames(file)
+    if promised is not None and count < promised:
+        raise ValueError(
+            f"truncated audio: {count} of {file.frames} samples are there; {_ADVICE}"
+        )
 
 
 def _find_source(path):

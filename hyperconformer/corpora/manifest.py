@@ -27,12 +27,18 @@ import json
 import logging
 import os
 import pathlib
-import struct
 from typing import NamedTuple, Optional
 
 import numpy as np
 import soundfile
 from tqdm import tqdm
+
+from hyperconformer.audio_file import (
+    SequentialFile,
+    find_truncation,
+    open_audio,
+    promised_frames,
+)
 
 logger = logging.getLogger(__name__)
 
@@ -43,8 +49,6 @@ EXPECTED_SAMPLE_RATE_HZ = 16000
 
 BLOCK_FRAMES = 65536
 FLOAT_SUBTYPES = ("FLOAT", "DOUBLE")
-# Writers that cannot seek back leave one of these for "length unknown".
-UNKNOWN_RIFF_SIZES = (0, 0xFFFFFFFF)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -245,44 +249,41 @@ def inspect_audio(path: str, full_check: bool = False) -> Audio:
     if os.path.getsize(path) == 0:
         return Audio(0, 0, 0, "empty file")
     try:
-        with soundfile.SoundFile(path) as audio:
+        with open_audio(path, SequentialFile) as audio:
             fault, detail = _find_fault(audio, path, full_check)
-            return Audio(audio.frames, audio.samplerate, audio.channels, fault, detail)
+            frames = audio.frames
+            if promised_frames(audio) is None:
+                frames = 0 if fault else _count_frames(path)
+            return Audio(frames, audio.samplerate, audio.channels, fault, detail)
     except soundfile.SoundFileError as error:
         return Audio(0, 0, 0, "unreadable audio", str(error))
 
 
 def _find_fault(audio, path, full_check):
     """Returns what is wrong with an open audio file, as (fault, detail)."""
+    truncation = find_truncation(audio, path)
+    if truncation:
+        return "truncated audio", truncation
     if audio.frames == 0:
         return "no samples", ""
-    missing_bytes = _missing_riff_bytes(path)
-    if missing_bytes:
-        return "truncated audio", f"{missing_bytes} bytes are missing"
     if not _last_frame_is_readable(audio):
         return "truncated audio", f"the last of {audio.frames} frames is unreadable"
     return _find_sample_fault(audio, full_check or audio.subtype in FLOAT_SUBTYPES)
 
 
-def _missing_riff_bytes(path):
-    """Counts the bytes that a RIFF header promises beyond the end of the file.
-
-    libsndfile trusts the file's size rather than the header, so that a WAV file cut
-    short reads without complaint.
-    """
-    with open(path, "rb") as file:
-        header = file.read(8)
-    if not header.startswith(b"RIFF") or len(header) < 8:
-        return 0
-    (size,) = struct.unpack("<I", header[4:])
-    if size in UNKNOWN_RIFF_SIZES:
-        return 0
-    return max(0, size + 8 - os.path.getsize(path))
+def _count_frames(path):
+    """Of a stream whose header has no length."""
+    with open_audio(path, SequentialFile) as audio:
+        blocks = iter(lambda: len(audio.read(BLOCK_FRAMES, always_2d=True)), 0)
+        return sum(blocks)
 
 
 def _last_frame_is_readable(audio):
+    last = promised_frames(audio)
+    if last is None:  # all is read anyway, to count it
+        return True
     try:
-        audio.seek(audio.frames - 1)
+        audio.seek(last - 1)
         return len(audio.read(1)) == 1
     except soundfile.SoundFileError:
         return False
@@ -293,14 +294,14 @@ def _find_sample_fault(audio, read_all):
     audio.seek(0)
     frames = 0
     is_silent = True
-    for block in audio.blocks(BLOCK_FRAMES, dtype="float32"):
+    while len(block := audio.read(BLOCK_FRAMES, dtype="float32")):
         frames += len(block)
         if not np.isfinite(block).all():
             return "samples not finite", "NaN or infinite"
         is_silent = is_silent and not block.any()
         if not is_silent and not read_all:
             return "", ""
-    if frames < audio.frames:
+    if frames < (promised_frames(audio) or 0):
         return "truncated audio", f"{frames} of {audio.frames} frames are readable"
     return ("silence", "every sample is zero") if is_silent else ("", "")
 
