@@ -83,7 +83,7 @@ def read_blocks(path, sample_rate_hz=16000):
             for block in _resample_blocks(mono, file.samplerate, sample_rate_hz):
                 empty = empty and len(block) == 0
                 yield torch.from_numpy(block)
-    except (soundfile.SoundFileError, RuntimeError) as error:
+    except (soundfile.SoundFileError, RuntimeError, OSError) as error:
         raise AudioError(f"{path} cannot be read as audio: {error}") from error
     except ValueError as error:
         raise AudioError(f"{path}: {error}") from error

@@ -255,7 +255,7 @@ def inspect_audio(path: str, full_check: bool = False) -> Audio:
             if promised_frames(audio) is None:
                 frames = 0 if fault else _count_frames(path)
             return Audio(frames, audio.samplerate, audio.channels, fault, detail)
-    except soundfile.SoundFileError as error:
+    except (soundfile.SoundFileError, OSError) as error:
         return Audio(0, 0, 0, "unreadable audio", str(error))
 
 
