@@ -359,6 +359,9 @@ def _stream(options):
     from hyperconformer.streaming import StreamingASR, read_pcm, read_pieces
 
     _check_search(options)
+    endpoint_s = 1.0 if options.endpoint_s is None else options.endpoint_s
+    if not 0 < endpoint_s < math.inf:
+        raise ValueError(f"--endpoint-s must be above 0 and finite, got {endpoint_s}")
     if options.files.count("-") > 1:
         raise ValueError("standard input can be read only once, got - several times")
     asr = StreamingASR.from_hparams(
@@ -368,13 +371,13 @@ def _stream(options):
         device=options.device,
         trusted=options.trusted,
         beam_size=options.beam or 1,
-        endpoint_s=1.0 if options.endpoint_s is None else options.endpoint_s,
+        endpoint_s=endpoint_s,
     )
     rate_hz = asr.model.sample_rate_hz
 
     def write(path):
         if path == "-":
-            pieces = _until_interrupted(read_pcm(sys.stdin.buffer, rate_hz))
+            pieces = read_pcm(sys.stdin.buffer, rate_hz)
         else:
             pieces = read_pieces(path, rate_hz)
         _print_words(asr.partials(pieces), _prefix(options, path))
@@ -382,33 +385,20 @@ def _stream(options):
     return _for_each(options.files, write)
 
 
-def _until_interrupted(pieces):
-    """Ctrl-C ends a recording; what was said before is wanted all the same."""
-    try:
-        yield from pieces
-    except KeyboardInterrupt:
-        return
-
-
 def _print_words(partials, prefix):
     """Print final words as they come, and each segment on a line."""
     shown = None  # words of this line, None where it has not begun
-    try:
-        for partial in partials:
-            new = partial.words[shown or 0 :]
-            if shown is None and (new or partial.ended):
-                print(prefix, end="")
-                shown = 0
-            for word in new:
-                print(word.text, end=" ", flush=True)
-            shown = None if shown is None else len(partial.words)
-            if partial.ended:
-                print(flush=True)
-                shown = None
-    except ValueError:
-        if shown is not None:
+    for partial in partials:
+        new = partial.words[shown or 0 :]
+        if shown is None and (new or partial.ended):
+            print(prefix, end="")
+            shown = 0
+        for word in new:
+            print(word.text, end=" ", flush=True)
+        shown = None if shown is None else len(partial.words)
+        if partial.ended:
             print(flush=True)
-        raise
+            shown = None
 
 
 def _prefix(options, path):
@@ -489,7 +479,6 @@ def _find_targets(options, suffix):
         folder = pathlib.Path(options.output)
         if folder.exists() and not folder.is_dir():
             raise ValueError(f"--output must name a folder, got the file {folder}")
-        folder.mkdir(parents=True, exist_ok=True)
     targets = {}
     sources = collections.defaultdict(list)
     for path in options.files:
@@ -512,9 +501,11 @@ def _find_targets(options, suffix):
         )
     if existing and not options.overwrite:
         raise ValueError(
-            f"{', '.join(map(str, existing))} exists already: --overwrite replaces "
-            "it, --output DIR writes elsewhere"
+            f"already there: {', '.join(map(str, existing))}; --overwrite replaces "
+            "files, --output DIR writes elsewhere"
         )
+    if options.output is not None:
+        folder.mkdir(parents=True, exist_ok=True)
     for folder in {target.parent for target in targets.values()}:
         if folder.is_dir() and not os.access(folder, os.W_OK):
             raise ValueError(f"{folder} cannot be written to; name another --output")
@@ -549,7 +540,8 @@ def _transcribe(options):
 
     code = _for_each(bar, write)
     if written:
-        print(f"{len(written)} {SUBTITLES.get(suffix, suffix)} files written")
+        name, plural = SUBTITLES.get(suffix, suffix), "s" if len(written) > 1 else ""
+        print(f"{len(written)} {name} file{plural} written")
     return code
 
 

@@ -30,8 +30,15 @@ def run_command(name, command, *arguments):
     >>> run_command("program", int, "3")
     3
     """
+    for stream in ("stdout", "stderr"):
+        if getattr(sys, stream) is None:  # closed before the start, as by >&-
+            setattr(sys, stream, open(os.devnull, "w"))
     try:
-        code = command(*arguments)
+        try:
+            code = command(*arguments)
+        except SystemExit:  # as after --help
+            sys.stdout.flush()
+            raise
         sys.stdout.flush()  # a full disk may show only now
         return code or 0
     except BrokenPipeError:

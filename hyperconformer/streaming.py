@@ -38,6 +38,9 @@ from hyperconformer.streaming_search import (
 )
 from hyperconformer.transcription import Word
 
+# A chunk is recognised at once, and its memory is set aside before.
+MAX_CHUNK_MS = 600_000
+
 
 @dataclass(frozen=True)
 class StreamState:
@@ -171,6 +174,10 @@ class StreamingModel:
 
     def __init__(self, extractor, recognizer, chunk_ms=640, left_context_ms=None):
         extractor.check_streamable()
+        if chunk_ms > MAX_CHUNK_MS:
+            raise ValueError(
+                f"a chunk must last at most {MAX_CHUNK_MS} ms, got {chunk_ms:g} ms"
+            )
         self.extractor, self.recognizer = extractor.eval(), recognizer.eval()
         self.frame_ms = frame_ms(extractor, recognizer.frontend)
         self.chunk = chunk_rule(chunk_config(chunk_ms, left_context_ms, self.frame_ms))
@@ -496,7 +503,8 @@ class StreamingASR:
     def partials(self, pieces):
         """What is known after each piece of a stream.
 
-        Where the pieces end with an error, what was said before it comes out first.
+        Where the pieces end with an error or Ctrl-C, what was said before comes out
+        first.
 
         Arguments
         ---------
@@ -512,7 +520,7 @@ class StreamingASR:
         try:
             for samples in pieces:
                 yield from stream.feed(samples)
-        except Exception:
+        except (Exception, KeyboardInterrupt):
             yield from stream.close()
             raise
         yield from stream.close()
