@@ -430,7 +430,7 @@ def _say(line):
 
 
 def _check_transcribe(options):
-    """Refuse options that would have no effect."""
+    """Refuse options that would have no effect, or say so."""
     given = {
         "--nbest": options.nbest != 1,
         "--hotwords": options.hotwords is not None,
@@ -453,9 +453,9 @@ def _check_transcribe(options):
     if not options.stream and names:
         raise ValueError(f"only --stream takes {', '.join(names)}")
     if options.nbest > 1 and options.format != "json":
-        raise ValueError(
-            "only --format json shows more than one reading, got --nbest "
-            f"{options.nbest} with --format {options.format or 'txt'}"
+        _say(
+            "hyperconformer: only --format json shows more than the best reading, got "
+            f"--nbest {options.nbest} with --format {options.format or 'txt'}"
         )
 
 

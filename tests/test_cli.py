@@ -270,7 +270,6 @@ def test_what_streams_cannot_do_is_named(capsys, files, streaming_model, tiny_mo
         (("--beam", -3), "--beam must be at least 1, got -3"),
         (("--stream", "--beam", 0), "--beam must be at least 1, got 0"),
         (("--nbest", 5, "--beam", 3, "--format", "json"), "to --beam = 3, got 5"),
-        (("--nbest", 5), "only --format json shows more than one reading"),
         (("--lm-weight", "nan"), "--lm-weight must be a number from 0, got nan"),
         (("--lm-weight", -1), "--lm-weight must be a number from 0, got -1"),
         (("--lm-weight", 1, "--lm", "none"), "got --lm none"),
@@ -294,6 +293,14 @@ def test_an_option_without_effect_or_out_of_range_is_named(
     command = ("transcribe", "--model", streaming_model, *arguments, files[0])
     code, out, err = run(capsys, *command)
     assert (code, out) == (1, "") and message in err
+
+
+def test_readings_that_a_format_does_not_show_are_mentioned(capsys, files, tiny_model):
+    command = ("transcribe", files[0], "--model", tiny_model, "--nbest", 3)
+    code, out, err = run(capsys, *command)
+    assert code == 0 and out and "only --format json shows more" in err
+    code, out, err = run(capsys, *command, "--format", "json")
+    assert code == 0 and len(json.loads(out)["nbest"]) == 3 and err == ""
 
 
 def test_hot_words_that_are_none(capsys, files, tiny_model, tmp_path):
