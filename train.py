@@ -17,6 +17,8 @@ import speechbrain as sb
 import torch
 from ruamel.yaml import YAML
 
+from hyperconformer.console import run_command
+
 # What the key `task` may say, and whose function `train` does it.
 TASKS = {
     "asr": "hyperconformer.training.run",
@@ -53,27 +55,27 @@ def main(arguments):
     sys.path.append(os.getcwd())
     config_file, run_options, overrides = parse(arguments)
     from hyperconformer.config import read_config
+    from hyperconformer.devices import find_device
     from hyperconformer.registry import unknown
 
-    try:
-        config = YAML().load(read_config(config_file, overrides))
-        task = config.get("task", "asr")
-        if task not in TASKS:
-            raise ValueError(f"{config_file}: {unknown('task', task, sorted(TASKS))}")
-        if not torch.cuda.is_available():
-            run_options = dataclasses.replace(
-                run_options,
-                distributed_backend="gloo",
-                overridden_args=run_options.overridden_args | {"distributed_backend"},
-            )
-        sb.utils.distributed.ddp_init_group(run_options)  # only under torchrun
-        importlib.import_module(TASKS[task]).train(config_file, run_options, overrides)
-        if torch.distributed.is_available() and torch.distributed.is_initialized():
-            # A process that ends while the group's threads run is now and then aborted.
-            torch.distributed.destroy_process_group()
-    except (OSError, ValueError) as error:
-        sys.exit(f"train.py: {error}")
+    if run_options.device is not None:
+        find_device(run_options.device)
+    config = YAML().load(read_config(config_file, overrides))
+    task = config.get("task", "asr")
+    if task not in TASKS:
+        raise ValueError(f"{config_file}: {unknown('task', task, sorted(TASKS))}")
+    if not torch.cuda.is_available():
+        run_options = dataclasses.replace(
+            run_options,
+            distributed_backend="gloo",
+            overridden_args=run_options.overridden_args | {"distributed_backend"},
+        )
+    sb.utils.distributed.ddp_init_group(run_options)  # only under torchrun
+    importlib.import_module(TASKS[task]).train(config_file, run_options, overrides)
+    if torch.distributed.is_available() and torch.distributed.is_initialized():
+        # A process that ends while the group's threads run is now and then aborted.
+        torch.distributed.destroy_process_group()
 
 
 if __name__ == "__main__":
-    main(sys.argv[1:])
+    sys.exit(run_command("train.py", main, sys.argv[1:]))

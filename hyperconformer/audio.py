@@ -12,6 +12,12 @@ import scipy.signal
 import soundfile
 import torch
 
+from hyperconformer.audio_file import (
+    SequentialFile,
+    find_truncation,
+    open_audio,
+    promised_frames,
+)
 from hyperconformer.segments import parse_segment
 
 # Below, there is no speech; above, no recorder.
@@ -51,7 +57,8 @@ def read_audio(path, sample_rate_hz=16000):
     Raises
     ------
     AudioError
-        If the file is missing, no audio, empty, or holds NaN or infinite samples.
+        If the file is missing, no audio, empty, truncated, or holds NaN or infinite
+        samples.
     """
     return torch.cat(list(read_blocks(path, sample_rate_hz)))
 
@@ -80,29 +87,51 @@ def read_blocks(path, sample_rate_hz=16000):
     source = _find_source(segment.file)
     empty, peak = True, 0.0
     try:
-        with soundfile.SoundFile(source) as file:
+        with open_audio(source, SequentialFile) as file:
+            truncation = find_truncation(file, source)
+            if truncation:
+                raise ValueError(f"truncated audio: {truncation}; {_ADVICE}")
             first, frames = segment.frames(file.frames, file.samplerate)
             if first:
                 file.seek(first)
-            blocks = file.blocks(
-                max(BLOCK_SAMPLES // file.channels, 1),
-                frames=frames,
-                dtype="float32",
-                always_2d=True,
-            )
-            mono = (_mono(block.T) for block in blocks)
+            mono = (_mono(block.T) for block in _read(file, frames))
             for block in _resample_blocks(mono, file.samplerate, sample_rate_hz):
                 empty = empty and len(block) == 0
                 if peak <= MAX_PEAK:
                     peak = np.abs(block).max(initial=0.0)
                     check_peak(peak, f"{path}: ")
                 yield torch.from_numpy(block)
-    except (soundfile.SoundFileError, RuntimeError) as error:
+    except (soundfile.SoundFileError, RuntimeError, OSError) as error:
         raise AudioError(f"{path} cannot be read as audio: {error}") from error
     except ValueError as error:
         raise AudioError(f"{path}: {error}") from error
     if empty:
         raise AudioError(f"{path}: the audio holds no samples")
+
+
+_ADVICE = "copy the file again, or convert the part that is there, as with ffmpeg"
+
+
+def _read(file, frames):
+    """Blocks of (N, channels) samples, all ``frames`` that the header promises."""
+    size, count = max(BLOCK_SAMPLES // file.channels, 1), 0
+    try:
+        # No more than there is: libsndfile clears what it does not fill.
+        while wanted := min(size, frames - count):
+            block = file.read(wanted, dtype="float32", always_2d=True)
+            if len(block) == 0:
+                break
+            count += len(block)
+            yield block
+    except soundfile.SoundFileError as error:
+        raise ValueError(
+            f"truncated or damaged audio after {count} samples; {_ADVICE}"
+        ) from error
+    promised = promised_frames(file) if frames == file.frames else frames
+    if promised is not None and count < promised:
+        raise ValueError(
+            f"truncated audio: {count} of {frames} samples are there; {_ADVICE}"
+        )
 
 
 def _find_source(path):

@@ -1,10 +1,20 @@
 """The command ``hyperconformer``."""
 
 import argparse
+import collections
+import math
 import os
 import pathlib
 import sys
 import warnings
+
+from hyperconformer import __version__
+from hyperconformer.console import run_command
+
+# Formats of which a file holds one recording, and their names.
+SUBTITLES = {"srt": "SubRip", "vtt": "WEBVTT"}
+# Readings that a search keeps.
+BEAM = 50
 
 
 def main(arguments=None):
@@ -18,10 +28,18 @@ def main(arguments=None):
     Returns
     -------
     int
-        Exit code: 0 done, 1 an input failed.
+        Exit code: 0 done, 1 an input failed; others as
+        :func:`hyperconformer.console.run_command`.
     """
+    return run_command("hyperconformer", _main, arguments)
+
+
+def _main(arguments):
     parser = argparse.ArgumentParser(
         prog="hyperconformer", description="Speech recognition with HyperConformer."
+    )
+    parser.add_argument(
+        "--version", action="version", version=f"hyperconformer {__version__}"
     )
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
     _add_transcribe(commands)
@@ -94,13 +112,9 @@ def main(arguments=None):
     if extra and options.run is not _ablate:
         parser.error(f"unrecognized arguments: {' '.join(extra)}")
     options.extra = extra
-    try:
-        with warnings.catch_warnings():
-            warnings.showwarning = _show_warning
-            return options.run(options)
-    except (FileNotFoundError, ValueError) as error:
-        print(f"hyperconformer: {error}", file=sys.stderr)
-        return 1
+    with warnings.catch_warnings():
+        warnings.showwarning = _show_warning
+        return options.run(options)
 
 
 def _show_warning(message, category, filename, line, file=None, text=None):
@@ -118,8 +132,24 @@ def _add_transcribe(commands):
     transcribe.add_argument(
         "--format",
         choices=("txt", "json", "srt", "vtt", "ctm"),
-        default="txt",
-        help="json has all: words with times and confidences, and the n best readings",
+        help="json has all: words with times and confidences, and the n best readings "
+        "(txt)",
+    )
+    transcribe.add_argument(
+        "--nbest",
+        type=int,
+        default=1,
+        metavar="N",
+        help="with --format json: readings to return",
+    )
+    transcribe.add_argument(
+        "--output",
+        metavar="DIR",
+        help="write a file for each FILE into this folder, named like FILE; without "
+        "it, subtitles of several FILEs go beside these, all else to standard output",
+    )
+    transcribe.add_argument(
+        "--overwrite", action="store_true", help="replace files that exist already"
     )
     transcribe.add_argument(
         "--stream",
@@ -130,7 +160,6 @@ def _add_transcribe(commands):
     transcribe.add_argument(
         "--chunk-ms",
         type=float,
-        default=640,
         metavar="MS",
         help="with --stream: recognise as many milliseconds at once (640)",
     )
@@ -143,7 +172,6 @@ def _add_transcribe(commands):
     transcribe.add_argument(
         "--endpoint-s",
         type=float,
-        default=1.0,
         metavar="S",
         help="with --stream: silence that ends a line (1)",
     )
@@ -181,9 +209,6 @@ def _add_model(command):
         help="let the model folder run code: only for your own",
     )
     command.add_argument(
-        "--nbest", type=int, default=1, metavar="N", help="readings to return"
-    )
-    command.add_argument(
         "--beam", type=int, metavar="N", help="readings to keep in the search (50)"
     )
     command.add_argument(
@@ -203,36 +228,58 @@ def _add_model(command):
     )
 
 
-def _load_asr(options):
+def _load_asr(options, nbest=1):
     from hyperconformer.inference import ASR
 
+    _check_search(options, nbest)
     asr = ASR.from_hparams(
         source=options.model, device=options.device, trusted=options.trusted
     )
-    wants = (options.nbest != 1, options.beam, options.hotwords, options.lm)
+    wants = (nbest != 1, options.beam, options.hotwords, options.lm)
     if any(wants) or options.lm_weight is not None:
-        asr.use_search(_search(options, asr.ngram))
+        asr.use_search(_search(options, nbest, asr.ngram))
     return asr
 
 
-def _search(options, ngram):
+def _check_search(options, nbest=1):
+    """Refuse numbers that cannot be, by the names that the user knows."""
+    if options.beam is not None and options.beam < 1:
+        raise ValueError(f"--beam must be at least 1, got {options.beam}")
+    if nbest < 1:
+        raise ValueError(f"--nbest must be from 1 upwards, got {nbest}")
+    if options.beam is not None and nbest > options.beam:
+        raise ValueError(
+            f"--nbest must be from 1 to --beam = {options.beam}, got {nbest}"
+        )
+    weight = options.lm_weight
+    if weight is not None and not (weight >= 0 and math.isfinite(weight)):
+        raise ValueError(f"--lm-weight must be a number from 0, got {weight}")
+    if weight is not None and options.lm == "none":
+        raise ValueError("--lm-weight needs a language model, got --lm none")
+
+
+def _search(options, nbest, ngram):
     from hyperconformer.decoding import CTCSearcher
 
-    hotwords = []
-    if options.hotwords:
-        from hyperconformer.text import read_text
-
-        lines = read_text(options.hotwords).splitlines()
-        hotwords = [line for line in lines if line.strip()]
+    hotwords = _read_hotwords(options.hotwords) if options.hotwords else []
     lm = _language_model(options, ngram)
-    if not (lm or hotwords or options.beam) and options.nbest == 1:
+    if not (lm or hotwords or options.beam) and nbest == 1:
         return None  # the model's own greedy search
     return CTCSearcher(
-        beam_size=options.beam or max(50, options.nbest),
-        nbest=options.nbest,
+        beam_size=options.beam or max(BEAM, nbest),
+        nbest=nbest,
         hotwords=hotwords,
         **lm,
     )
+
+
+def _read_hotwords(path):
+    from hyperconformer.text import read_text
+
+    hotwords = [line for line in read_text(path).splitlines() if line.strip()]
+    if not hotwords:
+        raise ValueError(f"--hotwords {path} holds no words")
+    return hotwords
 
 
 def _language_model(options, ngram):
@@ -331,6 +378,8 @@ def _shards(options):
     from hyperconformer.corpora import load_corpus, prepare
     from hyperconformer.corpora.shards import write_shards
 
+    if not options.shard_mb > 0:  # before the corpus is prepared
+        raise ValueError(f"--shard-mb must be above 0, got {options.shard_mb}")
     sys.path.append(os.getcwd())  # where a file of the user's own lies, for !name:
     corpus = load_corpus(f"corpus: {options.corpus}")
     folder = pathlib.Path(options.output) / "manifests"
@@ -356,64 +405,191 @@ def _mixers(options):
 def _stream(options):
     from hyperconformer.streaming import StreamingASR, read_pcm, read_pieces
 
-    wants_lm = options.lm not in (None, "none") or options.lm_weight is not None
-    if options.nbest != 1 or options.hotwords or wants_lm or options.format != "txt":
-        raise ValueError("--stream goes without --nbest, --hotwords, --lm and --format")
+    _check_search(options)
+    endpoint_s = 1.0 if options.endpoint_s is None else options.endpoint_s
+    if not 0 < endpoint_s < math.inf:
+        raise ValueError(f"--endpoint-s must be above 0 and finite, got {endpoint_s}")
+    if options.files.count("-") > 1:
+        raise ValueError("standard input can be read only once, got - several times")
     asr = StreamingASR.from_hparams(
         options.model,
-        options.chunk_ms,
+        640 if options.chunk_ms is None else options.chunk_ms,
         options.left_context_ms,
         device=options.device,
         trusted=options.trusted,
         beam_size=options.beam or 1,
-        endpoint_s=options.endpoint_s,
+        endpoint_s=endpoint_s,
     )
     rate_hz = asr.model.sample_rate_hz
-    for path in options.files:
+
+    def write(path):
         if path == "-":
             pieces = read_pcm(sys.stdin.buffer, rate_hz)
         else:
             pieces = read_pieces(path, rate_hz)
-        shown = 0
-        for partial in asr.partials(pieces):
-            for word in partial.words[shown:]:
-                print(word.text, end=" ", flush=True)
-            shown = len(partial.words)
-            if partial.ended:
-                print(flush=True)
-                shown = 0
-    return 0
+        _print_words(asr.partials(pieces), _prefix(options, path))
+
+    return _for_each(options.files, write)
+
+
+def _print_words(partials, prefix):
+    """Print final words as they come, and each segment on a line."""
+    shown = None  # words of this line, None where it has not begun
+    for partial in partials:
+        new = partial.words[shown or 0 :]
+        if shown is None and (new or partial.ended):
+            print(prefix, end="")
+            shown = 0
+        for word in new:
+            print(word.text, end=" ", flush=True)
+        shown = None if shown is None else len(partial.words)
+        if partial.ended:
+            print(flush=True)
+            shown = None
+
+
+def _prefix(options, path):
+    """Begins a line of text, where there are several files to tell apart."""
+    return f"{path}\t" if len(options.files) > 1 else ""
+
+
+def _for_each(paths, write):
+    """Call ``write(path)``; a file that fails is named and does not stop the rest."""
+    failed = []
+    for path in paths:
+        try:
+            write(path)
+        except ValueError as error:
+            failed.append(path)
+            _say(f"hyperconformer: {error}")
+    if failed and len(paths) > 1:
+        _say(
+            f"hyperconformer: {len(failed)} of {len(paths)} files failed: "
+            + ", ".join(failed)
+        )
+    return 1 if failed else 0
+
+
+def _say(line):
+    from tqdm import tqdm
+
+    tqdm.write(line, file=sys.stderr)  # above a progress bar, if there is one
+
+
+def _check_transcribe(options):
+    """Refuse options that would have no effect, or say so."""
+    given = {
+        "--nbest": options.nbest != 1,
+        "--hotwords": options.hotwords is not None,
+        "--lm": options.lm not in (None, "none"),
+        "--lm-weight": options.lm_weight is not None,
+        "--format": options.format not in (None, "txt"),
+        "--output": options.output is not None,
+        "--overwrite": options.overwrite,
+    }
+    needs_stream = {
+        "--chunk-ms": options.chunk_ms is not None,
+        "--left-context-ms": options.left_context_ms is not None,
+        "--endpoint-s": options.endpoint_s is not None,
+        "- as FILE": "-" in options.files,
+    }
+    names = [name for name, is_given in given.items() if is_given]
+    if options.stream and names:
+        raise ValueError(f"--stream goes without {', '.join(names)}")
+    names = [name for name, is_given in needs_stream.items() if is_given]
+    if not options.stream and names:
+        raise ValueError(f"only --stream takes {', '.join(names)}")
+    if options.nbest > 1 and options.format != "json":
+        _say(
+            "hyperconformer: only --format json shows more than the best reading, got "
+            f"--nbest {options.nbest} with --format {options.format or 'txt'}"
+        )
+
+
+def _find_targets(options, suffix):
+    """Where the transcript of each file goes; None = to standard output.
+
+    Raises
+    ------
+    ValueError
+        If two transcripts would go into one file, or one would replace a file.
+    """
+    several = len(options.files) > 1
+    if options.output is None and not (several and suffix in SUBTITLES):
+        if options.overwrite:
+            raise ValueError(
+                "--overwrite needs --output DIR, or several files and --format srt or "
+                "vtt: nothing else writes files"
+            )
+        return None
+    if options.output is not None:
+        folder = pathlib.Path(options.output)
+        if folder.exists() and not folder.is_dir():
+            raise ValueError(f"--output must name a folder, got the file {folder}")
+    targets = {}
+    sources = collections.defaultdict(list)
+    for path in options.files:
+        target = pathlib.Path(path).with_suffix(f".{suffix}")
+        target = target if options.output is None else folder / target.name
+        targets[path] = target
+        sources[os.path.realpath(target)].append(path)
+    for target, paths in sources.items():
+        if len(paths) > 1:
+            raise ValueError(
+                f"{' and '.join(paths)} would both be written to {target}: transcribe "
+                "them one after the other, each with its own --output"
+            )
+    inputs = {os.path.realpath(path) for path in options.files}
+    existing = [t for t in targets.values() if t.exists()]
+    if inputs & set(sources):
+        raise ValueError(
+            f"{', '.join(sorted(inputs & set(sources)))}: a transcript would replace "
+            "the audio; name another folder with --output"
+        )
+    if existing and not options.overwrite:
+        raise ValueError(
+            f"already there: {', '.join(map(str, existing))}; --overwrite replaces "
+            "files, --output DIR writes elsewhere"
+        )
+    if options.output is not None:
+        folder.mkdir(parents=True, exist_ok=True)
+    for folder in {target.parent for target in targets.values()}:
+        if folder.is_dir() and not os.access(folder, os.W_OK):
+            raise ValueError(f"{folder} cannot be written to; name another --output")
+    return targets
 
 
 def _transcribe(options):
+    _check_transcribe(options)
     if options.stream:
         return _stream(options)
     from tqdm import tqdm
 
+    from hyperconformer.corpora.manifest import write_atomically
     from hyperconformer.transcription import FORMATS
 
-    asr = _load_asr(options)
-    write = FORMATS[options.format]
+    suffix = options.format or "txt"
+    targets = _find_targets(options, suffix)
+    asr = _load_asr(options, options.nbest)
     several = len(options.files) > 1
-    failed = []
     bar = tqdm(options.files, unit="file", disable=not several, dynamic_ncols=True)
-    for path in bar:
-        try:
-            text = write(path, asr.transcribe_file(path))
-        except ValueError as error:
-            failed.append(path)
-            bar.write(f"hyperconformer: {error}", file=sys.stderr)
-            continue
-        if several and options.format == "txt":
-            text = f"{path}\t{text}"
+    written = []
+
+    def write(path):
+        text = FORMATS[suffix](path, asr.transcribe_file(path))
+        if targets is not None:
+            write_atomically(targets[path], text.encode())
+            written.append(path)
+            text = f"{path} --> {targets[path]}\n"
+        elif suffix == "txt":
+            text = _prefix(options, path) + text
         bar.write(text, file=sys.stdout, end="")
-    if failed:
-        print(
-            f"hyperconformer: {len(failed)} of {len(options.files)} files failed: "
-            + ", ".join(failed),
-            file=sys.stderr,
-        )
-    return 1 if failed else 0
+
+    code = _for_each(bar, write)
+    if written:
+        name, plural = SUBTITLES.get(suffix, suffix), "s" if len(written) > 1 else ""
+        print(f"{len(written)} {name} file{plural} written")
+    return code
 
 
 if __name__ == "__main__":

@@ -9,6 +9,7 @@ import soundfile
 import torch
 
 import hyperconformer
+from hyperconformer.devices import list_devices
 from hyperconformer.model_folder import (
     DEFAULT_MODEL,
     DEFAULT_STREAMING_MODEL,
@@ -45,7 +46,7 @@ def describe():
         f"hyperconformer: {hyperconformer.__version__}",
         f"python: {platform.python_version()} on {platform.system()}",
         *(f"{name}: {_version(name)}" for name in PACKAGES),
-        f"devices: {', '.join(_devices())}",
+        f"devices: {', '.join(list_devices())}",
         f"cpu threads: {torch.get_num_threads()}",
         f"c++ kernels: {_cpp()}",
         f"linear layers by onednn: {_answer(linear.why_not_here())}",
@@ -99,18 +100,6 @@ def _version(package):
         return metadata.version(package)
     except metadata.PackageNotFoundError:
         return "not installed"
-
-
-def _devices():
-    names = ["cpu"]
-    if torch.cuda.is_available():
-        names += [
-            f"cuda:{index} ({torch.cuda.get_device_name(index)})"
-            for index in range(torch.cuda.device_count())
-        ]
-    if torch.backends.mps.is_available():
-        names.append("mps")
-    return names
 
 
 def _cpp():

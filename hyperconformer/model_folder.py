@@ -19,6 +19,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from sentencepiece import SentencePieceProcessor
 
+from hyperconformer.devices import find_device
 from hyperconformer.safe_yaml import load_safely
 
 CONFIG_FILE = "hyperparams.yaml"
@@ -159,8 +160,10 @@ def load_model(source, names, device="cpu", trusted=False):
         If the folder or one of its files is missing.
     ValueError
         If it is the folder of another kind of model, its files are damaged or do
-        not belong together, or it asks for what a model does not need.
+        not belong together, it asks for what a model does not need, or there is no
+        such device.
     """
+    device = find_device(device)
     folder = find_model(source)
     files = {name: check_file(folder, name) for name in FILES}
     text = _read_settings(folder)

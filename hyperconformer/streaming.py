@@ -38,6 +38,9 @@ from hyperconformer.streaming_search import (
 )
 from hyperconformer.transcription import Word
 
+# A chunk is recognised at once, and its memory is set aside before.
+MAX_CHUNK_MS = 600_000
+
 
 @dataclass(frozen=True)
 class StreamState:
@@ -171,6 +174,10 @@ class StreamingModel:
 
     def __init__(self, extractor, recognizer, chunk_ms=640, left_context_ms=None):
         extractor.check_streamable()
+        if chunk_ms > MAX_CHUNK_MS:
+            raise ValueError(
+                f"a chunk must last at most {MAX_CHUNK_MS} ms, got {chunk_ms:g} ms"
+            )
         self.extractor, self.recognizer = extractor.eval(), recognizer.eval()
         self.frame_ms = frame_ms(extractor, recognizer.frontend)
         self.chunk = chunk_rule(chunk_config(chunk_ms, left_context_ms, self.frame_ms))
@@ -433,9 +440,9 @@ class StreamingASR:
     """
 
     def __init__(self, model, tokenizer, beam_size=1, endpoint_s=1.0):
-        if beam_size < 1 or endpoint_s <= 0:
+        if beam_size < 1 or not 0 < endpoint_s < math.inf:
             raise ValueError(
-                "beam_size must be >= 1 and endpoint_s > 0, "
+                "beam_size must be >= 1 and finite endpoint_s > 0, "
                 f"got {beam_size} and {endpoint_s}"
             )
         if beam_size > 1 and model.recognizer.transducer is not None:
@@ -503,6 +510,9 @@ class StreamingASR:
     def partials(self, pieces):
         """What is known after each piece of a stream.
 
+        Where the pieces end with an error or Ctrl-C, what was said before comes out
+        first.
+
         Arguments
         ---------
         pieces : iterable of numpy.ndarray or torch.Tensor
@@ -514,8 +524,12 @@ class StreamingASR:
             The last one with ``ended``.
         """
         stream = self.open()
-        for samples in pieces:
-            yield from stream.feed(samples)
+        try:
+            for samples in pieces:
+                yield from stream.feed(samples)
+        except (Exception, KeyboardInterrupt):
+            yield from stream.close()
+            raise
         yield from stream.close()
 
     def feed(self, streams, samples, last=False):
@@ -633,7 +647,9 @@ class Stream:
         spans = list(zip(starts, [*starts[1:], len(pieces)]))
         # A word is over once the next has begun.
         final = [s for s in spans if ended or s[1] < num_final]
-        words = tuple(self._word(tokens[a:b]) for a, b in final)
+        words = (self._word(tokens[a:b]) for a, b in final)
+        # A model may say that a word begins, and then no letter of it.
+        words = tuple(word for word in words if word.text)
         rest = tokens[final[-1][1] if final else 0 :]
         partial = Partial(words, self._text(rest), ended)
         if ended:
@@ -642,7 +658,8 @@ class Stream:
         return partial
 
     def _text(self, tokens):
-        return self.asr.tokenizer.decode_ids([token.index for token in tokens])
+        text = self.asr.tokenizer.decode_ids([token.index for token in tokens])
+        return text.strip()
 
     def _word(self, tokens):
         frame_s = self.asr.model.frame_ms / 1000
@@ -692,10 +709,10 @@ def read_pcm(file, sample_rate_hz):
     Raises
     ------
     ValueError
-        If the file ends within a sample.
+        If the file ends within a sample, after the whole samples.
     """
     size = 2 * int(PIECE_S * sample_rate_hz)
     while data := file.read(size):
+        yield np.frombuffer(data, dtype="<i2", count=len(data) // 2)
         if len(data) % 2:
             raise ValueError("the PCM data end within a 16-bit sample")
-        yield np.frombuffer(data, dtype="<i2")

@@ -5,12 +5,17 @@ import json
 import pathlib
 import re
 import shutil
+import signal
+import subprocess
+import sys
+import time
 import types
 
 import pytest
 import soundfile
 import torch
 
+import hyperconformer
 from hyperconformer import evaluation
 from hyperconformer.cli import main
 from hyperconformer.inference import ASR
@@ -60,6 +65,10 @@ def test_files_are_transcribed_in_every_format(capsys, files, tiny_model):
     for name in ("srt", "vtt"):
         code, out, _ = run(capsys, *arguments, "--format", name)
         assert code == 0 and " --> " in out
+        one, two = (pathlib.Path(file).with_suffix(f".{name}") for file in files)
+        assert out.splitlines()[0] == f"{files[0]} --> {one}"
+        alone = run(capsys, *arguments[:2], *arguments[3:], "--format", name)[1]
+        assert one.read_text() == alone != two.read_text()
 
 
 def test_one_bad_file_does_not_stop_the_rest(capsys, files, tiny_model, tmp_path):
@@ -289,6 +298,50 @@ def test_a_pipe_may_be_empty_but_not_end_within_a_sample(
         assert got == code and message in err
 
 
+def test_half_a_sample_at_the_end_costs_no_word(
+    capsys, files, streaming_model, monkeypatch
+):
+    pcm = soundfile.read(files[0], dtype="int16")[0].tobytes()
+    arguments = ("transcribe", "-", "--stream", "--model", streaming_model)
+    outs = []
+    for data in (pcm[:-2], pcm[:-1]):
+        stdin = types.SimpleNamespace(buffer=io.BytesIO(data))
+        monkeypatch.setattr("sys.stdin", stdin)
+        outs.append(run(capsys, *arguments)[1])
+    assert outs[0] == outs[1] and outs[0].strip()
+
+
+def test_a_stream_goes_on_after_a_bad_file(capsys, files, streaming_model, tmp_path):
+    bad = tmp_path / "bad.wav"
+    bad.write_bytes(pathlib.Path(files[0]).read_bytes()[:1000])
+    arguments = ("--stream", "--model", streaming_model)
+    alone = [run(capsys, "transcribe", file, *arguments)[1] for file in files]
+    code, out, err = run(capsys, "transcribe", files[0], bad, files[1], *arguments)
+    lines = [
+        f"{file}\t{line}\n"
+        for file, text in zip(files, alone)
+        for line in text.splitlines()
+    ]
+    assert code == 1 and out == "".join(lines)
+    assert "bad.wav: truncated audio" in err and f"1 of 3 files failed: {bad}" in err
+
+
+def test_ctrl_c_ends_a_recording(files, streaming_model):
+    # More than a pipe holds: writing ends when the program reads.
+    pcm = 6 * soundfile.read(files[0], dtype="int16")[0].tobytes()
+    command = [sys.executable, "-m", "hyperconformer.cli", "transcribe", "--stream"]
+    # Chunks longer than what is sent: all of the words wait for the end.
+    command += ["-", "--model", streaming_model, "--chunk-ms", "8000"]
+    pipes = dict.fromkeys(("stdin", "stdout", "stderr"), subprocess.PIPE)
+    with subprocess.Popen(command, cwd=ROOT, **pipes) as process:
+        process.stdin.write(pcm)
+        process.stdin.flush()
+        time.sleep(2)
+        process.send_signal(signal.SIGINT)
+        out, err = process.stdout.read().decode(), process.stderr.read().decode()
+    assert process.returncode == 130 and out.strip() and not err, err
+
+
 def test_what_streams_cannot_do_is_named(capsys, files, streaming_model, tiny_model):
     command = ("transcribe", "--stream", files[0], "--model")
     for arguments, message in (
@@ -298,3 +351,130 @@ def test_what_streams_cannot_do_is_named(capsys, files, streaming_model, tiny_mo
     ):
         code, _, err = run(capsys, *command, *arguments)
         assert code == 1 and message in err
+
+
+@pytest.mark.parametrize(
+    "arguments,message",
+    [
+        (("--chunk-ms", 320, "--endpoint-s", 1), "takes --chunk-ms, --endpoint-s"),
+        (("--left-context-ms", 640), "only --stream takes --left-context-ms"),
+        (("-",), "only --stream takes - as FILE"),
+        (("--beam", 0), "--beam must be at least 1, got 0"),
+        (("--beam", -3), "--beam must be at least 1, got -3"),
+        (("--stream", "--beam", 0), "--beam must be at least 1, got 0"),
+        (("--nbest", 5, "--beam", 3, "--format", "json"), "to --beam = 3, got 5"),
+        (("--lm-weight", "nan"), "--lm-weight must be a number from 0, got nan"),
+        (("--lm-weight", -1), "--lm-weight must be a number from 0, got -1"),
+        (("--lm-weight", 1, "--lm", "none"), "got --lm none"),
+        (("--overwrite",), "--overwrite needs --output DIR"),
+        (("--stream", "--output", "out"), "--stream goes without --output"),
+        (("--stream", "--endpoint-s", "nan"), "--endpoint-s must be above 0"),
+        (("--stream", "--endpoint-s", "inf"), "--endpoint-s must be above 0"),
+        (("--stream", "--chunk-ms", "nan"), "a multiple of 40 ms, got nan"),
+        (("--stream", "--chunk-ms", 4e12), "at most 600000 ms"),
+        (("--stream", "--left-context-ms", "nan"), "left context must be >= 0 ms"),
+        (("--stream", "-", "-"), "can be read only once"),
+        (("--device", "nonsense"), "the device 'nonsense' cannot be used"),
+        (("--device", "meta"), "the device 'meta' cannot be used"),
+        (("--device", "cuda:99"), "the device 'cuda:99' cannot be used"),
+        (("--stream", "--device", "cuda:99"), "the device 'cuda:99' cannot be used"),
+    ],
+)
+def test_an_option_without_effect_or_out_of_range_is_named(
+    capsys, files, streaming_model, arguments, message
+):
+    command = ("transcribe", "--model", streaming_model, *arguments, files[0])
+    code, out, err = run(capsys, *command)
+    assert (code, out) == (1, "") and message in err
+
+
+def test_readings_that_a_format_does_not_show_are_mentioned(capsys, files, tiny_model):
+    command = ("transcribe", files[0], "--model", tiny_model, "--nbest", 3)
+    code, out, err = run(capsys, *command)
+    assert code == 0 and out and "only --format json shows more" in err
+    code, out, err = run(capsys, *command, "--format", "json")
+    assert code == 0 and len(json.loads(out)["nbest"]) == 3 and err == ""
+
+
+def test_hot_words_that_are_none(capsys, files, tiny_model, tmp_path):
+    command = ("transcribe", files[0], "--model", tiny_model, "--hotwords")
+    for content, message in ((b"\n", "holds no words"), (b"\xff", "UTF-8")):
+        (tmp_path / "words").write_bytes(content)
+        code, _, err = run(capsys, *command, tmp_path / "words")
+        assert code == 1 and message in err and "words" in err
+    code, _, err = run(capsys, *command, tmp_path)
+    assert code == 1 and str(tmp_path) in err
+
+
+@pytest.mark.parametrize("name", ["txt", "json", "srt", "vtt", "ctm"])
+def test_transcripts_go_into_a_folder(capsys, files, tiny_model, tmp_path, name):
+    command = ("--model", tiny_model, "--format", name)
+    folder = tmp_path / "new" / "folder"
+    code, out, _ = run(
+        capsys, "transcribe", *files, "--output", folder, "--format", name, *command
+    )
+    assert code == 0 and out.splitlines()[-1].endswith("2 WEBVTT files written") == (
+        name == "vtt"
+    )
+    for file in files:
+        written = folder / f"{pathlib.Path(file).stem}.{name}"
+        assert f"{file} --> {written}\n" in out
+        assert written.read_text() == run(capsys, "transcribe", file, *command)[1]
+
+
+def test_no_file_is_replaced_unasked(capsys, files, tiny_model, tmp_path):
+    folder = tmp_path / "out"
+    folder.mkdir()
+    (folder / "two.srt").write_text("corrected by hand")
+    command = ("transcribe", *files, "--model", tiny_model, "--format", "srt")
+    command += ("--output", folder)
+    code, out, err = run(capsys, *command)
+    assert (code, out) == (1, "") and f"already there: {folder / 'two.srt'}" in err
+    assert [file.name for file in folder.iterdir()] == ["two.srt"]
+    assert run(capsys, *command, "--overwrite")[0] == 0
+    assert "-->" in (folder / "two.srt").read_text()
+    # One recording that fails leaves the other's file.
+    bad = tmp_path / "bad.wav"
+    bad.write_bytes(b"no audio")
+    command = ("transcribe", bad, files[0], *command[3:], "--overwrite")
+    code, out, _ = run(capsys, *command)
+    assert code == 1 and not (folder / "bad.srt").exists()
+    assert out.endswith("1 SubRip file written\n")
+
+
+def test_two_transcripts_never_share_a_file(capsys, files, tiny_model, tmp_path):
+    other = pathlib.Path(shutil.copy(files[0], tmp_path / "one.flac"))
+    command = ("transcribe", files[0], other, "--model", tiny_model)
+    code, _, err = run(capsys, *command, "--output", tmp_path / "out")
+    assert code == 1 and f"{files[0]} and {other} would both be written" in err
+    assert not (tmp_path / "out").exists()
+    code, _, err = run(capsys, *command, "--output", other)
+    assert code == 1 and "--output must name a folder" in err
+    audio = shutil.copy(files[0], tmp_path / "audio.srt")
+    command = ("transcribe", audio, files[1], *command[3:], "--format", "srt")
+    code, _, err = run(capsys, *command, "--overwrite")
+    assert code == 1 and "would replace the audio" in err
+    assert soundfile.info(audio).frames == 16000
+
+
+@pytest.mark.parametrize(
+    "command", ["info", "mixers", "--help", "transcribe {0} {0} --model {1}"]
+)
+def test_closed_pipes_and_full_disks(files, tiny_model, command):
+    command = command.format(files[0], tiny_model)
+    shell = f"set -o pipefail; {sys.executable} -m hyperconformer.cli {command}"
+    for rest in ("| true", "> /dev/full", ">&-"):
+        done = subprocess.run(
+            ["bash", "-c", f"{shell} {rest}"], cwd=ROOT, capture_output=True, text=True
+        )
+        assert "Traceback" not in done.stderr and "ignored" not in done.stderr
+        if rest == "> /dev/full" and command != "--help":  # argparse is content
+            assert done.returncode == 1
+            assert "No space left on device" in done.stderr.splitlines()[-1]
+
+
+def test_the_version(capsys):
+    with pytest.raises(SystemExit) as exit:
+        main(["--version"])
+    assert exit.value.code == 0
+    assert capsys.readouterr().out == f"hyperconformer {hyperconformer.__version__}\n"

@@ -10,7 +10,16 @@ PACKAGE = pathlib.Path(__file__).resolve().parents[1] / "hyperconformer"
 
 # Lower floors know nothing of higher ones.
 FLOORS = [
-    ("ops", "masks", "segments", "bootstrap", "text"),
+    (
+        "ops",
+        "masks",
+        "segments",
+        "bootstrap",
+        "text",
+        "audio_file",
+        "console",
+        "devices",
+    ),
     ("audio", "longform", "transcription"),
     ("dropout", "linear"),
     ("mixers",),

@@ -347,3 +347,46 @@ def test_pcm_is_read_as_it_comes():
     assert (np.concatenate(pieces) == samples).all() and len(pieces) == 4
     with pytest.raises(ValueError, match="within a 16-bit sample"):
         list(read_pcm(io.BytesIO(b"abc"), 16000))
+
+
+def test_what_was_said_before_an_error_comes_out_first():
+    asr, samples = recogniser(endpoint_s=60.0), speech(9000)
+
+    def unplugged():
+        yield from samples.split(777)
+        raise OSError("no such microphone")
+
+    partials = []
+    with pytest.raises(OSError, match="no such microphone"):
+        partials.extend(asr.partials(unplugged()))
+    seen = []
+    with pytest.raises(OSError):
+        for partial in asr.partials(unplugged()):
+            seen.append(partial)
+    assert seen[-1].ended
+    assert seen[-1].text == list(asr.partials([samples]))[-1].text
+
+
+@pytest.mark.parametrize("beam_size", [1, 4])
+def test_words_without_a_letter_are_no_words(beam_size):
+    """A model says twice that a word begins, and once, at the end, nothing after it."""
+    asr = recogniser(beam_size=beam_size, endpoint_s=60.0)
+    pieces = ["<blank>", "\u2581", "A"]
+    asr.tokenizer.id_to_piece = pieces.__getitem__
+    asr.tokenizer.decode_ids = lambda ids: "".join(pieces[i] for i in ids).replace(
+        "\u2581", " "
+    )
+    stream = asr.open()
+    said = torch.tensor([1, 0, 1, 2, 0, 1, 0])
+    log_probs = torch.full((len(said), 3), -20.0)
+    log_probs[torch.arange(len(said)), said] = 0.0
+    partials = []
+    for frame in log_probs:
+        partials += stream.take(frame[None], stream.state, last=False)
+    partials += stream.take(log_probs[:0], stream.state, last=True)
+    words = ()
+    for partial in partials:
+        assert all(word.text.strip() for word in partial.words)
+        assert partial.words[: len(words)] == words
+        words = partial.words
+    assert [word.text for word in words] == ["A"] and partials[-1].text == "A"

@@ -27,13 +27,18 @@ import json
 import logging
 import os
 import pathlib
-import struct
 from typing import NamedTuple, Optional
 
 import numpy as np
 import soundfile
 from tqdm import tqdm
 
+from hyperconformer.audio_file import (
+    SequentialFile,
+    find_truncation,
+    open_audio,
+    promised_frames,
+)
 from hyperconformer.segments import parse_segment
 from hyperconformer.text import normalize, read_text
 
@@ -46,8 +51,6 @@ EXPECTED_SAMPLE_RATE_HZ = 16000
 
 BLOCK_FRAMES = 65536
 FLOAT_SUBTYPES = ("FLOAT", "DOUBLE")
-# Writers that cannot seek back leave one of these for "length unknown".
-UNKNOWN_RIFF_SIZES = (0, 0xFFFFFFFF)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -254,50 +257,47 @@ def inspect_audio(path: str, full_check: bool = False) -> Audio:
     if os.path.getsize(segment.file) == 0:
         return Audio(0, 0, 0, "empty file")
     try:
-        with soundfile.SoundFile(segment.file) as audio:
+        with open_audio(segment.file, SequentialFile) as audio:
             frames, fault, detail = _find_fault(audio, segment, full_check)
             return Audio(frames, audio.samplerate, audio.channels, fault, detail)
-    except soundfile.SoundFileError as error:
+    except (soundfile.SoundFileError, OSError) as error:
         return Audio(0, 0, 0, "unreadable audio", str(error))
 
 
 def _find_fault(audio, segment, full_check):
     """Returns the length and what is wrong, as (frames, fault, detail)."""
+    truncation = find_truncation(audio, segment.file)
+    if truncation:
+        return audio.frames, "truncated audio", truncation
     if audio.frames == 0:
         return 0, "no samples", ""
-    missing_bytes = _missing_riff_bytes(segment.file)
-    if missing_bytes:
-        return audio.frames, "truncated audio", f"{missing_bytes} bytes are missing"
     if not _last_frame_is_readable(audio):
         detail = f"the last of {audio.frames} frames is unreadable"
         return audio.frames, "truncated audio", detail
+    total = audio.frames
+    if promised_frames(audio) is None:
+        total = _count_frames(segment.file)
     try:
-        first, frames = segment.frames(audio.frames, audio.samplerate)
+        first, frames = segment.frames(total, audio.samplerate)
     except ValueError as error:
         return 0, "segment outside the file", str(error)
     read_all = full_check or audio.subtype in FLOAT_SUBTYPES
     return frames, *_find_sample_fault(audio, first, frames, read_all)
 
 
-def _missing_riff_bytes(path):
-    """Counts the bytes that a RIFF header promises beyond the end of the file.
-
-    libsndfile trusts the file's size rather than the header, so that a WAV file cut
-    short reads without complaint.
-    """
-    with open(path, "rb") as file:
-        header = file.read(8)
-    if not header.startswith(b"RIFF") or len(header) < 8:
-        return 0
-    (size,) = struct.unpack("<I", header[4:])
-    if size in UNKNOWN_RIFF_SIZES:
-        return 0
-    return max(0, size + 8 - os.path.getsize(path))
+def _count_frames(path):
+    """Of a stream whose header has no length."""
+    with open_audio(path, SequentialFile) as audio:
+        blocks = iter(lambda: len(audio.read(BLOCK_FRAMES, always_2d=True)), 0)
+        return sum(blocks)
 
 
 def _last_frame_is_readable(audio):
+    last = promised_frames(audio)
+    if last is None:  # all is read anyway, to count it
+        return True
     try:
-        audio.seek(audio.frames - 1)
+        audio.seek(last - 1)
         return len(audio.read(1)) == 1
     except soundfile.SoundFileError:
         return False
@@ -308,14 +308,18 @@ def _find_sample_fault(audio, first, frames, read_all):
     audio.seek(first)
     read = 0
     is_silent = True
-    for block in audio.blocks(BLOCK_FRAMES, frames=frames, dtype="float32"):
+    while wanted := min(BLOCK_FRAMES, frames - read):
+        block = audio.read(wanted, dtype="float32")
+        if len(block) == 0:
+            break
         read += len(block)
         if not np.isfinite(block).all():
             return "samples not finite", "NaN or infinite"
         is_silent = is_silent and not block.any()
         if not is_silent and not read_all:
             return "", ""
-    if read < frames:
+    promised = (promised_frames(audio) or 0) if frames == audio.frames else frames
+    if read < promised:
         return "truncated audio", f"{read} of {frames} frames are readable"
     return ("silence", "every sample is zero") if is_silent else ("", "")
 

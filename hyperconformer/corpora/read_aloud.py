@@ -70,8 +70,12 @@ def read_aloud(
     FileNotFoundError
         If there are no transcripts or no metadata.
     ValueError
-        If there are too few readers.
+        If there are too few readers, or a number is below 1.
     """
+    numbers = {"speakers": speakers, "utterances": utterances, "max_words": max_words}
+    for name, number in numbers.items():
+        if number < 1:
+            raise ValueError(f"{name} must be at least 1, got {number}")
     text_folder = require(pathlib.Path(text_folder), TEXT_LAYOUT, librispeech.SOURCE)
     readers = _read_table(text_folder, "SPEAKERS.TXT")
     texts = _read_texts(text_folder, max_words)

@@ -568,12 +568,14 @@ def chunk_config(chunk_ms, left_context_ms, frame_ms):
     >>> chunk_config(640, 1000, frame_ms=40)
     DynChunkTrainConfig(chunk_size=16, left_context_size=2)
     """
-    if left_context_ms is not None and left_context_ms < 0:
-        raise ValueError(f"a left context must be >= 0 ms, got {left_context_ms}")
+    if left_context_ms is not None and not 0 <= left_context_ms < math.inf:
+        raise ValueError(
+            f"a left context must be >= 0 ms and finite, got {left_context_ms}"
+        )
     if chunk_ms is None:
         return None
     frames = chunk_ms / frame_ms
-    if frames < 1 or frames != int(frames):
+    if not (1 <= frames < math.inf and frames == int(frames)):
         raise ValueError(
             f"a chunk must last a multiple of {frame_ms:g} ms, got {chunk_ms:g} ms"
         )

@@ -553,7 +553,7 @@ class FeatureExtractor(nn.Module):
         Arguments
         ---------
         wavs : torch.Tensor
-            (B, N) samples, zero past each end.
+            (B, N) samples; padding may hold anything.
         wav_lens : torch.Tensor, optional
             (B,) relative lengths in (0, 1]; None = no padding.
 
@@ -567,8 +567,9 @@ class FeatureExtractor(nn.Module):
         if wav_lens is None:
             wav_lens = torch.ones(wavs.shape[0], device=wavs.device)
         samples = relative_to_frames(wav_lens, wavs.shape[1])
-        places = torch.arange(wavs.shape[1], device=wavs.device)
-        features = self._log_mels(wavs, places < samples.unsqueeze(1))
+        padding = lengths_to_padding_mask(samples, wavs.shape[1])
+        # Not multiplied by zero: padding may hold NaN.
+        features = self._log_mels(wavs.masked_fill(padding, 0.0), ~padding)
         # A centred STFT has a frame at every multiple of the hop.
         hop = self.features.compute_STFT.hop_length
         lengths = (samples // hop + 1).clamp(max=features.shape[1])

@@ -78,3 +78,10 @@ def test_mistakes_are_named(text_folder, tmp_path, capsys):
     assert "of 4 readers; 2 splits of 3 need 6" in capsys.readouterr().err
     assert read_aloud(tmp_path / "none", tmp_path) == 1
     assert "SPEAKERS.TXT" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("option", ["--speakers", "--utterances", "--max-words"])
+def test_numbers_below_one_are_named(text_folder, tmp_path, capsys, option):
+    assert read_aloud(text_folder, tmp_path / "corpus", option, "0") == 1
+    name = option[2:].replace("-", "_")
+    assert f"{name} must be at least 1, got 0" in capsys.readouterr().err

@@ -184,6 +184,22 @@ def test_features_of_a_batch_equal_those_of_each_utterance(normalization):
         assert (features[row, : lengths[row]] - alone[0]).abs().max() <= 1e-4
 
 
+@pytest.mark.parametrize("normalization", ["global", "utterance"])
+@pytest.mark.parametrize("filling", [5.0, float("nan"), float("inf")])
+def test_features_do_not_see_what_stands_in_the_padding(normalization, filling):
+    extractor = FeatureExtractor(Fbank(n_mels=40), 40, normalization).eval()
+    wavs, counts = torch.randn(3, 16000), torch.tensor([16000, 12345, 4321])
+    for row, count in enumerate(counts):
+        wavs[row, count:] = filling
+    given = wavs.clone()
+    features, lengths = extractor(wavs, counts / 16000)
+    assert torch.equal(wavs.nan_to_num(), given.nan_to_num())
+    for row, count in enumerate(counts):
+        alone, _ = extractor(wavs[row : row + 1, :count])
+        assert (features[row, : lengths[row]] - alone[0]).abs().max() <= 1e-4
+    assert torch.isfinite(features).all()
+
+
 def test_utterance_normalisation_and_an_unknown_one():
     extractor = FeatureExtractor(Fbank(n_mels=40), 40, "utterance")
     x, lengths = extractor(torch.randn(2, 16000), torch.tensor([1.0, 0.4]))

@@ -34,6 +34,20 @@ def test_encoder_asr_gives_what_ours_gives(tiny_model, audio, tmp_path):
         assert torch.equal(value, theirs.mods.encoder.recognizer.state_dict()[key])
 
 
+@pytest.mark.parametrize("filling", [0.5, float("nan")])
+def test_encoder_asr_takes_padding_that_is_not_zero(
+    tiny_model, audio, tmp_path, filling
+):
+    theirs = EncoderASR.from_hparams(
+        source=str(tiny_model), savedir=tmp_path / "saved", run_opts={"device": "cpu"}
+    )
+    wavs = torch.stack([audio[1], audio[1].flip(0)])
+    wavs[1, 12000:] = filling
+    encoded = theirs.encode_batch(wavs, torch.tensor([1.0, 0.5]))
+    alone = theirs.encode_batch(wavs[1:, :12000], torch.ones(1))
+    assert torch.allclose(encoded[1, : alone.shape[1]], alone[0], atol=1e-4)
+
+
 def test_transcribe_file_of_speechbrain(tiny_model, audio, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)  # its fetch leaves links in the working folder
     theirs = EncoderASR.from_hparams(source=str(tiny_model), run_opts={"device": "cpu"})

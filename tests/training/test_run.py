@@ -174,11 +174,16 @@ def test_mistakes_are_named(trained, overrides, message):
 
 def test_mistakes_end_with_a_message_not_a_traceback(tmp_path):
     file = ROOT / "hparams/hyperconformer.yaml"
-    command = [sys.executable, ROOT / "train.py", file, "--lerning_rate=1"]
-    done = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path)
-    assert done.returncode == 1
-    assert done.stderr.strip().splitlines()[-1].startswith("train.py: ")
-    assert "Traceback" not in done.stderr
+    for mistake, message in (
+        ("--lerning_rate=1", ""),
+        ("--device=cuda:99", "the device 'cuda:99' cannot be used"),
+    ):
+        command = [sys.executable, ROOT / "train.py", file, mistake]
+        done = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path)
+        assert done.returncode == 1 and not list(tmp_path.iterdir())
+        last_line = done.stderr.strip().splitlines()[-1]
+        assert last_line.startswith(f"train.py: {message}")
+        assert "Traceback" not in done.stderr
 
 
 @pytest.mark.parametrize("normalization", ["global", "utterance"])
