@@ -33,7 +33,14 @@ class Searcher:
 
     A subclass has ``hypotheses(recognition, tokenizer)``: for each utterance of a
     batch a list of :class:`~hyperconformer.transcription.Hypothesis`, the best first.
+
+    Attributes
+    ----------
+    nbest : int
+        How many it returns at most.
     """
+
+    nbest = 1
 
     def prepare(self, tokenizer, sentences=(), folder=None):
         """Make ready for a recogniser, before the first batch; here nothing to do.
