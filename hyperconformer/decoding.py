@@ -604,13 +604,23 @@ class _BiasedSearcher(CTCBeamSearcher):
         self.phrases = [tuple(phrase.split()) for phrase in phrases]
         self.bias = bias
         self.ended = False
+        # The hypotheses of a frame are mostly those of the frame before.
+        self.matched = {}
+
+    def decode_log_probs(self, *arguments, **options):
+        """Search one utterance."""
+        self.matched.clear()
+        return super().decode_log_probs(*arguments, **options)
 
     def get_lm_beams(self, *arguments, **options):
         """SpeechBrain's scores, plus the bonus."""
         beams = super().get_lm_beams(*arguments, **options)
         for beam in beams if self.phrases else ():
             partial = None if self.ended else beam.partial_word
-            beam.lm_score += self.bias * self._words_matched(beam.text, partial)
+            key = beam.text, partial
+            if key not in self.matched:
+                self.matched[key] = self._words_matched(*key)
+            beam.lm_score += self.bias * self.matched[key]
         return beams
 
     def finalize_decoding(self, *arguments, **options):

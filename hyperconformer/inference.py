@@ -29,6 +29,7 @@ from hyperconformer.decoding import (
 from hyperconformer.integration.recognizer import Recognition
 from hyperconformer.longform import (
     QUIET_S,
+    Pauses,
     Tape,
     cut_at_pauses,
     merge_frame,
@@ -47,9 +48,11 @@ CHUNK_S, OVERLAP_S = 20.0, 2.0
 BLOCK_S = 10.0
 # A longer pause between two letters ends a word and a stretch of speech, which is then
 # recognised by itself, with so much of the pauses around it. Long silences and other
-# utterances beside one cost accuracy, as models are trained on single utterances. Both
-# were chosen on AN4's development speakers (recipes/AN4/long_audio.py).
-PAUSE_S, MARGIN_S = 0.5, 0.25
+# utterances beside one cost accuracy, as models are trained on single utterances: a
+# stretch that becomes longer than usual utterances ends at its longest pause, if that
+# is longer than those between words.
+PAUSE_S, MARGIN_S = 0.8, 0.25
+USUAL_S, SHORT_PAUSE_S = 8.0, 0.4
 # Below one step of 16-bit audio there is nothing to recognise.
 SILENCE = 2**-15
 # The log-probability of all but the blank in such silence.
@@ -412,9 +415,13 @@ class ASR:
         stretches = speech_stretches(
             segments,
             self.audible,
-            pause,
-            int(MARGIN_S * rate),
-            int(self.chunk_s * rate),
+            Pauses(
+                pause=pause,
+                short=SHORT_PAUSE_S * rate,
+                margin=int(MARGIN_S * rate),
+                usual=int(min(USUAL_S, self.chunk_s) * rate),
+                longest=int(self.chunk_s * rate),
+            ),
         )
         for stretch in stretches:
             log_probs, encoded = stretch.log_probs, stretch.encoded

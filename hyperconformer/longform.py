@@ -12,6 +12,7 @@ Language models and decoders begin anew after a pause.
 
 import collections
 import dataclasses
+import itertools
 import math
 
 import torch
@@ -157,7 +158,25 @@ class Stretch:
     apart: bool
 
 
-def speech_stretches(segments, audible, pause, margin, longest):
+@dataclasses.dataclass(frozen=True)
+class Pauses:
+    """Where speech is parted, in frames.
+
+    More than ``pause`` frames between two audible tokens, or between one and an end of
+    the audio, always part; at least ``2 * margin``. A stretch that becomes longer than
+    ``usual`` frames is parted at its longest pause above ``short``. ``margin`` frames
+    of a pause are kept on each side of it, half of a shorter pause. ``longest`` frames
+    may be recognised by themselves.
+    """
+
+    pause: float
+    short: float
+    margin: int
+    usual: int
+    longest: int
+
+
+def speech_stretches(segments, audible, pauses):
     """Part frames where the speaker pauses, and leave the inside of pauses out.
 
     Where nothing audible is found at all, the first segment is yielded as it is.
@@ -169,14 +188,9 @@ def speech_stretches(segments, audible, pause, margin, longest):
         gaps between segments.
     audible : torch.Tensor
         (V,) bool, the tokens that stand for a sound: no blank, no mere space.
-    pause : float
-        Frames between two audible tokens, or between one and an end of the audio, more
-        of which are a pause; at least ``2 * margin``.
-    margin : int
-        Frames of a pause that are kept on each side of it.
-    longest : int
-        Frames of a stretch that may be recognised by itself. A longer one comes in
-        pieces, one for each segment.
+    pauses : Pauses
+        Where to part. What is longer than ``longest`` comes in pieces, one for each
+        segment.
 
     Yields
     ------
@@ -184,18 +198,19 @@ def speech_stretches(segments, audible, pause, margin, longest):
     """
     log_probs = encoded = nothing = None
     first = total = 0  # frames of what is held, and of all that was seen
-    last = None  # the last audible frame
+    heard = []  # the audible frames of the open stretch
+    last = 0  # the last audible frame of all
     cut = long = False  # whether something before was cut off, or given away
 
     def take(end, apart):
         count = end - first
-        apart = apart and not long and count <= longest
+        apart = apart and not long and count <= pauses.longest
         return Stretch(log_probs[:count], encoded[:count], first, apart)
 
     def drop(begin):
         nonlocal log_probs, encoded, first
-        count = begin - first
-        log_probs, encoded, first = log_probs[count:], encoded[count:], begin
+        count = max(begin - first, 0)
+        log_probs, encoded, first = log_probs[count:], encoded[count:], first + count
 
     for more, more_encoded, begin in segments:
         if log_probs is None:
@@ -208,21 +223,34 @@ def speech_stretches(segments, audible, pause, margin, longest):
         frames = torch.nonzero(audible[more.argmax(dim=-1)]).squeeze(1) + begin
         for frame in [*frames.tolist(), None]:
             end = total if frame is None else frame
-            if end - (last or 0) > pause:
-                if last is not None and last >= first:
-                    yield take(last + 1 + margin, True)
+            if end - last > pauses.pause:
+                if heard:
+                    yield take(last + 1 + pauses.margin, True)
                     nothing = None
                 # The next frames may be those before speech.
-                drop(max(end - margin, first))
-                cut, long = True, False
-            if frame is not None:
-                last = frame
-        if last is not None and last >= first and total - first > longest:
+                drop(end - pauses.margin)
+                heard, cut, long = [], True, False
+            if frame is None:
+                break
+            heard.append(frame)
+            last = frame
+            while frame - first > pauses.usual:
+                lengths = [b - a for a, b in itertools.pairwise(heard)]
+                if max(lengths, default=0) <= pauses.short:
+                    break
+                place = lengths.index(max(lengths)) + 1
+                margin = min(pauses.margin, (lengths[place - 1] - 1) // 2)
+                yield take(heard[place - 1] + 1 + margin, True)
+                nothing = None
+                drop(heard[place] - margin)
+                heard, cut, long = heard[place:], True, False
+        if heard and total - first > pauses.longest:
             long = True
             yield take(total, False)
             nothing = None
             drop(total)
-    if last is not None and last >= first:
+            heard = []
+    if heard:
         yield take(total, cut)
     elif nothing is not None:
         yield nothing

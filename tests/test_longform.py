@@ -8,6 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from hyperconformer.longform import (
+    Pauses,
     Tape,
     cut_at_pauses,
     merge_frame,
@@ -136,14 +137,15 @@ def test_a_script_without_words_is_not_cut():
 AUDIBLE = torch.tensor([False, False, True, True])
 
 
-def stretches(*paths, pause=5, margin=2, longest=100):
+def stretches(*paths, longest=100, usual=100):
     """(tokens, first frame, apart) of each stretch; the frames carry their numbers."""
+    pauses = Pauses(pause=5, short=2, margin=2, usual=usual, longest=longest)
     segments, first = [], 0
     for path in paths:
         numbers = torch.arange(first, first + len(path))
         segments.append((frames(*path), numbers[:, None], first))
         first += len(path)
-    found = list(speech_stretches(segments, AUDIBLE, pause, margin, longest))
+    found = list(speech_stretches(segments, AUDIBLE, pauses))
     for stretch in found:
         numbers = torch.arange(stretch.first, stretch.first + len(stretch.log_probs))
         assert torch.equal(stretch.encoded.flatten(), numbers)
@@ -185,16 +187,34 @@ def test_what_is_too_long_is_not_recognised_apart():
     assert stretches(speech, [0] * 9, longest=5)[0][2] is True
 
 
+def test_a_stretch_that_grows_long_is_parted_at_its_longest_pause():
+    path = [2, 0, 0, 3, 0, 0, 0, 0, 2, 0, 0, 3, 0, 2, 0, 3]
+    assert stretches(path) == [(path, 0, False)]
+    expected = [
+        ([2, 0, 0, 3, 0, 0], 0, True),
+        ([0, 0, 2, 0, 0, 3, 0, 2, 0, 3], 6, True),
+    ]
+    for place in range(1, len(path)):
+        assert stretches(path[:place], path[place:], usual=10) == expected
+    # Half of a pause that is shorter than both margins; none that is a usual gap.
+    assert stretches([2, 0, 0, 0, 2], usual=3) == [
+        ([2, 0], 0, True),
+        ([0, 2], 3, True),
+    ]
+    assert stretches([2, 0, 2, 0, 2], usual=3) == [([2, 0, 2, 0, 2], 0, False)]
+
+
 @settings(max_examples=60, deadline=None)
 @given(
     st.lists(st.sampled_from([0, 0, 0, 0, 0, 1, 2, 3]), min_size=1, max_size=120),
     st.lists(st.integers(1, 119), max_size=6),
     st.integers(8, 40),
+    st.integers(3, 40),
 )
-def test_no_sound_is_lost_or_doubled(path, cuts, longest):
+def test_no_sound_is_lost_or_doubled(path, cuts, longest, usual):
     edges = [0, *sorted({cut for cut in cuts if cut < len(path)}), len(path)]
     pieces = [path[a:b] for a, b in itertools.pairwise(edges)]
-    found = stretches(*pieces, longest=longest)
+    found = stretches(*pieces, longest=longest, usual=usual)
     kept = [token for tokens, *_ in found for token in tokens if token in (2, 3)]
     assert kept == [token for token in path if token in (2, 3)]
     for (tokens, first, _), (_, after, _) in itertools.pairwise(found):
