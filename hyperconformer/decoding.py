@@ -5,6 +5,7 @@ Each is a :class:`Searcher`, and may stand after ``test_search:`` in a YAML file
 
 import dataclasses
 import importlib.util
+import math
 import pathlib
 
 import torch
@@ -27,6 +28,16 @@ from hyperconformer.transcription import Hypothesis
 BLANK_INDEX, BOS_INDEX, EOS_INDEX = 0, 1, 2
 # Tokens of the decoder that no text holds.
 NO_TEXT = (BOS_INDEX, EOS_INDEX)
+# What the CTC beam search leaves out, in natural logarithms: tokens of a frame that are
+# less probable, and hypotheses that are worse than the best by more. SpeechBrain's
+# thresholds come first; where they leave fewer than `nbest` readings, the next ones are
+# tried. Hot words are hardly heard by the model, and begin with the second ones.
+THRESHOLDS = [
+    {"token_prune_min_logp": token, "beam_prune_logp": beam}
+    for token, beam in ((-5.0, -10.0), (-12.0, -25.0), (-24.0, -50.0), (-96.0, -200.0))
+]
+# Of a hot word that the n-gram model does not know, in decimal logarithms.
+HOT_LOG10 = -3.0
 
 
 class Searcher:
@@ -34,7 +45,14 @@ class Searcher:
 
     A subclass has ``hypotheses(recognition, tokenizer)``: for each utterance of a
     batch a list of :class:`~hyperconformer.transcription.Hypothesis`, the best first.
+
+    Attributes
+    ----------
+    nbest : int
+        How many it returns at most.
     """
+
+    nbest = 1
 
     def prepare(self, tokenizer, sentences=(), folder=None):
         """Make ready for a recogniser, before the first batch; here nothing to do.
@@ -270,6 +288,10 @@ class CTCSearcher(Searcher):
             self.search.lm = scorer
         elif self.arpa is not None:
             _require_own_case(self.search.kenlm_model, tokenizer, self.arpa)
+        if self.search.lm is not None and self.hotwords:
+            self.search.lm = _HotWordScorer(
+                self.search, self.lm_weight, self.word_bonus
+            )
 
     def hypotheses(self, recognition, tokenizer):
         """Decode a batch.
@@ -298,11 +320,20 @@ class CTCSearcher(Searcher):
                     float(hypothesis.lm_score),
                     tuple(tokenizer.encode(hypothesis.text.strip())),
                 )
-                for hypothesis in self.search(frames[None, :length])[0]
+                for hypothesis in self._search(frames[None, :length])
             ]
             if self.lm is not None:
                 best = self._rescore(best)
             found.append(best[: self.nbest])
+        return found
+
+    def _search(self, log_probs):
+        """SpeechBrain's hypotheses: as many as are wanted, if there are so many."""
+        for thresholds in THRESHOLDS[1 if self.hotwords else 0 :]:
+            vars(self.search).update(thresholds)
+            found = self.search(log_probs)[0]
+            if len(found) >= self.nbest:
+                break
         return found
 
     @torch.no_grad()
@@ -577,13 +608,23 @@ class _BiasedSearcher(CTCBeamSearcher):
         self.phrases = [tuple(phrase.split()) for phrase in phrases]
         self.bias = bias
         self.ended = False
+        # The hypotheses of a frame are mostly those of the frame before.
+        self.matched = {}
+
+    def decode_log_probs(self, *arguments, **options):
+        """Search one utterance."""
+        self.matched.clear()
+        return super().decode_log_probs(*arguments, **options)
 
     def get_lm_beams(self, *arguments, **options):
         """SpeechBrain's scores, plus the bonus."""
         beams = super().get_lm_beams(*arguments, **options)
         for beam in beams if self.phrases else ():
             partial = None if self.ended else beam.partial_word
-            beam.lm_score += self.bias * self._words_matched(beam.text, partial)
+            key = beam.text, partial
+            if key not in self.matched:
+                self.matched[key] = self._words_matched(*key)
+            beam.lm_score += self.bias * self.matched[key]
         return beams
 
     def finalize_decoding(self, *arguments, **options):
@@ -616,6 +657,32 @@ class _BiasedSearcher(CTCBeamSearcher):
         return matched + max(
             _share_begun(phrase, words[free:], partial) for phrase in self.phrases
         )
+
+
+class _HotWordScorer:
+    """A search's n-gram model, to which hot words are no unknown words.
+
+    SpeechBrain's scorers price an unknown word so high that no hot word could win.
+    """
+
+    def __init__(self, search, weight, bonus):
+        self.scorer, self.order = search.lm, search.lm.order
+        vocabulary = search.kenlm_model or search.lm.words
+        self.words = sorted({word for phrase in search.phrases for word in phrase})
+        self.unknown = {word for word in self.words if word not in vocabulary}
+        self.hot_score = weight * HOT_LOG10 * math.log(10) + bonus
+
+    def get_start_state(self):
+        return self.scorer.get_start_state()
+
+    def score(self, state, word, is_last_word=False):
+        score, state = self.scorer.score(state, word, is_last_word)
+        return self.hot_score if word in self.unknown else score, state
+
+    def score_partial_token(self, beginning):
+        if any(word.startswith(beginning) for word in self.words):
+            return 0.0
+        return self.scorer.score_partial_token(beginning)
 
 
 def _hypothesis(tokens, score, tokenizer):

@@ -21,6 +21,7 @@ from hyperconformer.audio import (
 )
 from hyperconformer.decoding import (
     BLANK_INDEX,
+    NO_TEXT,
     CTCSearcher,
     GreedySearcher,
     TransducerSearcher,
@@ -28,9 +29,12 @@ from hyperconformer.decoding import (
 from hyperconformer.integration.recognizer import Recognition
 from hyperconformer.longform import (
     QUIET_S,
+    Pauses,
+    Tape,
     cut_at_pauses,
     merge_frame,
     merge_nbest,
+    speech_stretches,
     split_audio,
 )
 from hyperconformer.masks import relative_to_frames
@@ -40,10 +44,15 @@ from hyperconformer.transcription import Hypothesis, Transcription
 MIN_DURATION_S = 0.1
 # What is recognised at once, and how far it reaches into its neighbours.
 CHUNK_S, OVERLAP_S = 20.0, 2.0
-# A longer pause between two tokens ends a word, and the search begins anew after it.
-# Models do not reliably say that a word begins after a pause that is longer than those
-# of their training utterances.
-PAUSE_S = 0.8
+# What is read at once, at most.
+BLOCK_S = 10.0
+# A longer pause between two letters ends a word and a stretch of speech, which is then
+# recognised by itself, with so much of the pauses around it. Long silences and other
+# utterances beside one cost accuracy, as models are trained on single utterances: a
+# stretch that becomes longer than usual utterances ends at its longest pause, if that
+# is longer than those between words.
+PAUSE_S, MARGIN_S = 0.8, 0.25
+USUAL_S, SHORT_PAUSE_S = 8.0, 0.4
 # Below one step of 16-bit audio there is nothing to recognise.
 SILENCE = 2**-15
 # The log-probability of all but the blank in such silence.
@@ -105,12 +114,14 @@ class ASR:
         self.frame_samples = (
             extractor.features.compute_STFT.hop_length * recognizer.frontend.stride
         )
+        pieces = [
+            tokenizer.id_to_piece(token) for token in range(tokenizer.vocab_size())
+        ]
         self.starts_word = torch.tensor(
-            [
-                tokenizer.id_to_piece(token).startswith(WORD_START)
-                for token in range(tokenizer.vocab_size())
-            ]
+            [piece.startswith(WORD_START) for piece in pieces]
         )
+        self.audible = torch.tensor([piece.strip(WORD_START) != "" for piece in pieces])
+        self.audible[[BLANK_INDEX, *NO_TEXT]] = False
 
     def use_search(self, search=None):
         """Decode with another search from now on.
@@ -303,24 +314,31 @@ class ASR:
             encoded = recognition.encoded[index, : recognition.lengths[index]]
             if samples.abs().max() < SILENCE:
                 log_probs, encoded = self._recognize_silence(len(samples))
-            parts = self._parts([(log_probs, encoded, 0)])
+            parts = self._parts(
+                [(log_probs, encoded, 0)],
+                lambda begin, end, wav=samples: wav[begin:end],
+            )
             results.append(self._result(parts, len(samples)))
         return results
 
     def _transcribe(self, blocks):
         """Recognise audio that comes in blocks of samples."""
-        counted = _Counted(blocks)
         rate = self.sample_rate_hz
+        # A stretch of speech may begin in the chunk before the last one that was read
+        # whole, and the reader is a chunk ahead.
+        tape = Tape(
+            blocks, int(BLOCK_S * rate), int((4 * self.chunk_s + BLOCK_S) * rate)
+        )
         chunks = split_audio(
-            counted,
+            tape,
             int(self.chunk_s * rate),
             int(min(OVERLAP_S, self.chunk_s / 4) * rate),
             self.frame_samples,
             int(QUIET_S * rate),
         )
         # Only when they have all been read is it known how many samples there were.
-        parts = list(self._parts(self._segments(chunks)))
-        return self._result(parts, counted.samples)
+        parts = list(self._parts(self._segments(chunks), tape.read))
+        return self._result(parts, tape.samples)
 
     def _segments(self, chunks):
         """Each chunk's own log-probabilities and frames, and where they begin."""
@@ -346,9 +364,12 @@ class ASR:
     def _recognize_chunk(self, chunk):
         if chunk.offset == 0:
             self._check_duration(len(chunk.samples))
-        if chunk.samples.abs().max() < SILENCE:
-            return self._recognize_silence(len(chunk.samples))
-        recognition = self._recognize([chunk.samples])
+        return self._recognize_alone(chunk.samples)
+
+    def _recognize_alone(self, samples):
+        if samples.abs().max() < SILENCE:
+            return self._recognize_silence(len(samples))
+        recognition = self._recognize([samples])
         return recognition.ctc[0], recognition.encoded[0]
 
     def _recognize_silence(self, samples):
@@ -379,11 +400,39 @@ class ASR:
             words = ()
         return hypotheses, words
 
-    def _parts(self, segments):
-        """Hypotheses of each part, the words of the best, and what glues it on."""
+    def _parts(self, segments, read):
+        """Hypotheses of each part, the words of the best, and what glues it on.
+
+        ``read(begin, end)`` gives samples once more.
+        """
         pause = PAUSE_S * self.sample_rate_hz / self.frame_samples
-        for *part, glue in cut_at_pauses(segments, pause, self.starts_word):
+        stretches = self._apart(segments, pause, read)
+        for *part, glue in cut_at_pauses(stretches, pause, self.starts_word):
             yield *self._decode(*part), glue
+
+    def _apart(self, segments, pause, read):
+        """Stretches of speech, each recognised by itself where it can be."""
+        rate = self.sample_rate_hz / self.frame_samples
+        stretches = speech_stretches(
+            segments,
+            self.audible,
+            Pauses(
+                pause=pause,
+                short=SHORT_PAUSE_S * rate,
+                margin=int(MARGIN_S * rate),
+                usual=int(min(USUAL_S, self.chunk_s) * rate),
+                longest=int(self.chunk_s * rate),
+            ),
+        )
+        for stretch in stretches:
+            log_probs, encoded = stretch.log_probs, stretch.encoded
+            if stretch.apart:
+                end = stretch.first + len(log_probs)
+                samples = read(
+                    stretch.first * self.frame_samples, end * self.frame_samples
+                )
+                log_probs, encoded = self._recognize_alone(samples)
+            yield log_probs, encoded, stretch.first
 
     def _result(self, parts, samples):
         """One result of the parts of an utterance."""
@@ -394,7 +443,7 @@ class ASR:
             if words and more and not glue:
                 words[-1], more = words[-1].continued(more[0]), more[1:]
             words.extend(more)
-        nbest = merge_nbest(readings, max(map(len, readings)))
+        nbest = merge_nbest(readings, self.search.nbest)
         return Transcription(
             text=nbest[0][0],
             words=tuple(words),
@@ -450,15 +499,3 @@ class ASR:
         recognition = self.recognizer(features, lengths)
         # Searches and alignment run on the CPU; a decoder's runs where the model is.
         return recognition._replace(ctc=recognition.ctc.cpu())
-
-
-class _Counted:
-    """Blocks of samples, counted as they pass."""
-
-    def __init__(self, blocks):
-        self.blocks, self.samples = blocks, 0
-
-    def __iter__(self):
-        for block in self.blocks:
-            self.samples += len(block)
-            yield block

@@ -4,11 +4,15 @@ Each chunk reaches past its cuts on both sides. What the model says of the frame
 two chunks share decides where one takes over from the other: between two words on
 which both agree, as near to the cut as can be. So no word is lost, doubled or split.
 
-What is said before and after a pause is searched apart, in short audio too: language
-models and decoders begin anew there.
+What the chunks say shows where the speaker pauses. Each stretch of speech between two
+pauses is then recognised again by itself, in short audio too: models are trained on
+single utterances, and long silences and other utterances beside one cost accuracy.
+Language models and decoders begin anew after a pause.
 """
 
+import collections
 import dataclasses
+import itertools
 import math
 
 import torch
@@ -16,6 +20,8 @@ import torch.nn.functional as F
 
 # The loudness of a cut is judged over this time.
 QUIET_S = 0.2
+# Of the fingerprints of joint readings: a prime number, and a base below it.
+PRIME, BASE = 2**61 - 1, 1_114_127
 
 
 @dataclasses.dataclass(frozen=True)
@@ -137,6 +143,171 @@ def _between_words(best, starts_word):
     return torch.tensor(between[::-1])
 
 
+@dataclasses.dataclass(frozen=True)
+class Stretch:
+    """Frames between two pauses, and what the chunks say of them.
+
+    ``log_probs`` (K, V) and ``encoded`` (K, D) begin at frame ``first`` of the whole.
+    ``apart`` says whether they depend on what lies outside, and the stretch is short
+    enough to be recognised by itself.
+    """
+
+    log_probs: torch.Tensor
+    encoded: torch.Tensor
+    first: int
+    apart: bool
+
+
+@dataclasses.dataclass(frozen=True)
+class Pauses:
+    """Where speech is parted, in frames.
+
+    More than ``pause`` frames between two audible tokens, or between one and an end of
+    the audio, always part; at least ``2 * margin``. A stretch that becomes longer than
+    ``usual`` frames is parted at its longest pause above ``short``. ``margin`` frames
+    of a pause are kept on each side of it, half of a shorter pause. ``longest`` frames
+    may be recognised by themselves.
+    """
+
+    pause: float
+    short: float
+    margin: int
+    usual: int
+    longest: int
+
+
+def speech_stretches(segments, audible, pauses):
+    """Part frames where the speaker pauses, and leave the inside of pauses out.
+
+    Where nothing audible is found at all, the first segment is yielded as it is.
+
+    Arguments
+    ---------
+    segments : iterable of (torch.Tensor, torch.Tensor, int)
+        Log-probabilities (K, V), frames (K, D) and the number of the first, without
+        gaps between segments.
+    audible : torch.Tensor
+        (V,) bool, the tokens that stand for a sound: no blank, no mere space.
+    pauses : Pauses
+        Where to part. What is longer than ``longest`` comes in pieces, one for each
+        segment.
+
+    Yields
+    ------
+    Stretch
+    """
+    log_probs = encoded = nothing = None
+    first = total = 0  # frames of what is held, and of all that was seen
+    heard = []  # the audible frames of the open stretch
+    last = 0  # the last audible frame of all
+    cut = long = False  # whether something before was cut off, or given away
+
+    def take(end, apart):
+        count = end - first
+        apart = apart and not long and count <= pauses.longest
+        return Stretch(log_probs[:count], encoded[:count], first, apart)
+
+    def drop(begin):
+        nonlocal log_probs, encoded, first
+        count = max(begin - first, 0)
+        log_probs, encoded, first = log_probs[count:], encoded[count:], first + count
+
+    for more, more_encoded, begin in segments:
+        if log_probs is None:
+            nothing = Stretch(more, more_encoded, begin, False)
+            log_probs, encoded, first = more, more_encoded, begin
+        else:
+            log_probs = torch.cat([log_probs, more])
+            encoded = torch.cat([encoded, more_encoded])
+        total = begin + len(more)
+        frames = torch.nonzero(audible[more.argmax(dim=-1)]).squeeze(1) + begin
+        for frame in [*frames.tolist(), None]:
+            end = total if frame is None else frame
+            if end - last > pauses.pause:
+                if heard:
+                    yield take(last + 1 + pauses.margin, True)
+                    nothing = None
+                # The next frames may be those before speech.
+                drop(end - pauses.margin)
+                heard, cut, long = [], True, False
+            if frame is None:
+                break
+            heard.append(frame)
+            last = frame
+            while frame - first > pauses.usual:
+                lengths = [b - a for a, b in itertools.pairwise(heard)]
+                if max(lengths, default=0) <= pauses.short:
+                    break
+                place = lengths.index(max(lengths)) + 1
+                margin = min(pauses.margin, (lengths[place - 1] - 1) // 2)
+                yield take(heard[place - 1] + 1 + margin, True)
+                nothing = None
+                drop(heard[place] - margin)
+                heard, cut, long = heard[place:], True, False
+        if heard and total - first > pauses.longest:
+            long = True
+            yield take(total, False)
+            nothing = None
+            drop(total)
+            heard = []
+    if heard:
+        yield take(total, cut)
+    elif nothing is not None:
+        yield nothing
+
+
+class Tape:
+    """Blocks of samples that can be read again for a while after they have passed.
+
+    Arguments
+    ---------
+    blocks : iterable of torch.Tensor
+        (N,) each, of any lengths.
+    block_samples : int
+        They are passed on in blocks of at most this length.
+    kept_samples : int
+        The last samples that are certain to be kept.
+
+    Attributes
+    ----------
+    samples : int
+        How many have passed.
+
+    Example
+    -------
+    >>> tape = Tape([torch.arange(5), torch.arange(5, 8)], 3, 4)
+    >>> [len(block) for block in tape]
+    [3, 2, 3]
+    >>> tape.read(4, 9)
+    tensor([4, 5, 6, 7])
+    """
+
+    def __init__(self, blocks, block_samples, kept_samples):
+        self.blocks, self.samples = blocks, 0
+        self.block_samples, self.kept_samples = block_samples, kept_samples
+        self.kept = collections.deque()
+        self.begin = 0  # of what is kept
+
+    def __iter__(self):
+        for whole in self.blocks:
+            for block in whole.split(self.block_samples):
+                self.kept.append(block)
+                self.samples += len(block)
+                while (
+                    self.samples - self.begin - len(self.kept[0]) >= self.kept_samples
+                ):
+                    self.begin += len(self.kept.popleft())
+                yield block
+
+    def read(self, begin, end):
+        """The samples from ``begin`` to ``end``, or to the end of the audio."""
+        parts, offset = [], self.begin
+        for block in self.kept:
+            parts.append(block[max(begin - offset, 0) : max(end - offset, 0)])
+            offset += len(block)
+        return torch.cat(parts)
+
+
 def cut_at_pauses(segments, pause, starts_word):
     """Cut segments that follow each other where the speaker pauses.
 
@@ -197,22 +368,34 @@ def merge_nbest(lists, count):
     Returns
     -------
     list of (str, float)
-        Joint texts and sums of scores, the best first.
+        Joint texts, each once, and sums of scores, the best first.
 
     Example
     -------
     >>> merge_nbest([[("A", -1.0), ("B", -3.0)], [(" C", 0.0), (" D", -1.0)]], 3)
     [('A C', -1.0), ('A D', -2.0), ('B C', -3.0)]
     """
-    joint = [((), 0.0)]  # readings as (what was before, text), shared among them
+    joint = [((), 0, 0.0)]  # readings as (what was before, text), shared among them
     for readings in lists:
-        pairs = [
-            ((before, text), score + more)
-            for before, score in joint
-            for text, more in readings
+        parts = [(text, score, *_fingerprint(text)) for text, score in readings]
+        longer = [
+            ((before, text), (known * shift + mark) % PRIME, score + more)
+            for before, known, score in joint
+            for text, more, mark, shift in parts
         ]
-        joint = sorted(pairs, key=lambda pair: -pair[1])[:count]
-    return [(_spell_out(reading), score) for reading, score in joint]
+        joint = {}  # two cuts of the same words are one reading
+        for reading in sorted(longer, key=lambda reading: -reading[2]):
+            joint.setdefault(reading[1], reading)
+        joint = list(joint.values())[:count]
+    return [(_spell_out(reading), score) for reading, _, score in joint]
+
+
+def _fingerprint(text):
+    """A number for a text, and the factor for the number of what is before it."""
+    mark = 0
+    for character in text:
+        mark = (mark * BASE + ord(character)) % PRIME
+    return mark, pow(BASE, len(text), PRIME)
 
 
 def _spell_out(reading):

@@ -398,6 +398,47 @@ class TestCTCSearcher:
         # DAD alone is only the beginning of the phrase: it wins nothing.
         assert search.texts(recognition, tokenizer) == ["BAD"]
 
+    # The model is sure, but for a letter of which it hears very little.
+    SURE = (SPACE, {"B": 1.0, "D": 3e-4}, {"A": 1.0}, {"D": 1.0})
+
+    def test_there_are_as_many_readings_as_wanted(self, lm_folder):
+        """However sure the model is, and with the same best reading."""
+        tokenizer = lm_folder[2]
+        recognition = self.recognition(tokenizer, *self.SURE)
+        surer = recognition._replace(ctc=(4 * recognition.ctc).log_softmax(-1))
+        for frames in (recognition, surer):
+            search = CTCSearcher(nbest=5)
+            search.prepare(tokenizer)
+            (found,) = search.hypotheses(frames, tokenizer)
+            assert len({hypothesis.text for hypothesis in found}) == 5
+            assert found[0].text == "BAD"
+            # The next utterance is searched as if it were the first.
+            assert search.hypotheses(frames, tokenizer) == [found]
+
+    def test_a_hot_word_is_found_where_the_model_hears_little(self, lm_folder):
+        tokenizer = lm_folder[2]
+        recognition = self.recognition(tokenizer, *self.SURE)
+        for hotwords, text in (((), "BAD"), (["DAD"], "DAD"), (["ACE"], "BAD")):
+            search = CTCSearcher(hotwords=hotwords, hotword_weight=10.0)
+            search.prepare(tokenizer)
+            assert search.texts(recognition, tokenizer) == [text]
+
+    def test_a_hot_word_may_be_unknown_to_the_ngrams(self, lm_folder, tmp_path):
+        tokenizer = lm_folder[2]
+        arpa = train_arpa(["BAD BAD", "BAD"], tmp_path / "lm.arpa")
+        recognition = self.recognition(tokenizer, *self.DOUBT)
+        for hotwords, text in (((), "BAD"), (["DAD"], "DAD"), (["ACE"], "BAD")):
+            search = CTCSearcher(arpa=arpa, hotwords=hotwords)
+            search.prepare(tokenizer)
+            assert search.texts(recognition, tokenizer) == [text]
+        known = CTCSearcher(arpa=arpa, hotwords=["BAD"], hotword_weight=0.0)
+        plain = CTCSearcher(arpa=arpa)
+        scores = []
+        for search in (known, plain):
+            search.prepare(tokenizer)
+            scores.append(search.hypotheses(recognition, tokenizer)[0][0].score)
+        assert scores[0] == pytest.approx(scores[1], abs=1e-3)
+
     def test_a_language_model_rescores(self, lm_folder):
         folder, lm, tokenizer = lm_folder
         recognition = self.recognition(tokenizer, *self.DOUBT)

@@ -167,20 +167,24 @@ def test_a_pause_ends_a_word(tiny_model, search):
     tokens = asr.tokenizer.vocab_size()
 
     def hears(*path):
+        # Samples that tell to which frame they belong.
+        samples = torch.arange(len(path)).repeat_interleave(asr.frame_samples) / 1000
+
         def recognize(utterances):
             torch.manual_seed(0)
-            ctc = torch.full((len(utterances), len(path), tokens), -20.0)
-            ctc[:, torch.arange(len(path)), list(path)] = 0.0
+            first = round(1000 * utterances[0][0].item())
+            part = path[first : first + len(utterances[0]) // asr.frame_samples]
+            ctc = torch.full((len(utterances), len(part), tokens), -20.0)
+            ctc[:, torch.arange(len(part)), list(part)] = 0.0
             # torchaudio's alignment is not the best one where scores are equal.
             ctc += 1e-3 * torch.rand(ctc.shape[1:])
-            lengths = torch.full((len(utterances),), len(path))
+            lengths = torch.full((len(utterances),), len(part))
             encoded = torch.zeros(
-                len(utterances), len(path), asr.recognizer.ctc_head.in_features
+                len(utterances), len(part), asr.recognizer.ctc_head.in_features
             )
             return Recognition(ctc.log_softmax(-1), lengths, encoded, None)
 
         asr._recognize = recognize
-        samples = torch.full((len(path) * asr.frame_samples,), 0.1)
         alone = asr.transcribe(samples, RATE)
         assert asr.transcribe_batch(samples.expand(2, -1), torch.ones(2)) == [alone] * 2
         return alone
@@ -198,6 +202,66 @@ def test_a_pause_ends_a_word(tiny_model, search):
         assert result.words[1].end_s == pytest.approx(begin_s + frame_s)
         assert result.words[1].start_s >= 1.0
     assert hears(mark, a, *pause[:2], b).text == "AB"
+
+
+def test_speech_between_pauses_is_recognised_by_itself(tiny_model):
+    """Long or short: silence and other speech beside an utterance change nothing."""
+    asr = ASR.from_hparams(tiny_model)
+    letter = asr.tokenizer.piece_to_id("A")
+    tokens, hop = asr.tokenizer.vocab_size(), asr.frame_samples
+    heard = []
+
+    def recognize(utterances):
+        # A letter where it is loud.
+        (samples,) = utterances
+        heard.append(samples)
+        frames = len(samples) // hop + 1
+        loud = [samples[i * hop :][:hop].abs().sum() > 0 for i in range(frames)]
+        ctc = torch.full((1, frames, tokens), -20.0)
+        ctc[0, range(frames), [letter if yes else 0 for yes in loud]] = 0.0
+        encoded = torch.zeros(1, frames, asr.recognizer.ctc_head.in_features)
+        lengths = torch.tensor([frames])
+        return Recognition(ctc.log_softmax(-1), lengths, encoded, None)
+
+    asr._recognize = recognize
+    bursts = [noise(20 * hop / RATE, seed) for seed in range(9)]
+    whole = torch.cat(
+        [x for i, b in enumerate(bursts) for x in (b, torch.zeros((30 + i) * hop))]
+    )
+    for chunk_s in (5, 8, 40):
+        heard.clear()
+        asr.chunk_s = chunk_s
+        result = asr.transcribe(whole, RATE)
+        assert result.text == " ".join("A" * 9)
+        for burst in bursts:
+            # Once each is heard with nothing but silence.
+            alone = [s for s in heard if len(s) <= len(burst) + 14 * hop]
+            assert any(
+                torch.equal(burst, s[k : k + len(burst)])
+                for s in alone
+                for k in range(0, 8 * hop, hop)
+                if len(s) >= k + len(burst)
+            )
+        assert [w.start_s for w in result.words] == pytest.approx(
+            [
+                (sum(20 + 30 + j for j in range(i)) * hop) / RATE
+                for i in range(len(bursts))
+            ],
+            abs=2 * hop / RATE,
+        )
+    heard.clear()
+    asr.chunk_s = 20.0
+    asr.transcribe(bursts[0], RATE)
+    assert len(heard) == 1
+
+
+def test_as_many_readings_of_long_audio_as_of_short(tiny_model):
+    search = CTCSearcher(beam_size=8, nbest=5)
+    asr = ASR.from_hparams(tiny_model, search=search, chunk_s=2.0)
+    for seconds in (1, 7):
+        nbest = asr.transcribe(noise(seconds), RATE).nbest
+        assert len({reading.text for reading in nbest}) == len(nbest) == 5
+        assert [r.score for r in nbest] == sorted(r.score for r in nbest)[::-1]
 
 
 def test_nbest_are_different_and_sorted(tiny_model):

@@ -8,9 +8,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from hyperconformer.longform import (
+    Pauses,
+    Tape,
     cut_at_pauses,
     merge_frame,
     merge_nbest,
+    speech_stretches,
     split_audio,
 )
 
@@ -129,6 +132,117 @@ def test_a_script_without_words_is_not_cut():
     segments = [(frames(1, 0, 0, 0, 0, 2), torch.zeros(6, 1), 0)]
     (part,) = cut_at_pauses(segments, 3, torch.zeros(4, dtype=torch.bool))
     assert part[2:] == (0, "")
+
+
+AUDIBLE = torch.tensor([False, False, True, True])
+
+
+def stretches(*paths, longest=100, usual=100):
+    """(tokens, first frame, apart) of each stretch; the frames carry their numbers."""
+    pauses = Pauses(pause=5, short=2, margin=2, usual=usual, longest=longest)
+    segments, first = [], 0
+    for path in paths:
+        numbers = torch.arange(first, first + len(path))
+        segments.append((frames(*path), numbers[:, None], first))
+        first += len(path)
+    found = list(speech_stretches(segments, AUDIBLE, pauses))
+    for stretch in found:
+        numbers = torch.arange(stretch.first, stretch.first + len(stretch.log_probs))
+        assert torch.equal(stretch.encoded.flatten(), numbers)
+    return [(s.log_probs.argmax(-1).tolist(), s.first, s.apart) for s in found]
+
+
+def test_audio_without_a_pause_stays_as_it_is():
+    path = [0, 0, 0, 2, 0, 0, 0, 0, 3, 0, 0, 0]
+    assert stretches(path) == [(path, 0, False)]
+    # Nothing audible: the search may still find something in the first segment.
+    assert stretches([0] * 20) == [([0] * 20, 0, False)]
+    assert stretches([0] * 20, [0] * 9, [1] * 20) == [([0] * 20, 0, False)]
+
+
+def test_a_stretch_keeps_only_the_margins_of_its_pauses():
+    pause = [0] * 8
+    expected = [
+        ([0, 0, 2, 1, 3, 0, 0], 6, True),
+        ([0, 0, 3, 0, 0], 17, True),
+    ]
+    path = [*pause, 2, 1, 3, *pause, 3, *pause]
+    # Wherever segments part, also within pauses.
+    for place in range(1, len(path)):
+        assert stretches(path[:place], path[place:]) == expected
+    assert stretches(*([token] for token in path)) == expected
+    # A space is no sound: it neither ends a pause nor begins one.
+    (one, _), (two, _) = [s[:2] for s in stretches([2, *pause[:4], 1, *pause, 3])]
+    assert one == [2, 0, 0] and two == [0, 0, 3]
+
+
+def test_what_is_too_long_is_not_recognised_apart():
+    speech = [2, 0, 3, 0]
+    found = stretches(speech, speech, speech, [0] * 9, speech, [0] * 9, longest=6)
+    assert found == [
+        (speech * 2, 0, False),
+        (speech + [0], 8, False),
+        ([0, 0, *speech, 0], 19, False),
+    ]
+    assert stretches(speech, [0] * 9, longest=5)[0][2] is True
+
+
+def test_a_stretch_that_grows_long_is_parted_at_its_longest_pause():
+    path = [2, 0, 0, 3, 0, 0, 0, 0, 2, 0, 0, 3, 0, 2, 0, 3]
+    assert stretches(path) == [(path, 0, False)]
+    expected = [
+        ([2, 0, 0, 3, 0, 0], 0, True),
+        ([0, 0, 2, 0, 0, 3, 0, 2, 0, 3], 6, True),
+    ]
+    for place in range(1, len(path)):
+        assert stretches(path[:place], path[place:], usual=10) == expected
+    # Half of a pause that is shorter than both margins; none that is a usual gap.
+    assert stretches([2, 0, 0, 0, 2], usual=3) == [
+        ([2, 0], 0, True),
+        ([0, 2], 3, True),
+    ]
+    assert stretches([2, 0, 2, 0, 2], usual=3) == [([2, 0, 2, 0, 2], 0, False)]
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    st.lists(st.sampled_from([0, 0, 0, 0, 0, 1, 2, 3]), min_size=1, max_size=120),
+    st.lists(st.integers(1, 119), max_size=6),
+    st.integers(8, 40),
+    st.integers(3, 40),
+)
+def test_no_sound_is_lost_or_doubled(path, cuts, longest, usual):
+    edges = [0, *sorted({cut for cut in cuts if cut < len(path)}), len(path)]
+    pieces = [path[a:b] for a, b in itertools.pairwise(edges)]
+    found = stretches(*pieces, longest=longest, usual=usual)
+    kept = [token for tokens, *_ in found for token in tokens if token in (2, 3)]
+    assert kept == [token for token in path if token in (2, 3)]
+    for (tokens, first, _), (_, after, _) in itertools.pairwise(found):
+        assert first + len(tokens) <= after
+    assert all(len(tokens) <= longest for tokens, _, apart in found if apart)
+
+
+def test_a_tape_keeps_the_last_samples_and_no_more():
+    blocks = [torch.arange(start, start + 7.0) for start in range(0, 700, 7)]
+    tape = Tape(blocks, block_samples=5, kept_samples=30)
+    for block in tape:
+        assert len(block) <= 5
+        begin = max(tape.samples - 30, 0)
+        expected = torch.arange(begin, tape.samples, dtype=torch.float)
+        assert torch.equal(tape.read(begin, tape.samples + 9), expected)
+        assert sum(map(len, tape.kept)) < 30 + 5
+    assert tape.samples == 700
+
+
+def test_two_cuts_of_the_same_words_are_one_reading():
+    lists = [[(" A", 0.0), (" A B", -1.0)], [(" B C", -1.0), (" C", -2.0), ("", -4.0)]]
+    assert merge_nbest(lists, 5) == [
+        ("A B C", -1.0),
+        ("A C", -2.0),
+        ("A B B C", -2.0),
+        ("A", -4.0),
+        ("A B", -5.0),
+    ]
 
 
 @settings(max_examples=40, deadline=None)

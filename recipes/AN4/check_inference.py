@@ -1,18 +1,26 @@
 #!/usr/bin/env python3
-"""What the inference API promises, measured on AN4's test set.
+"""What the inference API promises, measured on AN4.
 
 ``python recipes/AN4/check_inference.py AN4_FOLDER [--model DIR] [--part PART]``:
 
 - ``times``: words' times against the forced alignment of the true transcript.
-- ``long``: all utterances as one recording with pauses, in several chunks, against
-  each alone.
+- ``long``: all utterances as one recording with gaps of noise or of zeros, in several
+  chunks, against each alone.
+- ``nbest``: how many different readings ``nbest=5`` gives, and the time it takes.
+- ``hotwords``: how many of the words that are missed come right when each is given as a
+  hot word, and how often a hot word appears in files that do not have it.
 - ``speed``: seconds of speech a second on one thread, beside SpeechBrain's Conformer of
   the same size.
+
+``--split valid`` takes the development speakers instead of the test set. The shipped
+model was trained on them too, hyperconformer-an4-streaming was not.
 """
 
 import argparse
 import difflib
+import itertools
 import pathlib
+import random
 import statistics
 import time
 
@@ -21,20 +29,28 @@ from speechbrain.lobes.models.transformer.TransformerASR import TransformerASR
 from speechbrain.utils.metric_stats import ErrorRateStats
 
 from hyperconformer.audio import read_audio
-from hyperconformer.corpora.an4 import list_utterances
-from hyperconformer.inference import ASR
+from hyperconformer.corpora.an4 import choose_valid_speakers, list_utterances
+from hyperconformer.decoding import CTCSearcher
+from hyperconformer.inference import ASR, CHUNK_S
 
-RATE_HZ = 16000
-PAUSES_S = (0.5, 1.5)
-CHUNKS_S = (5, 10, 20, 30)
+RATE_HZ, SEED = 16000, 0
+GAPS_S, GAP_NOISE = (0.3, 1.0, 3.0), (0.001, 0.0)
+CHUNKS_S = (5, 10, 20, 40)
+NBEST = 5
+# Files and hot words that are not in them.
+FALSE_ALARM_TRIALS = 500
 SPEED_S, REPEATS = (5, 20, 60), 5
 
 
-def read_test_set(folder):
-    """Transcripts and samples of the test utterances."""
+def read_split(folder, split):
+    """Transcripts and samples of the utterances of ``"valid"`` or ``"test"``."""
+    utterances = list_utterances(folder, "test" if split == "test" else "train")
+    if split == "valid":
+        speakers = choose_valid_speakers(sorted({u.speaker for u in utterances}))
+        utterances = [u for u in utterances if u.speaker in speakers]
     return [
-        (utterance.text, read_audio(utterance.audio))
-        for utterance in list_utterances(folder, "test")
+        (utterance.text, torch.as_tensor(read_audio(utterance.audio)).reshape(-1))
+        for utterance in utterances
     ]
 
 
@@ -62,28 +78,101 @@ def check_times(asr, utterances):
 
 def check_long(asr, utterances):
     """Error rates of one long recording."""
-    reference = " ".join(text for text, _ in utterances).split()
+    texts = [text for text, _ in utterances]
     alone = [asr.transcribe(samples, RATE_HZ).text for _, samples in utterances]
-    print(f"each alone: WER {error_rate(' '.join(alone).split(), reference):.2f} %")
-    for pause_s in PAUSES_S:
-        pause = torch.zeros(int(pause_s * RATE_HZ))
-        parts = [part for _, samples in utterances for part in (samples, pause)]
+    print(f"each alone: WER {error_rate(alone, texts):.2f} %")
+    generator = torch.Generator().manual_seed(SEED)
+    for gap_s, noise in itertools.product(GAPS_S, GAP_NOISE):
+        parts = []
+        for _, samples in utterances:
+            gap = torch.randn(int(gap_s * RATE_HZ), generator=generator)
+            parts += [samples, noise * gap]
         whole = torch.cat(parts)
         for chunk_s in CHUNKS_S:
             asr.chunk_s = chunk_s
             begin = time.perf_counter()
             text = asr.transcribe(whole, RATE_HZ).text
             print(
-                f"{len(whole) / RATE_HZ:.0f} s, pauses {pause_s}, chunks {chunk_s} s: "
-                f"WER {error_rate(text.split(), reference):.2f} %, "
-                f"{time.perf_counter() - begin:.1f} s of work"
+                f"{len(whole) / RATE_HZ:.0f} s, gaps {gap_s} s of "
+                f"{'noise' if noise else 'zeros'}, chunks {chunk_s} s: "
+                f"WER {error_rate([text], [' '.join(texts)]):.2f} %, "
+                f"{time.perf_counter() - begin:.1f} s of work",
+                flush=True,
             )
+    asr.chunk_s = CHUNK_S
 
 
-def error_rate(hypothesis, reference):
+def check_nbest(asr, utterances):
+    """How many readings there are, and what they cost."""
+    for nbest in (1, NBEST):
+        asr.use_search(CTCSearcher(nbest=nbest, **asr.ngram))
+        begin = time.perf_counter()
+        readings = [
+            len({each.text for each in asr.transcribe(samples, RATE_HZ).nbest})
+            for _, samples in utterances
+        ]
+        print(
+            f"nbest={nbest}: {sum(count == nbest for count in readings)} of "
+            f"{len(readings)} files have {nbest} different readings, at least "
+            f"{min(readings)}; {time.perf_counter() - begin:.1f} s"
+        )
+
+
+def check_hotwords(asr, utterances):
+    """Missed words that come right, words that appear where they were not said."""
+
+    def recognise(samples, *hotwords):
+        asr.use_search(CTCSearcher(hotwords=hotwords, **asr.ngram))
+        return asr.transcribe(samples, RATE_HZ).text.split()
+
+    plain = [recognise(samples) for _, samples in utterances]
+    missed = []
+    for index, (text, _) in enumerate(utterances):
+        words = text.split()
+        matcher = difflib.SequenceMatcher(None, words, plain[index], False)
+        for kind, begin, end, _, _ in matcher.get_opcodes():
+            if kind in ("replace", "delete"):
+                missed += [(index, word) for word in words[begin:end]]
+    right = [
+        (index, word)
+        for index, word in missed
+        if recognise(utterances[index][1], word).count(word) > plain[index].count(word)
+    ]
+    trials = [
+        (index, word)
+        for word in sorted({word for _, word in missed})
+        for index, (text, _) in enumerate(utterances)
+        if word not in text.split() and word not in plain[index]
+    ]
+    source = random.Random(SEED)
+    trials = source.sample(trials, min(len(trials), FALSE_ALARM_TRIALS))
+    begin = time.perf_counter()
+    false = [
+        (index, word)
+        for index, word in trials
+        if word in recognise(utterances[index][1], word)
+    ]
+    seconds = (time.perf_counter() - begin) / max(len(trials), 1)
+    for name, longest in (("all", 0), ("of two letters or more", 1)):
+        count = [
+            sum(len(word) > longest for _, word in pairs)
+            for pairs in (right, missed, false, trials)
+        ]
+        print(
+            f"{name}: {count[0]} of {count[1]} missed words come right, "
+            f"{count[2]} false alarms in {count[3]} files without the word"
+        )
+    print(f"{seconds:.3f} s a file; missed still: {sorted(set(missed) - set(right))}")
+
+
+def error_rate(hypotheses, references):
     """In percent."""
     stats = ErrorRateStats()
-    stats.append(["all"], [hypothesis], [reference])
+    stats.append(
+        list(map(str, range(len(references)))),
+        [text.split() for text in hypotheses],
+        [text.split() for text in references],
+    )
     return stats.summarize("WER")
 
 
@@ -136,7 +225,13 @@ def seconds_of(function):
     return statistics.median(taken[1:])
 
 
-PARTS = {"times": check_times, "long": check_long, "speed": check_speed}
+PARTS = {
+    "times": check_times,
+    "long": check_long,
+    "nbest": check_nbest,
+    "hotwords": check_hotwords,
+    "speed": check_speed,
+}
 
 
 def main():
@@ -145,12 +240,17 @@ def main():
     parser.add_argument("folder", type=pathlib.Path, help="AN4, with etc and wav")
     parser.add_argument("--model", help="model folder; without it the shipped one")
     parser.add_argument("--part", choices=PARTS, help="only this one")
+    parser.add_argument("--split", choices=("valid", "test"), default="test")
+    parser.add_argument("--arpa", help="word n-grams; without it the model's own")
     options = parser.parse_args()
     asr = ASR.from_hparams(options.model)
-    utterances = read_test_set(options.folder)
+    if options.arpa:
+        asr.ngram = {"arpa": options.arpa, "lm_weight": 0.4, "word_bonus": 0.5}
+    utterances = read_split(options.folder, options.split)
     for name, check in PARTS.items():
         if options.part in (None, name):
             print(f"{name}:")
+            asr.use_search(CTCSearcher(**asr.ngram) if asr.ngram else None)
             check(asr, utterances)
 
 
