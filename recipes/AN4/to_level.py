@@ -3,9 +3,9 @@
 
     python recipes/AN4/to_level.py AN4_FOLDER MODEL_FOLDER
 
-A model trained with ``normalization: global`` on speech of many levels recognises all of
-them, but not equally well. This sets ``normalization: level`` and shifts the mean of the
-features by the training set's mean level: no weight of the network changes.
+A model trained with ``normalization: global`` on speech of many levels recognises all
+of them, but not equally well. This sets ``normalization: level`` and shifts the mean of
+the features by the mean level of the training set: the network does not change.
 """
 
 import pathlib
