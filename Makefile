@@ -13,7 +13,7 @@ BIN := $(VENV)/bin
 $(VENV)/installed: setup.py
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --upgrade pip
-	$(BIN)/python -m pip install --quiet -e .
+	$(BIN)/python -m pip install --quiet -e ".[train,synth]"
 	touch $@
 
 $(VENV)/installed-dev: $(VENV)/installed

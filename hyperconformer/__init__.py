@@ -6,7 +6,7 @@ Everything public is importable from here, and loaded when first asked for:
 
 import importlib
 
-__version__ = "0.1.0"
+__version__ = "0.2.0"
 
 _PUBLIC = {
     "BranchformerEncoder": "branchformer",
