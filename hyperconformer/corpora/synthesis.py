@@ -38,7 +38,7 @@ FILE_NAMES = {"en-gb": "en"}
 
 # The library is one a process, whatever the number of threads.
 _lock = threading.Lock()
-_unload = getattr(_ctypes, "dlclose", None) or _ctypes.FreeLibrary
+_unload = getattr(_ctypes, "dlclose", None) or _ctypes.FreeLibrary  # type: ignore
 
 
 def speak(
