@@ -2,18 +2,19 @@
 # make test    install, run the tests
 # make test-slow  the tests that take minutes each
 # make bench   timings against the peers
-# make lint    style and unused code
+# make lint    style, unused code and types
+# make docs    the documentation, into site/
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: train test test-slow bench lint clean
+.PHONY: train test test-slow bench lint docs clean
 
 # The stamp is as old as the installation; a changed setup.py installs again.
 $(VENV)/installed: setup.py
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --upgrade pip
-	$(BIN)/python -m pip install --quiet -e .
+	$(BIN)/python -m pip install --quiet -e ".[train,synth]"
 	touch $@
 
 $(VENV)/installed-dev: $(VENV)/installed
@@ -35,6 +36,10 @@ bench: $(VENV)/installed-dev
 lint: $(VENV)/installed-dev
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+docs: $(VENV)/installed-dev
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
 
 clean:
-	rm -rf build *.egg-info .pytest_cache .ruff_cache
+	rm -rf build site *.egg-info .pytest_cache .ruff_cache .mypy_cache

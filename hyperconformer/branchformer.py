@@ -6,6 +6,7 @@ it is the HyperBranchformer.
 """
 
 from collections import OrderedDict
+from typing import Any
 
 import torch
 from torch import nn
@@ -270,7 +271,14 @@ class BranchformerEncoder(EncoderStack):
     torch.Size([2, 9, 16])
     """
 
-    def __init__(self, num_layers, d_model, *, layerdrop_prob=0.0, **layer_options):
+    def __init__(
+        self,
+        num_layers: int,
+        d_model: int,
+        *,
+        layerdrop_prob: float = 0.0,
+        **layer_options: Any,
+    ):
         layers = (
             BranchformerEncoderLayer(d_model=d_model, **layer_options)
             for _ in range(num_layers)

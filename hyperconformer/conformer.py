@@ -9,6 +9,8 @@ Padded frames never reach real ones: they are cleared before every operation
 that looks across time.
 """
 
+from typing import Any, Callable, Dict, Optional, Tuple, Type, Union
+
 import torch
 import torch.nn.functional as F
 from torch import nn
@@ -23,7 +25,8 @@ from hyperconformer.encoder import (
     within,
 )
 from hyperconformer.linear import Linear
-from hyperconformer.masks import last_frames
+from hyperconformer.masks import ChunkRule, last_frames
+from hyperconformer.mixers.base import State, TokenMixer
 from hyperconformer.ops.gated_convolution import depthwise, gated_convolution
 from hyperconformer.ops.linear import linear
 
@@ -63,12 +66,12 @@ class ConvolutionModule(nn.Module):
 
     def __init__(
         self,
-        d_model,
-        kernel_size=31,
-        bias=True,
-        activation=nn.SiLU,
-        dropout=0.0,
-        causal=False,
+        d_model: int,
+        kernel_size: int = 31,
+        bias: bool = True,
+        activation: Callable[[], nn.Module] = nn.SiLU,
+        dropout: float = 0.0,
+        causal: bool = False,
     ):
         super().__init__()
         if not causal and kernel_size % 2 == 0:
@@ -91,7 +94,12 @@ class ConvolutionModule(nn.Module):
             Dropout(dropout),
         )
 
-    def forward(self, x, padding_mask=None, chunk=None):
+    def forward(
+        self,
+        x: torch.Tensor,
+        padding_mask: Optional[torch.Tensor] = None,
+        chunk: Optional[ChunkRule] = None,
+    ) -> torch.Tensor:
         """Convolve over time.
 
         Arguments
@@ -111,7 +119,13 @@ class ConvolutionModule(nn.Module):
         """
         return self.step(x, padding_mask, chunk)[0]
 
-    def init_state(self, batch_size, *, device=None, dtype=None):
+    def init_state(
+        self,
+        batch_size: int,
+        *,
+        device: Optional[torch.device] = None,
+        dtype: Optional[torch.dtype] = None,
+    ) -> State:
         """The state before the first frame of ``batch_size`` streams.
 
         Arguments
@@ -131,7 +145,13 @@ class ConvolutionModule(nn.Module):
         shape = (batch_size, self.left, self.layer_norm.normalized_shape[0])
         return {"past": torch.zeros(shape, device=device, dtype=dtype)}
 
-    def step(self, x, padding_mask=None, chunk=None, state=None):
+    def step(
+        self,
+        x: torch.Tensor,
+        padding_mask: Optional[torch.Tensor] = None,
+        chunk: Optional[ChunkRule] = None,
+        state: Optional[State] = None,
+    ) -> Tuple[torch.Tensor, Optional[State]]:
         """Convolve the next frames of each stream.
 
         Arguments
@@ -150,6 +170,7 @@ class ConvolutionModule(nn.Module):
         state : dict of str to torch.Tensor or None
             The state after these frames.
         """
+        pointwise: Any
         pointwise, gate = self.bottleneck
         x = linear(self.layer_norm(x), pointwise.weight.squeeze(-1), pointwise.bias)
         weight, bias, left = self.conv.weight, self.conv.bias, self.left
@@ -230,16 +251,16 @@ class ConformerEncoderLayer(nn.Module):
 
     def __init__(
         self,
-        d_model,
-        d_ffn,
-        nhead,
-        kernel_size=31,
-        activation=nn.SiLU,
-        bias=True,
-        dropout=0.0,
-        causal=False,
-        attention_type="hypermixing",
-        mixer_options=None,
+        d_model: int,
+        d_ffn: int,
+        nhead: int,
+        kernel_size: int = 31,
+        activation: Callable[[], nn.Module] = nn.SiLU,
+        bias: bool = True,
+        dropout: float = 0.0,
+        causal: bool = False,
+        attention_type: Union[str, Type[TokenMixer]] = "hypermixing",
+        mixer_options: Optional[Dict[str, Any]] = None,
     ):
         super().__init__()
         # The name is SpeechBrain's: its state dicts say mha_layer whatever mixes.
@@ -268,7 +289,12 @@ class ConformerEncoderLayer(nn.Module):
             Dropout(dropout),
         )
 
-    def forward(self, x, padding_mask=None, chunk=None):
+    def forward(
+        self,
+        x: torch.Tensor,
+        padding_mask: Optional[torch.Tensor] = None,
+        chunk: Optional[ChunkRule] = None,
+    ) -> torch.Tensor:
         """Encode one layer.
 
         Arguments
@@ -287,9 +313,16 @@ class ConformerEncoderLayer(nn.Module):
         """
         return self.step(x, padding_mask, chunk)[0]
 
-    def init_state(self, batch_size, *, chunk=None, device=None, dtype=None):
+    def init_state(
+        self,
+        batch_size: int,
+        *,
+        chunk: Optional[ChunkRule] = None,
+        device: Optional[torch.device] = None,
+        dtype: Optional[torch.dtype] = None,
+    ) -> State:
         """The state before the first frame; see :meth:`EncoderStack.init_state`."""
-        like = {"device": device, "dtype": dtype}
+        like: Dict[str, Any] = {"device": device, "dtype": dtype}
         return {
             **prefixed(
                 "mixer", self.mha_layer.init_state(batch_size, chunk=chunk, **like)
@@ -299,7 +332,13 @@ class ConformerEncoderLayer(nn.Module):
             ),
         }
 
-    def step(self, x, padding_mask=None, chunk=None, state=None):
+    def step(
+        self,
+        x: torch.Tensor,
+        padding_mask: Optional[torch.Tensor] = None,
+        chunk: Optional[ChunkRule] = None,
+        state: Optional[State] = None,
+    ) -> Tuple[torch.Tensor, Optional[State]]:
         """Encode the next frames of each stream; see :meth:`EncoderStack.step`."""
         mixer_state, conv_state = within("mixer", state), within("convolution", state)
         x = torch.add(x, self.ffn_module1(x), alpha=0.5)
@@ -345,7 +384,14 @@ class ConformerEncoder(EncoderStack):
     (torch.Size([2, 9, 16]), 3)
     """
 
-    def __init__(self, num_layers, d_model, *, layerdrop_prob=0.0, **layer_options):
+    def __init__(
+        self,
+        num_layers: int,
+        d_model: int,
+        *,
+        layerdrop_prob: float = 0.0,
+        **layer_options: Any,
+    ):
         layers = (
             ConformerEncoderLayer(d_model=d_model, **layer_options)
             for _ in range(num_layers)

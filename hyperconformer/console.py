@@ -3,6 +3,8 @@
 import os
 import sys
 
+from hyperconformer.extras import MissingExtraError
+
 # As the shell reports a program that SIGPIPE, or SIGINT, has ended.
 CLOSED_PIPE, INTERRUPTED = 141, 130
 
@@ -47,7 +49,7 @@ def run_command(name, command, *arguments):
         return CLOSED_PIPE
     except KeyboardInterrupt:
         return INTERRUPTED
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, MissingExtraError) as error:
         print(f"{name}: {error}", file=sys.stderr)
     try:
         sys.stdout.flush()

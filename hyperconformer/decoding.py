@@ -4,7 +4,6 @@ Each is a :class:`Searcher`, and may stand after ``test_search:`` in a YAML file
 """
 
 import dataclasses
-import importlib.util
 import math
 import pathlib
 
@@ -18,6 +17,7 @@ from speechbrain.decoders import (
 from speechbrain.decoders.ctc import CTCBeamSearcher, filter_ctc_output
 from torch.nn.utils.rnn import pad_sequence
 
+from hyperconformer.extras import import_extra
 from hyperconformer.masks import lengths_to_padding_mask, relative_to_frames
 from hyperconformer.model_folder import MAX_BYTES, NGRAM_FILE, load_model
 from hyperconformer.ngram import NGramScorer, train_arpa
@@ -754,9 +754,10 @@ def _needs_kenlm(arpa):
 
 def _require_kenlm(arpa):
     for package in ("kenlm", "pygtrie"):
-        if importlib.util.find_spec(package) is None:
+        try:
+            import_extra(package, "lm", "such n-grams")
+        except ImportError as error:
             raise ValueError(
                 f"{arpa} is above {MAX_BYTES[NGRAM_FILE] >> 20} MB or not named "
-                f"*.arpa: reading it needs the package {package}: "
-                'pip install "hyperconformer[lm]"'
-            )
+                f"*.arpa: {error}"
+            ) from error

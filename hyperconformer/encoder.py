@@ -4,12 +4,15 @@ The parameters bear SpeechBrain's names, so that its checkpoints load here.
 """
 
 from collections import OrderedDict
+from typing import Any, Iterable, List, Optional, Tuple
 
 import torch
 from torch import nn
 
 from hyperconformer.dropout import Dropout
 from hyperconformer.linear import Linear
+from hyperconformer.masks import ChunkRule
+from hyperconformer.mixers.base import State
 from hyperconformer.registry import (
     build_mixer,
     check_options,
@@ -31,13 +34,20 @@ class EncoderStack(nn.Module):
         Probability of leaving out each layer in training.
     """
 
-    def __init__(self, layers, d_model, layerdrop_prob=0.0):
+    def __init__(
+        self, layers: Iterable[nn.Module], d_model: int, layerdrop_prob: float = 0.0
+    ):
         super().__init__()
         self.layers = nn.ModuleList(layers)
         self.norm = named_norm(d_model, eps=1e-6)
         self.layerdrop_prob = layerdrop_prob
 
-    def forward(self, x, padding_mask=None, chunk=None):
+    def forward(
+        self,
+        x: torch.Tensor,
+        padding_mask: Optional[torch.Tensor] = None,
+        chunk: Optional[ChunkRule] = None,
+    ) -> Tuple[torch.Tensor, List[torch.Tensor]]:
         """Encode.
 
         Arguments
@@ -67,7 +77,14 @@ class EncoderStack(nn.Module):
             hidden.append(x)
         return self.norm(x), hidden
 
-    def init_state(self, batch_size, *, chunk=None, device=None, dtype=None):
+    def init_state(
+        self,
+        batch_size: int,
+        *,
+        chunk: Optional[ChunkRule] = None,
+        device: Optional[torch.device] = None,
+        dtype: Optional[torch.dtype] = None,
+    ) -> State:
         """The state before the first frame of ``batch_size`` streams.
 
         Arguments
@@ -93,6 +110,7 @@ class EncoderStack(nn.Module):
             If the layers, or their mixer as configured, cannot stream.
         """
         state = {}
+        layer: Any
         for index, layer in enumerate(self.layers):
             if not hasattr(layer, "init_state"):
                 raise ValueError(f"{type(layer).__name__} cannot stream")
@@ -106,7 +124,13 @@ class EncoderStack(nn.Module):
             )
         return state
 
-    def step(self, x, padding_mask, chunk, state):
+    def step(
+        self,
+        x: torch.Tensor,
+        padding_mask: Optional[torch.Tensor],
+        chunk: Optional[ChunkRule],
+        state: State,
+    ) -> Tuple[torch.Tensor, State]:
         """Encode the next frames of each stream.
 
         Arguments
@@ -129,7 +153,8 @@ class EncoderStack(nn.Module):
         """
         if padding_mask is not None:
             x = x.masked_fill(padding_mask.unsqueeze(-1), 0.0)
-        new_state = {}
+        new_state: State = {}
+        layer: Any
         for index, layer in enumerate(self.layers):
             name = f"layers.{index}"
             x, layer_state = layer.step(x, padding_mask, chunk, within(name, state))

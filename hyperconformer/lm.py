@@ -7,6 +7,7 @@ https://arxiv.org/abs/2001.04451, section 3.
 
 import contextlib
 import functools
+from typing import Any, Optional
 
 import torch
 from torch import nn
@@ -81,24 +82,24 @@ class LinearAttentionTransformerLM(nn.Module):
 
     def __init__(
         self,
-        num_tokens,
-        dim,
-        depth,
-        max_seq_len,
-        heads=8,
-        dim_head=None,
-        causal=False,
-        blindspot_size=1,
-        n_local_attn_heads=0,
-        local_attn_window=128,
-        one_kv_head=False,
-        reversible=False,
-        ff_chunks=1,
-        ff_mult=4,
-        ff_dropout=0.0,
-        attn_layer_dropout=0.0,
-        emb_dropout=0.0,
-        positions="learned",
+        num_tokens: int,
+        dim: int,
+        depth: int,
+        max_seq_len: int,
+        heads: int = 8,
+        dim_head: Optional[int] = None,
+        causal: bool = False,
+        blindspot_size: int = 1,
+        n_local_attn_heads: int = 0,
+        local_attn_window: int = 128,
+        one_kv_head: bool = False,
+        reversible: bool = False,
+        ff_chunks: int = 1,
+        ff_mult: int = 4,
+        ff_dropout: float = 0.0,
+        attn_layer_dropout: float = 0.0,
+        emb_dropout: float = 0.0,
+        positions: str = "learned",
     ):
         super().__init__()
         if positions not in _POSITIONS:
@@ -140,7 +141,9 @@ class LinearAttentionTransformerLM(nn.Module):
         for embedding in filter(None, (self.token_emb, self.pos_emb)):
             nn.init.normal_(embedding.weight, std=0.02)
 
-    def forward(self, tokens, input_mask=None):
+    def forward(
+        self, tokens: torch.Tensor, input_mask: Optional[torch.Tensor] = None
+    ) -> torch.Tensor:
         """Score every next token.
 
         Arguments
@@ -173,7 +176,8 @@ class LinearAttentionTransformerLM(nn.Module):
         if self.pos_emb is not None:
             x = x + self.pos_emb.weight[: x.shape[1]]
         else:
-            width = self.layers[0].attention.dim_head
+            first: Any = self.layers[0]
+            width = first.attention.dim_head
             rotary = rotary_codes(x.shape[1], width, device=x.device, dtype=x.dtype)
         x = self._run_layers(self.emb_dropout(x), padding_mask, rotary)
         return self.out(self.norm(x))

@@ -3,6 +3,8 @@
 import pathlib
 import re
 
+from hyperconformer.extras import import_pyplot
+
 
 def read_train_log(path):
     """Read SpeechBrain's ``train_log.txt``.
@@ -77,11 +79,7 @@ def plot_training(log, picture):
     picture : str or pathlib.Path
         Where the PNG goes.
     """
-    import matplotlib
-
-    matplotlib.use("Agg")
-    from matplotlib import pyplot
-
+    pyplot = import_pyplot()
     columns = read_train_log(log)
     figure, (losses, measures) = pyplot.subplots(1, 2, figsize=(10, 4))
     for name in ("train loss", "valid loss"):
@@ -115,11 +113,7 @@ def plot_latency(curves, picture):
     picture : str or pathlib.Path
         Where the PNG goes.
     """
-    import matplotlib
-
-    matplotlib.use("Agg")
-    from matplotlib import pyplot
-
+    pyplot = import_pyplot()
     figure, axes = pyplot.subplots(figsize=(7, 4.5))
     for name, rates in curves.items():
         points = sorted((ms, rate) for ms, rate in rates.items() if ms is not None)

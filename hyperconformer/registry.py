@@ -13,8 +13,11 @@ import math
 import numbers
 import types
 import typing
+from typing import Any, Callable, List, Type, TypeVar, Union
 
 from hyperconformer.mixers.base import TokenMixer
+
+MixerClass = TypeVar("MixerClass", bound=Type[TokenMixer])
 
 # Names to "module:class", imported when asked for: the SpeechBrain-made ones live
 # above this module, and a mixer that nobody uses costs nothing at import.
@@ -33,7 +36,7 @@ _MIXERS = {
 }
 
 
-def register_mixer(name):
+def register_mixer(name: str) -> Callable[[MixerClass], MixerClass]:
     """Class decorator that makes a :class:`TokenMixer` selectable by name.
 
     Arguments
@@ -63,7 +66,7 @@ def register_mixer(name):
     return decorate
 
 
-def list_mixers():
+def list_mixers() -> List[str]:
     """The names that :func:`build_mixer` knows, sorted.
 
     Returns
@@ -209,7 +212,9 @@ def _described(annotation):
     return annotation.__name__ if plain else str(annotation).replace("typing.", "")
 
 
-def build_mixer(mixer, *, d_model, num_heads, **options):
+def build_mixer(
+    mixer: Union[str, Type[TokenMixer]], *, d_model: int, num_heads: int, **options: Any
+) -> TokenMixer:
     """Build a token mixer.
 
     Arguments

@@ -17,7 +17,7 @@ class Token(NamedTuple):
     ``log_prob`` is the sum over its frames.
     """
 
-    index: int
+    index: int  # type: ignore[assignment]  # hides tuple.index
     start: int
     end: int
     log_prob: float

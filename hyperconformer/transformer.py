@@ -3,6 +3,8 @@
 With HyperMixing it is the HyperMixer, arXiv:2203.03691.
 """
 
+from typing import Any
+
 from torch import nn
 
 from hyperconformer.dropout import Dropout
@@ -139,7 +141,14 @@ class TransformerEncoder(EncoderStack):
     (torch.Size([2, 9, 16]), 3)
     """
 
-    def __init__(self, num_layers, d_model, *, layerdrop_prob=0.0, **layer_options):
+    def __init__(
+        self,
+        num_layers: int,
+        d_model: int,
+        *,
+        layerdrop_prob: float = 0.0,
+        **layer_options: Any,
+    ):
         layers = (
             TransformerEncoderLayer(d_model=d_model, **layer_options)
             for _ in range(num_layers)

@@ -19,6 +19,7 @@ FLOORS = [
         "audio_file",
         "console",
         "devices",
+        "extras",
     ),
     ("audio", "longform", "transcription"),
     ("dropout", "linear"),

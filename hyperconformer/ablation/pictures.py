@@ -2,6 +2,7 @@
 
 import math
 
+from hyperconformer.extras import import_pyplot
 from hyperconformer.plots import read_train_log
 
 # Measure of a length to its title, its factor to the unit and how it is printed.
@@ -133,11 +134,7 @@ def plot_lengths(lengths, picture):
 
 
 def _figure(columns):
-    import matplotlib
-
-    matplotlib.use("Agg")
-    from matplotlib import pyplot
-
+    pyplot = import_pyplot()
     figure, axes = pyplot.subplots(
         1, columns, figsize=(5.5 * columns, 4), squeeze=False
     )
@@ -151,8 +148,7 @@ def _styles(count):
 
 
 def _finish(figure, all_axes, picture):
-    from matplotlib import pyplot
-
+    pyplot = import_pyplot()
     for axes in all_axes:
         axes.grid(alpha=0.3)
     handles, labels = all_axes[-1].get_legend_handles_labels()

@@ -3,6 +3,7 @@
 import pathlib
 
 from hyperconformer.ablation.plan import label
+from hyperconformer.extras import import_extra
 from hyperconformer.registry import unknown
 
 SAMPLERS = ("random", "tpe")
@@ -36,13 +37,7 @@ class Trials:
     """
 
     def __init__(self, ablation, store, folder, extra=()):
-        try:
-            import optuna
-        except ImportError as error:
-            raise ImportError(
-                "a search needs Optuna: pip install 'hyperconformer[search]'"
-            ) from error
-        self.optuna = optuna
+        self.optuna = optuna = import_extra("optuna", "train", "searches")
         optuna.logging.set_verbosity(optuna.logging.WARNING)
         self.ablation, self.store, self.extra = ablation, store, extra
         if ablation.search.sampler not in SAMPLERS:

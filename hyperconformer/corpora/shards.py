@@ -61,7 +61,8 @@ def write_shards(manifests, folder, shard_mb: float = 1000):
     folder.mkdir(parents=True, exist_ok=True)
     written = 0
     for split, manifest in manifests.items():
-        rows, shards = read_manifest(manifest), []
+        rows = read_manifest(manifest)
+        shards: list[list[dict]] = []
         for row in rows:
             row["bytes"] = _estimate_bytes(row["wav"])
             if not shards or sum(r["bytes"] for r in shards[-1]) >= shard_mb * 1e6:

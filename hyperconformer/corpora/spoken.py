@@ -436,7 +436,7 @@ def write_transcripts(lines: list[Line]):
     lines : list of Line
         All utterances.
     """
-    by_folder = {}
+    by_folder: dict = {}
     for line in lines:
         by_folder.setdefault(line.path.parent, {})[line.id] = line.text
     for folder, texts in by_folder.items():

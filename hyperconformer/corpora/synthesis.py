@@ -20,6 +20,8 @@ import threading
 
 import numpy as np
 
+from hyperconformer.extras import import_extra
+
 # From speak_lib.h
 AUDIO_OUTPUT_SYNCHRONOUS = 2
 INITIALIZE_DONT_EXIT = 0x8000
@@ -36,7 +38,7 @@ FILE_NAMES = {"en-gb": "en"}
 
 # All threads of a process share one library.
 _lock = threading.Lock()
-_unload = getattr(_ctypes, "dlclose", None) or _ctypes.FreeLibrary
+_unload = getattr(_ctypes, "dlclose", None) or _ctypes.FreeLibrary  # type: ignore
 
 
 def speak(
@@ -154,13 +156,7 @@ def list_variants() -> tuple[str, ...]:
 
 
 def _loader():
-    try:
-        import espeakng_loader
-    except ImportError as error:
-        raise ImportError(
-            "Speech synthesis needs eSpeak NG: pip install espeakng-loader"
-        ) from error
-    return espeakng_loader
+    return import_extra("espeakng_loader", "synth", "synthetic voices")
 
 
 def _data_folder():

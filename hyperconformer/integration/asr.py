@@ -6,7 +6,7 @@ assertion, branches on their names, and lets padded frames into real ones.
 
 import math
 from dataclasses import dataclass
-from typing import Optional
+from typing import Any, Callable, Dict, List, Optional, Tuple, Type, Union
 
 import torch
 from speechbrain.lobes.models.transformer.Transformer import (
@@ -20,6 +20,7 @@ from torch import nn
 
 from hyperconformer.branchformer import BranchformerEncoder
 from hyperconformer.conformer import ConformerEncoder
+from hyperconformer.encoder import EncoderStack
 from hyperconformer.integration.replace import replace_layers
 from hyperconformer.masks import (
     ChunkRule,
@@ -118,31 +119,31 @@ class HyperConformerASR(TransformerASR):
 
     def __init__(
         self,
-        tgt_vocab,
-        input_size,
-        d_model=512,
-        nhead=8,
-        num_encoder_layers=6,
-        num_decoder_layers=6,
-        d_ffn=2048,
-        dropout=0.1,
-        activation=nn.ReLU,
-        positional_encoding="fixed_abs_sine",
-        normalize_before=False,
-        kernel_size=31,
-        bias=True,
-        encoder_module="conformer",
-        conformer_activation=Swish,
-        branchformer_activation=nn.GELU,
-        attention_type="hypermixing",
-        max_length=2500,
-        causal=None,
-        csgu_linear_units=3072,
-        gate_activation=nn.Identity,
-        use_linear_after_conv=False,
-        output_hidden_states=False,
-        layerdrop_prob=0.0,
-        mixer_options=None,
+        tgt_vocab: int,
+        input_size: int,
+        d_model: int = 512,
+        nhead: int = 8,
+        num_encoder_layers: int = 6,
+        num_decoder_layers: int = 6,
+        d_ffn: int = 2048,
+        dropout: float = 0.1,
+        activation: Callable[[], nn.Module] = nn.ReLU,
+        positional_encoding: Optional[str] = "fixed_abs_sine",
+        normalize_before: bool = False,
+        kernel_size: int = 31,
+        bias: bool = True,
+        encoder_module: str = "conformer",
+        conformer_activation: Callable[[], nn.Module] = Swish,
+        branchformer_activation: Callable[[], nn.Module] = nn.GELU,
+        attention_type: Union[str, Type[TokenMixer]] = "hypermixing",
+        max_length: int = 2500,
+        causal: Optional[bool] = None,
+        csgu_linear_units: int = 3072,
+        gate_activation: Callable[[], nn.Module] = nn.Identity,
+        use_linear_after_conv: bool = False,
+        output_hidden_states: bool = False,
+        layerdrop_prob: float = 0.0,
+        mixer_options: Optional[Dict[str, Any]] = None,
     ):
         if encoder_module not in ENCODERS:
             raise ValueError(unknown("encoder_module", encoder_module, ENCODERS))
@@ -183,7 +184,7 @@ class HyperConformerASR(TransformerASR):
             raise ValueError(
                 "the decoder needs positional_encoding: fixed_abs_sine, got None"
             )
-        shared = {
+        shared: Dict[str, Any] = {
             "num_layers": num_encoder_layers,
             "d_model": d_model,
             "nhead": nhead,
@@ -193,7 +194,7 @@ class HyperConformerASR(TransformerASR):
             "layerdrop_prob": layerdrop_prob,
         }
         if encoder_module == "conformer":
-            self.encoder = ConformerEncoder(
+            self.encoder: EncoderStack = ConformerEncoder(
                 d_ffn=d_ffn,
                 kernel_size=kernel_size,
                 activation=_known(conformer_activation),
@@ -242,7 +243,13 @@ class HyperConformerASR(TransformerASR):
             if parameter.dim() > 1 and id(parameter) not in own:
                 nn.init.xavier_normal_(parameter)
 
-    def encode(self, src, wav_len=None, pad_idx=0, dynchunktrain_config=None):
+    def encode(
+        self,
+        src: torch.Tensor,
+        wav_len: Optional[torch.Tensor] = None,
+        pad_idx: int = 0,
+        dynchunktrain_config: Optional[DynChunkTrainConfig] = None,
+    ) -> Union[torch.Tensor, Tuple[torch.Tensor, List[torch.Tensor]]]:
         """Encode features.
 
         Arguments
@@ -266,7 +273,12 @@ class HyperConformerASR(TransformerASR):
         encoded, hidden, _ = self.encode_layers(src, wav_len, dynchunktrain_config)
         return (encoded, hidden) if self.output_hidden_states else encoded
 
-    def encode_layers(self, src, wav_len=None, dynchunktrain_config=None):
+    def encode_layers(
+        self,
+        src: torch.Tensor,
+        wav_len: Optional[torch.Tensor] = None,
+        dynchunktrain_config: Optional[DynChunkTrainConfig] = None,
+    ) -> Tuple[torch.Tensor, List[torch.Tensor], Optional[torch.Tensor]]:
         """Encode features, and keep what each layer says.
 
         Arguments
@@ -298,7 +310,14 @@ class HyperConformerASR(TransformerASR):
         )
         return encoded, hidden, padding_mask
 
-    def forward(self, src, tgt, wav_len=None, pad_idx=0, dynchunktrain_config=None):
+    def forward(
+        self,
+        src: torch.Tensor,
+        tgt: Optional[torch.Tensor],
+        wav_len: Optional[torch.Tensor] = None,
+        pad_idx: int = 0,
+        dynchunktrain_config: Optional[DynChunkTrainConfig] = None,
+    ) -> Union[torch.Tensor, Tuple[Any, ...]]:
         """Encode features and decode targets (teacher forcing).
 
         Arguments
@@ -331,7 +350,13 @@ class HyperConformerASR(TransformerASR):
             return outputs if self.output_hidden_states else encoded
         return (*outputs, self.decode_targets(tgt, encoded, padding_mask, pad_idx))
 
-    def decode_targets(self, tgt, encoded, padding_mask=None, pad_idx=0):
+    def decode_targets(
+        self,
+        tgt: torch.Tensor,
+        encoded: torch.Tensor,
+        padding_mask: Optional[torch.Tensor] = None,
+        pad_idx: int = 0,
+    ) -> torch.Tensor:
         """Decode known targets (teacher forcing).
 
         Arguments
@@ -360,7 +385,12 @@ class HyperConformerASR(TransformerASR):
         return decoded
 
     @torch.no_grad()
-    def decode(self, tgt, encoder_out, enc_len=None):
+    def decode(
+        self,
+        tgt: torch.Tensor,
+        encoder_out: torch.Tensor,
+        enc_len: Optional[torch.Tensor] = None,
+    ) -> Tuple[torch.Tensor, torch.Tensor]:
         """One decoding step of a searcher.
 
         Arguments
@@ -398,7 +428,14 @@ class HyperConformerASR(TransformerASR):
             codes = self.positional_encoding
         return embedded + codes(embedded)
 
-    def init_state(self, batch_size, *, chunk=None, device=None, dtype=None):
+    def init_state(
+        self,
+        batch_size: int,
+        *,
+        chunk: Optional[ChunkRule] = None,
+        device: Optional[torch.device] = None,
+        dtype: Optional[torch.dtype] = None,
+    ) -> State:
         """The state before the first frame of ``batch_size`` streams.
 
         Arguments
@@ -428,7 +465,13 @@ class HyperConformerASR(TransformerASR):
         state["frames_seen"] = torch.zeros(batch_size, dtype=torch.int64, device=device)
         return state
 
-    def encode_step(self, src, lengths, chunk, state):
+    def encode_step(
+        self,
+        src: torch.Tensor,
+        lengths: torch.Tensor,
+        chunk: Optional[ChunkRule],
+        state: State,
+    ) -> Tuple[torch.Tensor, State]:
         """Encode the next frames of each stream.
 
         Arguments
@@ -463,7 +506,11 @@ class HyperConformerASR(TransformerASR):
         encoded, new_state = self.encoder.step(src, padding_mask, chunk, state)
         return encoded, {**new_state, "frames_seen": seen + lengths}
 
-    def make_streaming_context(self, dynchunktrain_config, encoder_kwargs=None):
+    def make_streaming_context(
+        self,
+        dynchunktrain_config: DynChunkTrainConfig,
+        encoder_kwargs: Optional[Dict[str, Any]] = None,
+    ) -> "StreamingContext":
         """A stream in SpeechBrain's manner; see :meth:`encode_streaming`.
 
         Arguments
@@ -488,7 +535,9 @@ class HyperConformerASR(TransformerASR):
         self.init_state(1, chunk=rule)  # An encoder that cannot stream says so now.
         return StreamingContext(rule)
 
-    def encode_streaming(self, src, context):
+    def encode_streaming(
+        self, src: torch.Tensor, context: "StreamingContext"
+    ) -> torch.Tensor:
         """Encode the next chunks of streams that go in step, as SpeechBrain does.
 
         Arguments

@@ -6,6 +6,7 @@ batch gives what each utterance gives alone.
 
 import copy
 import math
+from typing import Any, Dict, Optional, Tuple, Union
 
 import torch
 import torch.nn.functional as F
@@ -23,6 +24,7 @@ from hyperconformer.masks import (
     lengths_to_padding_mask,
     relative_to_frames,
 )
+from hyperconformer.mixers.base import State
 from hyperconformer.ops.backend import is_recorded
 from hyperconformer.ops.convolution import conv_nd
 from hyperconformer.ops.convolution_block import Geometry, convolution_block
@@ -66,7 +68,7 @@ class ConvolutionFrontEnd(convolution.ConvolutionFrontEnd):
 
     causal = False  # SpeechBrain's constructor calls forward.
 
-    def __init__(self, *args, causal=False, **kwargs):
+    def __init__(self, *args: Any, causal: bool = False, **kwargs: Any):
         if kwargs.get("padding", "same") != "same":
             raise ValueError(
                 f"this front end needs padding='same', got {kwargs['padding']!r}"
@@ -76,11 +78,13 @@ class ConvolutionFrontEnd(convolution.ConvolutionFrontEnd):
         replace_layers(self)
 
     @property
-    def stride(self):
+    def stride(self) -> int:
         """Features to a frame."""
         return math.prod(layer.stride[-1] for layer in self._convolutions())
 
-    def forward(self, x, lengths=None):
+    def forward(
+        self, x: torch.Tensor, lengths: Optional[torch.Tensor] = None
+    ) -> Union[torch.Tensor, Tuple[torch.Tensor, torch.Tensor]]:
         """Convolve and subsample.
 
         Arguments
@@ -118,7 +122,13 @@ class ConvolutionFrontEnd(convolution.ConvolutionFrontEnd):
                     yield layer
 
     @torch.no_grad()
-    def init_state(self, batch_size, *, device=None, dtype=None):
+    def init_state(
+        self,
+        batch_size: int,
+        *,
+        device: Optional[torch.device] = None,
+        dtype: Optional[torch.dtype] = None,
+    ) -> State:
         """The state before the first feature of ``batch_size`` streams.
 
         Arguments
@@ -150,14 +160,16 @@ class ConvolutionFrontEnd(convolution.ConvolutionFrontEnd):
                 state[self._names[layer]] = past
             return _after_zeros(layer, x, lengths)
 
-        like = {"device": device, "dtype": dtype}
+        like: Dict[str, Any] = {"device": device, "dtype": dtype}
         silence = torch.zeros(1, self.stride, self.input_shape[-1], **like)
         self._through_blocks(
             silence, torch.tensor([self.stride], device=device), record
         )
         return state
 
-    def step(self, x, lengths, state):
+    def step(
+        self, x: torch.Tensor, lengths: torch.Tensor, state: State
+    ) -> Tuple[torch.Tensor, torch.Tensor, State]:
         """Convolve and subsample the next features of each stream.
 
         Arguments

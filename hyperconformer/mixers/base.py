@@ -5,6 +5,7 @@ from typing import Dict, Optional, Tuple
 import torch
 from torch import nn
 
+from hyperconformer.masks import ChunkRule
 from hyperconformer.ops.backend import is_recorded
 
 State = Dict[str, torch.Tensor]
@@ -73,7 +74,14 @@ class TokenMixer(nn.Module):
         super().__init__()
         self.d_model = d_model
 
-    def forward(self, x, *, padding_mask=None, chunk=None, state=None):
+    def forward(
+        self,
+        x: torch.Tensor,
+        *,
+        padding_mask: Optional[torch.Tensor] = None,
+        chunk: Optional[ChunkRule] = None,
+        state: Optional[State] = None,
+    ) -> Tuple[torch.Tensor, Optional[State]]:
         """Mix information across frames.
 
         Arguments
@@ -102,7 +110,14 @@ class TokenMixer(nn.Module):
         """
         raise NotImplementedError
 
-    def init_state(self, batch_size, *, chunk=None, device=None, dtype=None) -> State:
+    def init_state(
+        self,
+        batch_size: int,
+        *,
+        chunk: Optional[ChunkRule] = None,
+        device: Optional[torch.device] = None,
+        dtype: Optional[torch.dtype] = None,
+    ) -> State:
         """The state before the first frame of ``batch_size`` streams.
 
         Arguments
@@ -131,7 +146,7 @@ class TokenMixer(nn.Module):
             or f"{type(self).__name__} is streamable, but does not say how"
         )
 
-    def why_not_stream(self, chunk=None) -> Optional[str]:
+    def why_not_stream(self, chunk: Optional[ChunkRule] = None) -> Optional[str]:
         """Why this mixer, as configured, cannot stream under a rule.
 
         Arguments
@@ -152,7 +167,7 @@ class TokenMixer(nn.Module):
             return f"{name} as configured cannot stream under a chunk rule: {chunk}"
         return None
 
-    def step_unit(self, chunk=None) -> int:
+    def step_unit(self, chunk: Optional[ChunkRule] = None) -> int:
         """Frames of which a step brings a multiple, but for a stream's last.
 
         Arguments
@@ -168,7 +183,13 @@ class TokenMixer(nn.Module):
         """
         return 1 if chunk is None else chunk.chunk_frames
 
-    def check_inputs(self, x, padding_mask=None, chunk=None, state=None):
+    def check_inputs(
+        self,
+        x: torch.Tensor,
+        padding_mask: Optional[torch.Tensor] = None,
+        chunk: Optional[ChunkRule] = None,
+        state: Optional[State] = None,
+    ) -> None:
         """Refuse what this mixer cannot honour, saying what was got and expected.
 
         Raises
@@ -195,7 +216,7 @@ class TokenMixer(nn.Module):
             )
 
 
-def check_padding_mask(padding_mask: Optional[torch.Tensor], x: torch.Tensor):
+def check_padding_mask(padding_mask: torch.Tensor, x: torch.Tensor) -> None:
     """Refuse a padding mask that is not bool or not (B, T).
 
     Arguments

@@ -9,7 +9,7 @@ Paper: HyperMLP: An Integrated Perspective for Sequence Modeling, arXiv:2602.126
 
 import functools
 from dataclasses import dataclass
-from typing import Optional
+from typing import Any, Dict, Optional, Tuple
 
 import torch
 from torch import nn
@@ -18,6 +18,7 @@ from torch.nn import functional as F
 from hyperconformer.linear import Linear
 from hyperconformer.masks import last_frames
 from hyperconformer.mixers.base import (
+    State,
     TokenMixer,
     check_right_padding,
     frames_of_step,
@@ -210,12 +211,12 @@ class HyperGLUConfig:
             )
 
     @property
-    def score_sets(self):
+    def score_sets(self) -> int:
         """Score sets Hq: 2H for "glu", H for "relu"."""
         return self.n_head * (2 if self.attn_kind == "glu" else 1)
 
     @property
-    def shift_invariant(self):
+    def shift_invariant(self) -> bool:
         """Whether parameters belong to lags alone: any length, and streaming."""
         return self.do_masking and self.aligner_kind == "offset"
 
@@ -239,6 +240,7 @@ class HyperGLU(nn.Module):
         super().__init__()
         self.cfg = cfg
         width, score_sets = cfg.n_embd, cfg.score_sets
+        assert cfg.qk_rank is not None and cfg.vo_rank is not None
         self.q = Linear(width, cfg.qk_rank, bias=cfg.bias)
         self.k = Linear(width, cfg.qk_rank, bias=cfg.bias)
         self.v = Linear(width, cfg.vo_rank, bias=cfg.bias)
@@ -270,12 +272,19 @@ class HyperGLU(nn.Module):
             self.control2 = Linear(width, cfg.n_head * cfg.op2_rank)
 
     @property
-    def reach(self):
+    def reach(self) -> int:
         """How many earlier frames an output reads (causal offset layout)."""
         taps = self.cfg.conv_kernel_size if self.cfg.use_kv_conv else 1
         return self.cfg.block_size - 1 + taps - 1
 
-    def forward(self, x, attention_mask=None, *, impl=None, chunk_T=None):
+    def forward(
+        self,
+        x: torch.Tensor,
+        attention_mask: Optional[torch.Tensor] = None,
+        *,
+        impl: Optional[str] = None,
+        chunk_T: Optional[int] = None,
+    ) -> torch.Tensor:
         """Mix frames.
 
         Arguments
@@ -311,10 +320,17 @@ class HyperGLU(nn.Module):
             hidden = ~attention_mask.bool()[..., None]
             k, v = k.masked_fill(hidden, 0.0), v.masked_fill(hidden, 0.0)
         chunk = self.cfg.chunk_T if chunk_T is None else chunk_T
-        chunk = chunk if impl == "chunked" else None
-        return self._mix(x, k, v, position, chunk_frames=chunk)
+        return self._mix(
+            x, k, v, position, chunk_frames=chunk if impl == "chunked" else None
+        )
 
-    def init_state(self, batch_size, *, device=None, dtype=None):
+    def init_state(
+        self,
+        batch_size: int,
+        *,
+        device: Optional[torch.device] = None,
+        dtype: Optional[torch.dtype] = None,
+    ) -> State:
         """The state before the first frame; see :meth:`step`.
 
         Arguments
@@ -334,10 +350,14 @@ class HyperGLU(nn.Module):
             inputs (B, K - 1, D), the last frames themselves.
         """
         cfg = self.cfg
+        assert cfg.qk_rank is not None and cfg.vo_rank is not None
         past = cfg.block_size - 1
         weight = self.q.weight
         device = weight.device if device is None else device
-        like = {"device": device, "dtype": weight.dtype if dtype is None else dtype}
+        like: Dict[str, Any] = {
+            "device": device,
+            "dtype": weight.dtype if dtype is None else dtype,
+        }
         state = {
             "keys": torch.zeros(batch_size, past, cfg.qk_rank, **like),
             "values": torch.zeros(batch_size, past, cfg.vo_rank, **like),
@@ -348,7 +368,9 @@ class HyperGLU(nn.Module):
             state["inputs"] = torch.zeros(batch_size, taps, cfg.n_embd, **like)
         return state
 
-    def step(self, x, state, num_frames=None):
+    def step(
+        self, x: torch.Tensor, state: State, num_frames: Optional[torch.Tensor] = None
+    ) -> Tuple[torch.Tensor, State]:
         """Mix the next frames of streams, each at its own point in time.
 
         Arguments

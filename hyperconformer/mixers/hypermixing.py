@@ -77,16 +77,16 @@ class HyperMixing(nn.Module):
 
     def __init__(
         self,
-        input_output_dim,
-        hypernet_size,
-        tied=False,
-        num_heads=1,
-        fix_tm_hidden_size=False,
-        max_length=3000,
-        token_information=None,
-        hypernetwork_bias=False,
-        use_layer_norm=True,
-        backend=None,
+        input_output_dim: int,
+        hypernet_size: int,
+        tied: bool = False,
+        num_heads: int = 1,
+        fix_tm_hidden_size: bool = False,
+        max_length: int = 3000,
+        token_information: Optional[nn.Module] = None,
+        hypernetwork_bias: bool = False,
+        use_layer_norm: bool = True,
+        backend: Optional[str] = None,
     ):
         super().__init__()
         self.input_output_dim = input_output_dim
@@ -106,8 +106,13 @@ class HyperMixing(nn.Module):
         self.token_information = token_information
 
     def forward(
-        self, queries, keys, values, key_padding_mask=None, query_padding_mask=None
-    ):
+        self,
+        queries: torch.Tensor,
+        keys: torch.Tensor,
+        values: torch.Tensor,
+        key_padding_mask: Optional[torch.Tensor] = None,
+        query_padding_mask: Optional[torch.Tensor] = None,
+    ) -> torch.Tensor:
         """Mix the values into one output for every query.
 
         Arguments

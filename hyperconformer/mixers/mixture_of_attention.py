@@ -19,7 +19,7 @@ autoregressive form sees the future (see :class:`MixtureOfAutoregressiveAttentio
 """
 
 import math
-from typing import Optional
+from typing import Any, Dict, Optional
 
 import torch
 import torch.nn.functional as F
@@ -338,20 +338,20 @@ class RoutedAttention(nn.Module):
 
     def __init__(
         self,
-        dim,
-        dim_context,
-        local_window,
-        causal,
+        dim: int,
+        dim_context: int,
+        local_window: Optional[int],
+        causal: bool,
         *,
-        num_routed_queries,
-        num_routed_key_values,
-        num_experts=2,
-        dim_head=64,
-        heads=8,
-        dropout=0.0,
-        average_routed=False,
-        dynamic_routing=False,
-        straight_through=True,
+        num_routed_queries: int,
+        num_routed_key_values: int,
+        num_experts: int = 2,
+        dim_head: int = 64,
+        heads: int = 8,
+        dropout: float = 0.0,
+        average_routed: bool = False,
+        dynamic_routing: bool = False,
+        straight_through: bool = True,
     ):
         super().__init__()
         check_at_least_one(
@@ -439,12 +439,12 @@ class MixtureOfAttention(RoutedAttention):
 
     def __init__(
         self,
-        dim,
+        dim: int,
         *,
-        dim_context=None,
-        local_attn=False,
-        local_attn_window_size=None,
-        **options,
+        dim_context: Optional[int] = None,
+        local_attn: bool = False,
+        local_attn_window_size: Optional[int] = None,
+        **options: Any,
     ):
         if local_attn and local_attn_window_size is None:
             raise ValueError("local_attn=True needs local_attn_window_size, got None")
@@ -458,7 +458,13 @@ class MixtureOfAttention(RoutedAttention):
         if not local_attn:
             self.null_routed_token = nn.Parameter(torch.randn(1, 1, dim))
 
-    def forward(self, x, context=None, mask=None, context_mask=None):
+    def forward(
+        self,
+        x: torch.Tensor,
+        context: Optional[torch.Tensor] = None,
+        mask: Optional[torch.Tensor] = None,
+        context_mask: Optional[torch.Tensor] = None,
+    ) -> torch.Tensor:
         """Mix.
 
         Arguments
@@ -579,13 +585,13 @@ class MixtureOfAutoregressiveAttention(RoutedAttention):
 
     def __init__(
         self,
-        dim,
+        dim: int,
         *,
-        local_attn_window_size,
-        routed_window_size=None,
-        query_routing="causal",
-        max_past_windows=None,
-        **options,
+        local_attn_window_size: int,
+        routed_window_size: Optional[int] = None,
+        query_routing: str = "causal",
+        max_past_windows: Optional[int] = None,
+        **options: Any,
     ):
         if routed_window_size is None:
             routed_window_size = local_attn_window_size
@@ -602,7 +608,9 @@ class MixtureOfAutoregressiveAttention(RoutedAttention):
         self.max_past_windows = max_past_windows
         self.null_tokens = nn.Parameter(torch.randn(self.num_experts, dim))
 
-    def forward(self, x, mask=None):
+    def forward(
+        self, x: torch.Tensor, mask: Optional[torch.Tensor] = None
+    ) -> torch.Tensor:
         """Mix.
 
         Arguments
@@ -623,6 +631,7 @@ class MixtureOfAutoregressiveAttention(RoutedAttention):
             If shapes do not fit.
         """
         x, keep = clean_tokens("x", x, mask, self.dim)
+        assert self.local_attn is not None
         out = self.local_attn(x, keep)
         window = self.routed_window_size
         if x.shape[1] > window:
@@ -858,7 +867,7 @@ class MixtureOfAttentionMixer(TokenMixer):
                     f"got d_model={d_model}, num_heads={num_heads}"
                 )
             dim_head = d_model // num_heads
-        shared = {
+        shared: Dict[str, Any] = {
             "num_experts": num_experts,
             "num_routed_queries": num_routed_queries,
             "num_routed_key_values": num_routed_key_values,
@@ -875,7 +884,7 @@ class MixtureOfAttentionMixer(TokenMixer):
                 raise ValueError("causal=True needs local_attn=True, got False")
             if routed_window_size is None:
                 routed_window_size = 4 * local_attn_window_size
-            self.attention = MixtureOfAutoregressiveAttention(
+            self.attention: RoutedAttention = MixtureOfAutoregressiveAttention(
                 d_model,
                 routed_window_size=routed_window_size,
                 max_past_windows=max_past_windows,

@@ -12,6 +12,7 @@ from sentencepiece import SentencePieceProcessor
 from hyperconformer.config import read_config, resolve_config
 from hyperconformer.corpora import load_corpus, prepare
 from hyperconformer.corpora.manifest import write_atomically
+from hyperconformer.extras import import_pyplot
 from hyperconformer.info import describe_environment
 from hyperconformer.model_folder import (
     TOKENIZER_FILE,
@@ -112,6 +113,8 @@ def open_experiment(config_file, overrides, used_keys, test_only=False):
         If the YAML file is wrong, the corpus is missing, a split is empty, or the
         folder holds a run of another model or with other tokens.
     """
+    if not test_only:
+        import_pyplot()  # for curve.png: it would be missed after the first epoch only
     text = read_config(config_file, overrides, used_keys)
     for key, value in YAML().load(text).items():
         if key in ("output_folder", "data_folder") and value is None:

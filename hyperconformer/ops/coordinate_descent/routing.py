@@ -30,7 +30,7 @@ class Route(NamedTuple):
         (..., E, K) bool, False where fewer than K tokens could be taken.
     """
 
-    index: torch.Tensor
+    index: torch.Tensor  # type: ignore[assignment]  # hides tuple.index
     weight: torch.Tensor
     keep: torch.Tensor
 

@@ -209,7 +209,7 @@ def _backward(
     """
     operands = _Operands(q, k, v, mix1, control1, mix2, control2, born).contiguous()
     given = *operands, summary1, summary2, grad.contiguous(), pull.contiguous()
-    grads = _Operands(*(torch.empty_like(t) for t in operands[:7]), None)
+    grads = _Operands(*(torch.empty_like(t) for t in operands[:7]), None)  # type: ignore
     of_summaries = torch.empty_like(summary1), torch.empty_like(summary2)
     batch, frames, heads = grad.shape[:3]
     sizes = frames, k.shape[1] - frames, slots
@@ -220,7 +220,7 @@ def _backward(
     grid = heads, triton.cdiv(frames, BLOCK), batch
     kernels.backward_queries_kernel[grid](*given, *written, *sizes, **constants)
 
-    written = *of_summaries, grads.k, grads.v
+    written = *of_summaries, grads.k, grads.v  # type: ignore[assignment]
     grid = heads, triton.cdiv(k.shape[1], BLOCK), batch
     kernels.backward_keys_kernel[grid](*given, *written, *sizes, **constants)
 
@@ -234,14 +234,14 @@ def _backward(
             mix.new_empty(batch * spans, len(mix), distances, mix.shape[1], 2 * BLOCK)
             for mix in (mix1, mix2)
         ]
-        written = *of_summaries, *parts
+        written = *of_summaries, *parts  # type: ignore[assignment]
         grid = heads, distances, batch * spans
         kernels.backward_mixes_kernel[grid](
             *given, *written, *sizes, span, spans, **constants
         )
         grads.mix1.copy_(_join(parts[0], mix1.shape[2]))
         grads.mix2.copy_(_join(parts[1], mix2.shape[2]))
-    return tuple(grads[:7])
+    return tuple(grads[:7])  # type: ignore[return-value]
 
 
 @_backward.register_fake
