@@ -50,7 +50,7 @@ setup(
     license="Apache-2.0",
     python_requires=">=3.10",
     # The trained models stand at the top of the repository, and travel in the wheel
-    # as data of the package: hyperconformer/model_folder.py looks for both.
+    # as data of the package: hyperconformer/hub/folder.py looks for both.
     packages=[
         *find_packages(include=["hyperconformer", "hyperconformer.*"]),
         "hyperconformer.pretrained",

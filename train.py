@@ -17,11 +17,11 @@ import speechbrain as sb
 import torch
 from ruamel.yaml import YAML
 
-from hyperconformer.console import run_command
+from hyperconformer.cli.console import run_command
 
 # What the key `task` may say, and whose function `train` does it.
 TASKS = {
-    "asr": "hyperconformer.training.run",
+    "asr": "hyperconformer.training.asr",
     "language_model": "hyperconformer.training.language_model",
 }
 
@@ -55,8 +55,8 @@ def main(arguments):
     sys.path.append(os.getcwd())
     config_file, run_options, overrides = parse(arguments)
     from hyperconformer.config import read_config
-    from hyperconformer.devices import find_device
-    from hyperconformer.registry import unknown
+    from hyperconformer.core.devices import find_device
+    from hyperconformer.core.messages import unknown
 
     if run_options.device is not None:
         find_device(run_options.device)

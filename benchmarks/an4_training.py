@@ -21,7 +21,7 @@ from speechbrain.lobes.models.transformer.TransformerASR import TransformerASR
 
 from hyperconformer.config import read_config
 from hyperconformer.corpora import prepare
-from hyperconformer.integration.recognizer import Recognition, Recognizer
+from hyperconformer.model.recognizer import Recognition, Recognizer
 from hyperconformer.training.data import (
     load_tokenizer,
     make_dataset,
@@ -33,13 +33,13 @@ ROOT = pathlib.Path(__file__).resolve().parents[1]
 RECIPE = ROOT / "recipes/AN4/hparams/hyperconformer.yaml"
 # Our classes in the YAML file, and SpeechBrain's in their place.
 STOCK = {
-    "hyperconformer.integration.frontend.ConvolutionFrontEnd": (
+    "hyperconformer.model.frontend.ConvolutionFrontEnd": (
         "benchmarks.an4_training.StockFrontEnd"
     ),
-    "hyperconformer.integration.asr.HyperConformerASR": (
+    "hyperconformer.model.transformer_asr.HyperConformerASR": (
         "benchmarks.an4_training.StockTransformer"
     ),
-    "hyperconformer.integration.recognizer.Recognizer": (
+    "hyperconformer.model.recognizer.Recognizer": (
         "benchmarks.an4_training.StockRecognizer"
     ),
 }

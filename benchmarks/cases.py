@@ -2,8 +2,8 @@
 
 import functools
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Callable
 
 import torch
 from speechbrain.lobes.models import convolution
@@ -14,7 +14,7 @@ from torch import nn
 from torch.nn import functional as F
 
 from hyperconformer import ConvolutionFrontEnd, HyperConformerASR, build_mixer
-from hyperconformer.linear import Linear
+from hyperconformer.nn.linear import Linear
 from hyperconformer.ops.hyperglu import LowRankMix, hyperglu
 
 # The encoder of SpeechBrain's LibriSpeech recipe hyperconformer_8M.

@@ -7,7 +7,7 @@ import pathlib
 import numpy as np
 
 from benchmarks.timing import FIELDS, Row
-from hyperconformer.extras import import_pyplot
+from hyperconformer.core.extras import import_pyplot
 
 MB = 1 << 20
 

@@ -14,8 +14,8 @@ from hyperpyyaml import load_hyperpyyaml
 
 from benchmarks.timing import Row, seconds_of, spread
 from hyperconformer.config import read_config
-from hyperconformer.encoder import prefixed, within
-from hyperconformer.streaming import StreamingModel, StreamState
+from hyperconformer.core.state import StreamState, prefixed, within
+from hyperconformer.transcribe.streaming import StreamingModel
 
 HPARAMS = pathlib.Path(__file__).resolve().parents[1] / "recipes/LibriSpeech/hparams"
 CHUNK_MS, LEFT_MS, HOUR_S, AT_ONCE = 640, 5120, 3600, 16
@@ -46,7 +46,7 @@ class Listener:
 
     Arguments
     ---------
-    model : hyperconformer.streaming.StreamingModel
+    model : hyperconformer.transcribe.streaming.StreamingModel
         What hears it.
     """
 
@@ -78,7 +78,7 @@ def cost_of_an_hour(model, name, audio_s=HOUR_S):
 
     Arguments
     ---------
-    model : hyperconformer.streaming.StreamingModel
+    model : hyperconformer.transcribe.streaming.StreamingModel
         What hears both.
     name : str
         Its name.

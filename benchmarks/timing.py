@@ -5,7 +5,7 @@ import pathlib
 import tempfile
 import time
 from dataclasses import dataclass, fields
-from typing import NamedTuple, Optional
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -36,22 +36,22 @@ class Row:
     step: str
     contender: str
     frames: int
-    peer: Optional[str] = None
-    rounds: Optional[int] = None
-    p20_ms: Optional[float] = None
-    p50_ms: Optional[float] = None
-    p80_ms: Optional[float] = None
-    peer_p20_ms: Optional[float] = None
-    peer_p50_ms: Optional[float] = None
-    peer_p80_ms: Optional[float] = None
-    ratio_p20: Optional[float] = None
-    ratio_p50: Optional[float] = None
-    ratio_p80: Optional[float] = None
-    difference: Optional[float] = None
-    peak_bytes: Optional[int] = None
-    peer_peak_bytes: Optional[int] = None
-    kept_bytes: Optional[int] = None
-    peer_kept_bytes: Optional[int] = None
+    peer: str | None = None
+    rounds: int | None = None
+    p20_ms: float | None = None
+    p50_ms: float | None = None
+    p80_ms: float | None = None
+    peer_p20_ms: float | None = None
+    peer_p50_ms: float | None = None
+    peer_p80_ms: float | None = None
+    ratio_p20: float | None = None
+    ratio_p50: float | None = None
+    ratio_p80: float | None = None
+    difference: float | None = None
+    peak_bytes: int | None = None
+    peer_peak_bytes: int | None = None
+    kept_bytes: int | None = None
+    peer_kept_bytes: int | None = None
 
 
 FIELDS = [field.name for field in fields(Row)]

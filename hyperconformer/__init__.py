@@ -8,18 +8,20 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:  # Type checkers and editors cannot follow __getattr__.
-    from hyperconformer.branchformer import BranchformerEncoder as BranchformerEncoder
-    from hyperconformer.conformer import ConformerEncoder as ConformerEncoder
-    from hyperconformer.conformer import ConformerEncoderLayer as ConformerEncoderLayer
-    from hyperconformer.conformer import ConvolutionModule as ConvolutionModule
-    from hyperconformer.integration.asr import HyperConformerASR as HyperConformerASR
-    from hyperconformer.integration.frontend import (
-        ConvolutionFrontEnd as ConvolutionFrontEnd,
+    from hyperconformer.core.masks import ChunkRule as ChunkRule
+    from hyperconformer.encoders.branchformer import (
+        BranchformerEncoder as BranchformerEncoder,
     )
-    from hyperconformer.lm import (
+    from hyperconformer.encoders.conformer import ConformerEncoder as ConformerEncoder
+    from hyperconformer.encoders.conformer import (
+        ConformerEncoderLayer as ConformerEncoderLayer,
+    )
+    from hyperconformer.encoders.transformer import (
+        TransformerEncoder as TransformerEncoder,
+    )
+    from hyperconformer.lm.linear_attention import (
         LinearAttentionTransformerLM as LinearAttentionTransformerLM,
     )
-    from hyperconformer.masks import ChunkRule as ChunkRule
     from hyperconformer.mixers.base import TokenMixer as TokenMixer
     from hyperconformer.mixers.hyperglu import HyperGLU as HyperGLU
     from hyperconformer.mixers.hyperglu import HyperGLUConfig as HyperGLUConfig
@@ -30,32 +32,58 @@ if TYPE_CHECKING:  # Type checkers and editors cannot follow __getattr__.
     from hyperconformer.mixers.mixture_of_attention import (
         MixtureOfAutoregressiveAttention as MixtureOfAutoregressiveAttention,
     )
-    from hyperconformer.registry import build_mixer as build_mixer
-    from hyperconformer.registry import list_mixers as list_mixers
-    from hyperconformer.registry import register_mixer as register_mixer
-    from hyperconformer.transformer import TransformerEncoder as TransformerEncoder
+    from hyperconformer.mixers.registry import build_mixer as build_mixer
+    from hyperconformer.mixers.registry import list_mixers as list_mixers
+    from hyperconformer.mixers.registry import register_mixer as register_mixer
+    from hyperconformer.model.frontend import ConvolutionFrontEnd as ConvolutionFrontEnd
+    from hyperconformer.model.transformer_asr import (
+        HyperConformerASR as HyperConformerASR,
+    )
+    from hyperconformer.nn.convolution import ConvolutionModule as ConvolutionModule
 
 __version__ = "0.2.0"
 
 _PUBLIC = {
-    "BranchformerEncoder": "branchformer",
-    "ChunkRule": "masks",
-    "ConformerEncoder": "conformer",
-    "ConformerEncoderLayer": "conformer",
-    "ConvolutionFrontEnd": "integration.frontend",
-    "ConvolutionModule": "conformer",
-    "HyperConformerASR": "integration.asr",
+    "ASR": "transcribe.offline",
+    "BranchformerEncoder": "encoders.branchformer",
+    "CTCEncoder": "hub.pretrained",
+    "CTCSearcher": "search.ctc_beam",
+    "ChunkRule": "core.masks",
+    "ConformerEncoder": "encoders.conformer",
+    "ConformerEncoderLayer": "encoders.conformer",
+    "ConvolutionFrontEnd": "model.frontend",
+    "ConvolutionModule": "nn.convolution",
+    "Encoder": "hub.pretrained",
+    "FeatureExtractor": "model.features",
+    "FolderPretrainer": "hub.pretrained",
+    "GreedySearcher": "search.greedy",
+    "HyperConformerASR": "model.transformer_asr",
     "HyperGLU": "mixers.hyperglu",
     "HyperGLUConfig": "mixers.hyperglu",
     "HyperMixing": "mixers.hypermixing",
-    "LinearAttentionTransformerLM": "lm",
+    "JointSearcher": "search.joint",
+    "LinearAttentionTransformerLM": "lm.linear_attention",
     "MixtureOfAttention": "mixers.mixture_of_attention",
     "MixtureOfAutoregressiveAttention": "mixers.mixture_of_attention",
+    "NGramSearcher": "search.ctc_beam",
+    "PhoneCTC": "training.phones",
+    "RandomGain": "training.augment",
+    "Recognizer": "model.recognizer",
+    "SpeedPerturb": "training.augment",
+    "StreamingASR": "transcribe.streaming",
+    "StreamingModel": "transcribe.streaming",
+    "Telephone": "training.augment",
     "TokenMixer": "mixers.base",
-    "TransformerEncoder": "transformer",
-    "build_mixer": "registry",
-    "list_mixers": "registry",
-    "register_mixer": "registry",
+    "Transducer": "model.transducer",
+    "TransducerSearcher": "search.transducer",
+    "TransformerEncoder": "encoders.transformer",
+    "TransformerLM": "lm.transformer",
+    "VocalTractWarp": "training.augment",
+    "WarmupCosine": "training.schedule",
+    "WholeCheckpointer": "training.resume",
+    "build_mixer": "mixers.registry",
+    "list_mixers": "mixers.registry",
+    "register_mixer": "mixers.registry",
 }
 
 __all__ = sorted(_PUBLIC)

@@ -12,13 +12,13 @@ import scipy.signal
 import soundfile
 import torch
 
-from hyperconformer.audio_file import (
+from hyperconformer.core.audio_file import (
     SequentialFile,
     find_truncation,
     open_audio,
     promised_frames,
 )
-from hyperconformer.segments import parse_segment
+from hyperconformer.core.segments import parse_segment
 
 # Below, there is no speech; above, no recorder.
 MIN_RATE_HZ, MAX_RATE_HZ = 1000, 384000

@@ -21,8 +21,8 @@ from ruamel.yaml.error import YAMLError
 from ruamel.yaml.nodes import MappingNode, SequenceNode
 from ruamel.yaml.tag import Tag
 
-from hyperconformer.registry import unknown
-from hyperconformer.text import read_text
+from hyperconformer.core.messages import unknown
+from hyperconformer.core.text import read_text
 
 logger = logging.getLogger(__name__)
 

@@ -10,9 +10,9 @@ import argparse
 import pathlib
 import re
 
-from hyperconformer.integration.frontend import look_ahead_ms
-from hyperconformer.model_folder import load_model
-from hyperconformer.plots import plot_latency, read_test_log
+from hyperconformer.evaluation.plots import plot_latency, read_test_log
+from hyperconformer.hub.folder import load_model
+from hyperconformer.model.features import look_ahead_ms
 
 HEADER = """\
 | mixer | chunk | latency | {valid} WER | {test} WER | {test} CER | against whole |

@@ -37,8 +37,8 @@ def goldens_folder(shared_folder):
 def build_model_folder(tmp_path_factory):
     """Makes model folders of tiny random recognisers that know the letters A to E."""
     # Imported here: most tests need none of it.
-    from hyperconformer.model_folder import save_model
-    from hyperconformer.safe_yaml import load_safely
+    from hyperconformer.hub.folder import save_model
+    from hyperconformer.hub.safe_yaml import load_safely
     from hyperconformer.training.data import load_tokenizer, train_tokenizer
 
     def build(decoder_layers=0):
@@ -65,15 +65,15 @@ def tiny_model(build_model_folder):
 
 TINY_MODEL = """
 sample_rate: 16000
-extractor: !new:hyperconformer.integration.frontend.FeatureExtractor
+extractor: !new:hyperconformer.FeatureExtractor
   features: !new:speechbrain.lobes.features.Fbank
     sample_rate: 16000
     n_fft: 400
     n_mels: 16
   num_features: 16
   normalization: utterance
-recognizer: !new:hyperconformer.integration.recognizer.Recognizer
-  frontend: !new:hyperconformer.integration.frontend.ConvolutionFrontEnd
+recognizer: !new:hyperconformer.Recognizer
+  frontend: !new:hyperconformer.ConvolutionFrontEnd
     input_shape: [8, 10, 16]
     num_blocks: 2
     num_layers_per_block: 1
@@ -81,7 +81,7 @@ recognizer: !new:hyperconformer.integration.recognizer.Recognizer
     kernel_sizes: (3, 3)
     strides: (2, 2)
     residuals: (False, False)
-  transformer: !new:hyperconformer.integration.asr.HyperConformerASR
+  transformer: !new:hyperconformer.HyperConformerASR
     input_size: 16
     tgt_vocab: {0}
     d_model: 16

@@ -18,12 +18,12 @@ import time
 
 # What runs import, some of it late. That takes longer than a tiny run itself.
 MODULES = [
-    "hyperconformer.inference",
-    "hyperconformer.integration.asr",
-    "hyperconformer.plots",
+    "hyperconformer.transcribe.offline",
+    "hyperconformer.model.transformer_asr",
+    "hyperconformer.evaluation.plots",
     "hyperconformer.training.augment",
     "hyperconformer.training.language_model",
-    "hyperconformer.training.run",
+    "hyperconformer.training.asr",
     "matplotlib.pyplot",
     "speechbrain.augment.augmenter",
     "speechbrain.augment.freq_domain",

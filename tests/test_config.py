@@ -8,7 +8,8 @@ from hyperpyyaml import load_hyperpyyaml
 from ruamel.yaml import YAML
 
 from hyperconformer.config import read_config, resolve_config
-from hyperconformer.training import language_model, run
+from hyperconformer.training import asr as run
+from hyperconformer.training import language_model
 
 ROOT = pathlib.Path(__file__).resolve().parents[1]
 USED_KEYS = {"asr": run.USED_KEYS, "language_model": language_model.USED_KEYS}

@@ -7,10 +7,10 @@ import sys
 
 import pytest
 
-from hyperconformer.console import run_command
-from hyperconformer.corpora.pronunciation import pronounce
-from hyperconformer.corpora.synthesis import speak
-from hyperconformer.extras import MissingExtraError, import_extra, import_pyplot
+from hyperconformer.cli.console import run_command
+from hyperconformer.core.extras import MissingExtraError, import_extra, import_pyplot
+from hyperconformer.corpora.synthetic.pronunciation import pronounce
+from hyperconformer.corpora.synthetic.synthesis import speak
 
 ROOT = pathlib.Path(__file__).resolve().parents[1]
 

@@ -11,8 +11,8 @@ import pytest
 import soundfile
 
 from hyperconformer.audio import AudioError
-from hyperconformer.inference import ASR
-from hyperconformer.transcription import Transcription
+from hyperconformer.core.words import Transcription
+from hyperconformer.transcribe.offline import ASR
 
 # Seconds of it in every run of the tests; all cases are marked slow.
 BUDGET_S, CASES, LIMIT_S = 12, 2500, 60

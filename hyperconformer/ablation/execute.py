@@ -16,8 +16,8 @@ from filelock import FileLock, Timeout
 from tqdm import tqdm
 
 from hyperconformer.ablation.statistics import read_errors
-from hyperconformer.bootstrap import error_rate_interval
-from hyperconformer.corpora.manifest import write_atomically
+from hyperconformer.core.files import write_atomically
+from hyperconformer.evaluation.bootstrap import error_rate_interval
 
 
 class Store:

@@ -2,8 +2,8 @@
 
 import math
 
-from hyperconformer.extras import import_pyplot
-from hyperconformer.plots import read_train_log
+from hyperconformer.core.extras import import_pyplot
+from hyperconformer.evaluation.plots import read_train_log
 
 # Measure of a length to its title, its factor to the unit and how it is printed.
 LENGTH_MEASURES = {

@@ -9,14 +9,14 @@ import math
 import os
 import pathlib
 import sys
-from typing import Optional
 
 from ruamel.yaml import YAML
 
 from hyperconformer.config import read_config
-from hyperconformer.encoder import build_encoder_mixer
-from hyperconformer.registry import check_options, unknown
-from hyperconformer.text import read_text
+from hyperconformer.core.messages import unknown
+from hyperconformer.core.text import read_text
+from hyperconformer.encoders.stack import build_encoder_mixer
+from hyperconformer.mixers.registry import check_options
 
 # What a training of each `task` measures on the validation set after every epoch.
 METRICS = {
@@ -40,7 +40,7 @@ class Search:
     trials: int
     space: dict
     seed: int = 0
-    storage: Optional[str] = None
+    storage: str | None = None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -57,8 +57,8 @@ class Ablation:
     seeds: tuple = (1986,)
     budget: dict = dataclasses.field(default_factory=dict)
     metric: str = "WER"
-    baseline: Optional[dict] = None
-    search: Optional[Search] = None
+    baseline: dict | None = None
+    search: Search | None = None
 
     def arms(self):
         """Every combination of the axes that is not excluded, as dotted overrides."""

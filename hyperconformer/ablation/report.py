@@ -8,7 +8,7 @@ import statistics
 from hyperconformer.ablation import pictures
 from hyperconformer.ablation.plan import label
 from hyperconformer.ablation.statistics import expected_best, read_errors
-from hyperconformer.bootstrap import error_rate_difference
+from hyperconformer.evaluation.bootstrap import error_rate_difference
 
 # Column of a row to its heading in the table and how a value is printed there.
 COLUMNS = {

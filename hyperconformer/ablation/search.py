@@ -3,8 +3,8 @@
 import pathlib
 
 from hyperconformer.ablation.plan import label
-from hyperconformer.extras import import_extra
-from hyperconformer.registry import unknown
+from hyperconformer.core.extras import import_extra
+from hyperconformer.core.messages import unknown
 
 SAMPLERS = ("random", "tpe")
 

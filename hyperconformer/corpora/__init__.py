@@ -24,21 +24,21 @@ A YAML file names it as ``corpus: !name:my_corpora.prepare``. In Python,
 import importlib
 import inspect
 import pathlib
-from typing import Callable, Union
+from collections.abc import Callable
 
 from hyperpyyaml import load_hyperpyyaml
 
 __all__ = ["list_corpora", "load_corpus", "prepare", "register_corpus"]
 
 # Built-in corpora are imported on first use.
-_CORPORA: dict[str, Union[str, Callable]] = {
+_CORPORA: dict[str, str | Callable] = {
     "an4": "hyperconformer.corpora.an4",
-    "an4_synthetic": "hyperconformer.corpora.an4_synthetic",
+    "an4_synthetic": "hyperconformer.corpora.synthetic.an4_synthetic",
     "csv": "hyperconformer.corpora.csv_manifests",
     "jsonl": "hyperconformer.corpora.jsonl_manifests",
     "librispeech": "hyperconformer.corpora.librispeech",
     "shards": "hyperconformer.corpora.shards",
-    "spoken": "hyperconformer.corpora.spoken",
+    "spoken": "hyperconformer.corpora.synthetic.spoken",
 }
 
 
@@ -81,7 +81,7 @@ def register_corpus(name: str) -> Callable:
     return register
 
 
-def load_corpus(text: str) -> Union[str, Callable]:
+def load_corpus(text: str) -> str | Callable:
     """Read the corpus from a YAML text.
 
     Arguments
@@ -116,7 +116,7 @@ def load_corpus(text: str) -> Union[str, Callable]:
 
 
 def prepare(
-    corpus: Union[str, Callable], data_folder, manifest_folder, **options
+    corpus: str | Callable, data_folder, manifest_folder, **options
 ) -> dict[str, pathlib.Path]:
     """Write the manifests of a corpus, or reuse those that are still valid.
 

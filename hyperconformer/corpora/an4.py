@@ -13,10 +13,9 @@ held out, so that choices need not be made on the test set.
 
 import pathlib
 import re
-from typing import Optional, Union
 
+from hyperconformer.core.text import read_text
 from hyperconformer.corpora.manifest import Checks, Utterance, prepare_split, require
-from hyperconformer.text import read_text
 
 LAYOUT = (
     "the folder of the AN4 repository, with etc/an4_{train,test}.fileids, "
@@ -33,12 +32,12 @@ TRANSCRIPT = re.compile(r"(?:<s>)?(?P<text>.*?)(?:</s>)?\s*\((?P<id>[^()\s]+)\)\
 def prepare(
     data_folder,
     manifest_folder,
-    valid_speakers: Optional[Union[int, list[str]]] = None,
+    valid_speakers: int | list[str] | None = None,
     hold_out: bool = True,
     min_duration_s: float = 0.1,
-    max_duration_s: Optional[float] = None,
+    max_duration_s: float | None = None,
     full_check: bool = False,
-    workers: Optional[int] = None,
+    workers: int | None = None,
 ) -> dict[str, pathlib.Path]:
     """Write the manifests ``train``, ``valid`` and ``test``.
 
@@ -91,7 +90,7 @@ def prepare(
 
 
 def choose_valid_speakers(
-    speakers: list[str], valid_speakers: Optional[Union[int, list[str]]] = None
+    speakers: list[str], valid_speakers: int | list[str] | None = None
 ) -> list[str]:
     """Choose the training speakers to hold out.
 

@@ -15,8 +15,9 @@ import io
 import os
 import pathlib
 import re
-from typing import Callable, Optional, Union
+from collections.abc import Callable
 
+from hyperconformer.core.text import read_text
 from hyperconformer.corpora.manifest import (
     Checks,
     Utterance,
@@ -25,7 +26,6 @@ from hyperconformer.corpora.manifest import (
     prepare_split,
     require,
 )
-from hyperconformer.text import read_text
 
 COLUMNS = ("ID", "wav", "wrd")
 LAYOUT = (
@@ -40,12 +40,12 @@ SEGMENT_COLUMNS = ("start", "stop")
 def prepare(
     data_folder,
     manifest_folder,
-    splits: Optional[Union[list[str], dict[str, str]]] = None,
-    merge: Optional[dict[str, list[str]]] = None,
+    splits: list[str] | dict[str, str] | None = None,
+    merge: dict[str, list[str]] | None = None,
     min_duration_s: float = 0.1,
-    max_duration_s: Optional[float] = None,
+    max_duration_s: float | None = None,
     full_check: bool = False,
-    workers: Optional[int] = None,
+    workers: int | None = None,
 ) -> dict[str, pathlib.Path]:
     """Write one checked manifest per split, and one for each merger of splits.
 
@@ -93,7 +93,7 @@ def prepare_files(
     data_folder: pathlib.Path,
     manifest_folder,
     splits,
-    merge: Optional[dict],
+    merge: dict | None,
     checks: Checks,
     layout: str,
 ) -> dict[str, pathlib.Path]:

@@ -15,12 +15,11 @@ manifest's folder or, if there is no such file, to the working folder.
 import json
 import math
 import pathlib
-from typing import Optional, Union
 
+from hyperconformer.core.segments import name_segment
+from hyperconformer.core.text import read_text
 from hyperconformer.corpora.csv_manifests import prepare_files, resolve_audio
 from hyperconformer.corpora.manifest import Checks, Utterance
-from hyperconformer.segments import name_segment
-from hyperconformer.text import read_text
 
 KEYS = ("audio_filepath", "text")
 LAYOUT = (
@@ -32,12 +31,12 @@ LAYOUT = (
 def prepare(
     data_folder,
     manifest_folder,
-    splits: Optional[Union[list[str], dict[str, str]]] = None,
-    merge: Optional[dict[str, list[str]]] = None,
+    splits: list[str] | dict[str, str] | None = None,
+    merge: dict[str, list[str]] | None = None,
     min_duration_s: float = 0.1,
-    max_duration_s: Optional[float] = None,
+    max_duration_s: float | None = None,
     full_check: bool = False,
-    workers: Optional[int] = None,
+    workers: int | None = None,
 ) -> dict[str, pathlib.Path]:
     """Write one checked manifest per split, and one for each merger of splits.
 

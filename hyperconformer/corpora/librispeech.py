@@ -10,8 +10,9 @@ name; ``merge`` joins splits, as for training on 960 hours.
 """
 
 import pathlib
-from typing import Optional
 
+from hyperconformer.core.files import write_atomically
+from hyperconformer.core.text import read_text
 from hyperconformer.corpora.manifest import (
     Checks,
     Utterance,
@@ -20,9 +21,7 @@ from hyperconformer.corpora.manifest import (
     merge_manifests,
     prepare_split,
     require,
-    write_atomically,
 )
-from hyperconformer.text import read_text
 
 SPLITS = (
     "train-clean-100",
@@ -45,12 +44,12 @@ SUFFIXES = (".flac", ".wav")
 def prepare(
     data_folder,
     manifest_folder,
-    splits: Optional[list[str]] = None,
-    merge: Optional[dict[str, list[str]]] = None,
+    splits: list[str] | None = None,
+    merge: dict[str, list[str]] | None = None,
     min_duration_s: float = 0.1,
-    max_duration_s: Optional[float] = None,
+    max_duration_s: float | None = None,
     full_check: bool = False,
-    workers: Optional[int] = None,
+    workers: int | None = None,
 ) -> dict[str, pathlib.Path]:
     """Write one manifest per split, and one for each merger of splits.
 
@@ -164,7 +163,7 @@ def find_splits(data_folder: pathlib.Path) -> list[str]:
 
 
 def list_utterances(
-    split_folder: pathlib.Path, workers: Optional[int] = None
+    split_folder: pathlib.Path, workers: int | None = None
 ) -> list[Utterance]:
     """List the utterances of a split, including those without audio or transcript.
 

@@ -26,20 +26,21 @@ import json
 import logging
 import os
 import pathlib
-from typing import NamedTuple, Optional
+from typing import NamedTuple
 
 import numpy as np
 import soundfile
 from tqdm import tqdm
 
-from hyperconformer.audio_file import (
+from hyperconformer.core.audio_file import (
     SequentialFile,
     find_truncation,
     open_audio,
     promised_frames,
 )
-from hyperconformer.segments import parse_segment
-from hyperconformer.text import normalize, read_text
+from hyperconformer.core.files import write_atomically
+from hyperconformer.core.segments import parse_segment
+from hyperconformer.core.text import normalize, read_text
 
 logger = logging.getLogger(__name__)
 
@@ -63,7 +64,7 @@ class Utterance:
     speaker : str
         The speaker.
     audio : str, optional
-        The audio file, or a segment of it (:mod:`hyperconformer.segments`); None for a
+        The audio file, or a segment of it (:mod:`core.segments`); None for a
         transcript without audio.
     text : str, optional
         The transcript; None for audio without transcript.
@@ -75,9 +76,9 @@ class Utterance:
 
     id: str
     speaker: str
-    audio: Optional[str]
-    text: Optional[str]
-    fault: Optional[str] = None
+    audio: str | None
+    text: str | None
+    fault: str | None = None
     detail: str = ""
 
 
@@ -101,9 +102,9 @@ class Checks:
     """
 
     min_duration_s: float = 0.1
-    max_duration_s: Optional[float] = None
+    max_duration_s: float | None = None
     full_check: bool = False
-    workers: Optional[int] = None
+    workers: int | None = None
 
     def __post_init__(self):
         if self.min_duration_s < 0:
@@ -169,22 +170,6 @@ def require(path: pathlib.Path, layout: str, source: str) -> pathlib.Path:
     return path
 
 
-def write_atomically(path: pathlib.Path, content: bytes):
-    """Write a file atomically: readers find all of it or nothing.
-
-    Arguments
-    ---------
-    path : pathlib.Path
-        The file; its folder is made if absent.
-    content : bytes
-        The content.
-    """
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    temporary.write_bytes(content)
-    os.replace(temporary, path)
-
-
 def map_in_threads(function, items, workers=None, description="", unit="file"):
     """Yield ``function(item)`` for each item, in order, with a progress bar.
 
@@ -243,7 +228,7 @@ def inspect_audio(path: str, full_check: bool = False) -> Audio:
     ---------
     path : str
         The file, in any format that libsndfile reads, or a segment of it
-        (:mod:`hyperconformer.segments`). Only the segment is inspected.
+        (:mod:`hyperconformer.core.segments`). Only the segment is inspected.
     full_check : bool
         Decode every sample.
 

@@ -15,10 +15,10 @@ import io
 import os
 import pathlib
 import tarfile
-from typing import Optional
 
 import soundfile
 
+from hyperconformer.core.segments import parse_segment
 from hyperconformer.corpora.manifest import (
     check_merge,
     map_in_threads,
@@ -27,7 +27,6 @@ from hyperconformer.corpora.manifest import (
     require,
     write_manifest,
 )
-from hyperconformer.segments import parse_segment
 
 LAYOUT = "a folder of shards, with SPLIT.csv and SPLIT-000000.tar, SPLIT-000001.tar ..."
 SOURCE = "hyperconformer shards writes them"
@@ -85,8 +84,8 @@ def write_shards(manifests, folder, shard_mb: float = 1000):
 def prepare(
     data_folder,
     manifest_folder,
-    splits: Optional[list[str]] = None,
-    merge: Optional[dict[str, list[str]]] = None,
+    splits: list[str] | None = None,
+    merge: dict[str, list[str]] | None = None,
 ) -> dict[str, pathlib.Path]:
     """Write one manifest per split, and one for each merger of splits.
 

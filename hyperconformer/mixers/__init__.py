@@ -1,1 +1,1 @@
-"""Token mixers, one file a paper; ``hyperconformer.registry`` builds them by name."""
+"""Token mixers, one file a paper; ``registry`` builds them by name."""

@@ -1,14 +1,12 @@
 """The token mixer: what stands in a Conformer layer where self-attention stood."""
 
-from typing import Dict, Optional, Tuple
-
 import torch
 from torch import nn
 
-from hyperconformer.masks import ChunkRule
-from hyperconformer.ops.backend import is_recorded
+from hyperconformer.core.masks import ChunkRule, check_padding_mask
+from hyperconformer.core.recording import is_recorded
+from hyperconformer.core.state import State
 
-State = Dict[str, torch.Tensor]
 """Streaming state: named tensors, each with the batch as its first dimension.
 
 ``frames_seen`` (B,) int64, the real frames of each stream so far, is always among them.
@@ -60,7 +58,7 @@ class TokenMixer(nn.Module):
     streamable: bool = False
     needs_position: bool = False
     quadratic: bool = False
-    dtypes: Tuple[torch.dtype, ...] = (
+    dtypes: tuple[torch.dtype, ...] = (
         torch.float64,
         torch.float32,
         torch.bfloat16,
@@ -78,10 +76,10 @@ class TokenMixer(nn.Module):
         self,
         x: torch.Tensor,
         *,
-        padding_mask: Optional[torch.Tensor] = None,
-        chunk: Optional[ChunkRule] = None,
-        state: Optional[State] = None,
-    ) -> Tuple[torch.Tensor, Optional[State]]:
+        padding_mask: torch.Tensor | None = None,
+        chunk: ChunkRule | None = None,
+        state: State | None = None,
+    ) -> tuple[torch.Tensor, State | None]:
         """Mix information across frames.
 
         Arguments
@@ -92,7 +90,7 @@ class TokenMixer(nn.Module):
             (B, T) bool, True = padding. With a state it follows the real frames
             of each stream and is no time: a stream goes on where its real frames
             ended, and one without real frames keeps its state.
-        chunk : hyperconformer.masks.ChunkRule, optional
+        chunk : hyperconformer.core.masks.ChunkRule, optional
             How far each frame may see; None = as far as the mixer goes.
         state : dict of str to torch.Tensor, optional
             What :meth:`init_state` or the previous call returned. It is not
@@ -114,9 +112,9 @@ class TokenMixer(nn.Module):
         self,
         batch_size: int,
         *,
-        chunk: Optional[ChunkRule] = None,
-        device: Optional[torch.device] = None,
-        dtype: Optional[torch.dtype] = None,
+        chunk: ChunkRule | None = None,
+        device: torch.device | None = None,
+        dtype: torch.dtype | None = None,
     ) -> State:
         """The state before the first frame of ``batch_size`` streams.
 
@@ -124,7 +122,7 @@ class TokenMixer(nn.Module):
         ---------
         batch_size : int
             Number of streams.
-        chunk : hyperconformer.masks.ChunkRule, optional
+        chunk : hyperconformer.core.masks.ChunkRule, optional
             The rule that the streams will follow, where memory depends on it.
         device : torch.device, optional
             Where the tensors live.
@@ -146,12 +144,12 @@ class TokenMixer(nn.Module):
             or f"{type(self).__name__} is streamable, but does not say how"
         )
 
-    def why_not_stream(self, chunk: Optional[ChunkRule] = None) -> Optional[str]:
+    def why_not_stream(self, chunk: ChunkRule | None = None) -> str | None:
         """Why this mixer, as configured, cannot stream under a rule.
 
         Arguments
         ---------
-        chunk : hyperconformer.masks.ChunkRule, optional
+        chunk : hyperconformer.core.masks.ChunkRule, optional
             The streams' rule.
 
         Returns
@@ -167,12 +165,12 @@ class TokenMixer(nn.Module):
             return f"{name} as configured cannot stream under a chunk rule: {chunk}"
         return None
 
-    def step_unit(self, chunk: Optional[ChunkRule] = None) -> int:
+    def step_unit(self, chunk: ChunkRule | None = None) -> int:
         """Frames of which a step brings a multiple, but for a stream's last.
 
         Arguments
         ---------
-        chunk : hyperconformer.masks.ChunkRule, optional
+        chunk : hyperconformer.core.masks.ChunkRule, optional
             The streams' rule, which :meth:`why_not_stream` allows.
 
         Returns
@@ -186,9 +184,9 @@ class TokenMixer(nn.Module):
     def check_inputs(
         self,
         x: torch.Tensor,
-        padding_mask: Optional[torch.Tensor] = None,
-        chunk: Optional[ChunkRule] = None,
-        state: Optional[State] = None,
+        padding_mask: torch.Tensor | None = None,
+        chunk: ChunkRule | None = None,
+        state: State | None = None,
     ) -> None:
         """Refuse what this mixer cannot honour, saying what was got and expected.
 
@@ -216,32 +214,6 @@ class TokenMixer(nn.Module):
             )
 
 
-def check_padding_mask(padding_mask: torch.Tensor, x: torch.Tensor) -> None:
-    """Refuse a padding mask that is not bool or not (B, T).
-
-    Arguments
-    ---------
-    padding_mask : torch.Tensor
-        The mask, True = padding.
-    x : torch.Tensor
-        (B, T, D) the frames it belongs to.
-
-    Raises
-    ------
-    ValueError
-        If dtype or shape differ from what is expected.
-    """
-    if padding_mask.dtype != torch.bool:
-        raise ValueError(
-            f"padding_mask must be bool (True = padding), got {padding_mask.dtype}"
-        )
-    if padding_mask.shape != x.shape[:2]:
-        raise ValueError(
-            f"padding_mask must have shape {tuple(x.shape[:2])}, "
-            f"got {tuple(padding_mask.shape)}"
-        )
-
-
 def frames_of_step(x, padding_mask, frames_seen, chunk=None):
     """Count the real frames that a step brings to each stream.
 
@@ -253,7 +225,7 @@ def frames_of_step(x, padding_mask, frames_seen, chunk=None):
         (B, T) bool, True = padding, after the real frames.
     frames_seen : torch.Tensor
         (B,) int64 real frames of each stream before this step.
-    chunk : hyperconformer.masks.ChunkRule, optional
+    chunk : hyperconformer.core.masks.ChunkRule, optional
         The rule, for a mixer whose frames see their whole chunk.
 
     Returns
@@ -266,7 +238,7 @@ def frames_of_step(x, padding_mask, frames_seen, chunk=None):
     ValueError
         If the batch is not that of the state, padding stands before real frames, or
         a chunk is split over steps (data are not looked at while operations are
-        recorded, see :func:`hyperconformer.ops.backend.is_recorded`).
+        recorded, see :func:`hyperconformer.core.recording.is_recorded`).
     """
     if len(frames_seen) != len(x):
         raise ValueError(

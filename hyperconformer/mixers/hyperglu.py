@@ -9,21 +9,22 @@ Paper: HyperMLP: An Integrated Perspective for Sequence Modeling, arXiv:2602.126
 
 import functools
 from dataclasses import dataclass
-from typing import Any, Dict, Optional, Tuple
+from typing import Any
 
 import torch
 from torch import nn
 from torch.nn import functional as F
 
-from hyperconformer.linear import Linear
-from hyperconformer.masks import last_frames
+from hyperconformer.core.masks import last_frames
+from hyperconformer.core.recording import is_recorded
 from hyperconformer.mixers.base import (
     State,
     TokenMixer,
     check_right_padding,
     frames_of_step,
 )
-from hyperconformer.ops.backend import check_backend, is_recorded
+from hyperconformer.nn.linear import Linear
+from hyperconformer.ops.backend import check_backend
 from hyperconformer.ops.hyperglu import LowRankMix, hyperglu
 
 _CHOICES = {
@@ -136,8 +137,8 @@ class HyperGLUConfig:
     bias: bool = False
     attn_kind: str = "glu"
     attn_norm: str = "out_scale"
-    qk_rank: Optional[int] = None
-    vo_rank: Optional[int] = None
+    qk_rank: int | None = None
+    vo_rank: int | None = None
     do_masking: bool = True
     aligner_kind: str = "offset"
     use_kv_conv: bool = True
@@ -162,7 +163,7 @@ class HyperGLUConfig:
     impl_default: str = "chunked"
     chunk_T: int = 1024
     norm_eps: float = 1e-12
-    backend: Optional[str] = None
+    backend: str | None = None
 
     def __post_init__(self):
         check_backend(self.backend)
@@ -280,10 +281,10 @@ class HyperGLU(nn.Module):
     def forward(
         self,
         x: torch.Tensor,
-        attention_mask: Optional[torch.Tensor] = None,
+        attention_mask: torch.Tensor | None = None,
         *,
-        impl: Optional[str] = None,
-        chunk_T: Optional[int] = None,
+        impl: str | None = None,
+        chunk_T: int | None = None,
     ) -> torch.Tensor:
         """Mix frames.
 
@@ -328,8 +329,8 @@ class HyperGLU(nn.Module):
         self,
         batch_size: int,
         *,
-        device: Optional[torch.device] = None,
-        dtype: Optional[torch.dtype] = None,
+        device: torch.device | None = None,
+        dtype: torch.dtype | None = None,
     ) -> State:
         """The state before the first frame; see :meth:`step`.
 
@@ -354,7 +355,7 @@ class HyperGLU(nn.Module):
         past = cfg.block_size - 1
         weight = self.q.weight
         device = weight.device if device is None else device
-        like: Dict[str, Any] = {
+        like: dict[str, Any] = {
             "device": device,
             "dtype": weight.dtype if dtype is None else dtype,
         }
@@ -369,8 +370,8 @@ class HyperGLU(nn.Module):
         return state
 
     def step(
-        self, x: torch.Tensor, state: State, num_frames: Optional[torch.Tensor] = None
-    ) -> Tuple[torch.Tensor, State]:
+        self, x: torch.Tensor, state: State, num_frames: torch.Tensor | None = None
+    ) -> tuple[torch.Tensor, State]:
         """Mix the next frames of streams, each at its own point in time.
 
         Arguments
@@ -673,8 +674,8 @@ class HyperGLUMixer(TokenMixer):
         block_size: int = 256,
         chunk_frames: int = 64,
         attn_norm: str = "out_scale",
-        qk_rank: Optional[int] = None,
-        vo_rank: Optional[int] = None,
+        qk_rank: int | None = None,
+        vo_rank: int | None = None,
         bias: bool = False,
         use_kv_conv: bool = True,
         conv_kernel_size: int = 4,
@@ -694,7 +695,7 @@ class HyperGLUMixer(TokenMixer):
         op2_use_diag: bool = True,
         op2_shortcut: bool = True,
         norm_eps: float = 1e-12,
-        backend: Optional[str] = None,
+        backend: str | None = None,
     ):
         super().__init__(d_model)
         offset = aligner_kind == "offset"

@@ -7,17 +7,14 @@ Speech Recognition, https://arxiv.org/abs/2305.18281.
 
 import functools
 import math
-from typing import Optional
 
 import torch
 from torch import nn
 
-from hyperconformer.mixers.base import (
-    TokenMixer,
-    check_padding_mask,
-    frames_of_step,
-)
-from hyperconformer.ops.backend import check_backend, is_exported
+from hyperconformer.core.masks import check_padding_mask
+from hyperconformer.core.recording import is_exported
+from hyperconformer.mixers.base import TokenMixer, frames_of_step
+from hyperconformer.ops.backend import check_backend
 from hyperconformer.ops.hypermixing import (
     Hypernet,
     chunked,
@@ -83,10 +80,10 @@ class HyperMixing(nn.Module):
         num_heads: int = 1,
         fix_tm_hidden_size: bool = False,
         max_length: int = 3000,
-        token_information: Optional[nn.Module] = None,
+        token_information: nn.Module | None = None,
         hypernetwork_bias: bool = False,
         use_layer_norm: bool = True,
-        backend: Optional[str] = None,
+        backend: str | None = None,
     ):
         super().__init__()
         self.input_output_dim = input_output_dim
@@ -110,8 +107,8 @@ class HyperMixing(nn.Module):
         queries: torch.Tensor,
         keys: torch.Tensor,
         values: torch.Tensor,
-        key_padding_mask: Optional[torch.Tensor] = None,
-        query_padding_mask: Optional[torch.Tensor] = None,
+        key_padding_mask: torch.Tensor | None = None,
+        query_padding_mask: torch.Tensor | None = None,
     ) -> torch.Tensor:
         """Mix the values into one output for every query.
 
@@ -231,7 +228,7 @@ class MultiHeadHyperMixing(TokenMixer):
 
     Example
     -------
-    >>> from hyperconformer.masks import ChunkRule
+    >>> from hyperconformer.core.masks import ChunkRule
     >>> mixer, rule = MultiHeadHyperMixing(16, 2, hypernet_size=32), ChunkRule(4)
     >>> x = torch.randn(3, 7, 16)
     >>> y, _ = mixer(x, chunk=rule)
@@ -252,14 +249,14 @@ class MultiHeadHyperMixing(TokenMixer):
         d_model: int,
         num_heads: int,
         *,
-        hypernet_size: Optional[int] = None,
+        hypernet_size: int | None = None,
         tied: bool = False,
         fix_tm_hidden_size: bool = False,
         max_length: int = 3000,
         positions: str = "absolute",
         normalize_by_frames: bool = False,
         learned_decay: bool = False,
-        backend: Optional[str] = None,
+        backend: str | None = None,
     ):
         super().__init__(d_model)
         self.backend = check_backend(backend)
@@ -316,7 +313,7 @@ class MultiHeadHyperMixing(TokenMixer):
         if chunk is not None or self.normalize_by_frames:
             out, _ = self._mix_in_chunks(x, padding_mask, chunk, codes)
         else:
-            z = self._turned(x) if self.positions == "rotary" else x
+            z = self._rotate(x) if self.positions == "rotary" else x
             out = hypermixing(
                 x,
                 z,
@@ -380,7 +377,7 @@ class MultiHeadHyperMixing(TokenMixer):
         y = _normalise(out, self.layer_norm).to(x.dtype)
         return y, {"frames_seen": seen + new, "sums": sums}
 
-    def _turned(self, x):
+    def _rotate(self, x):
         """Rotary codes, as attention gives them to the heads of its queries."""
         heads = x.unflatten(-1, (len(self.hyper.w1_gen.fc1_weights), -1))
         time = torch.arange(x.shape[1], device=x.device)

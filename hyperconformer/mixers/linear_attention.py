@@ -6,13 +6,12 @@ Transformer Decoding, https://arxiv.org/abs/1911.02150. The parameters bear the 
 of the PyPI package linear-attention-transformer.
 """
 
-from typing import Optional
-
 import torch
 from torch import nn
 
-from hyperconformer.linear import Linear
-from hyperconformer.mixers.base import TokenMixer, check_padding_mask, frames_of_step
+from hyperconformer.core.masks import check_padding_mask
+from hyperconformer.mixers.base import TokenMixer, frames_of_step
+from hyperconformer.nn.linear import Linear
 from hyperconformer.ops import linear_attention as linear_ops
 from hyperconformer.ops import local_attention as local_ops
 
@@ -74,7 +73,7 @@ class LinearAttention(TokenMixer):
         n_local_attn_heads: int = 0,
         local_attn_window_size: int = 128,
         one_kv_head: bool = False,
-        dim_head: Optional[int] = None,
+        dim_head: int | None = None,
         dropout: float = 0.0,
     ):
         super().__init__(d_model)
@@ -153,7 +152,7 @@ class LinearAttention(TokenMixer):
             (B, N) bool, True = padding.
         rotary : torch.Tensor, optional
             (1, T, dim_head) from :func:`rotary_codes`, applied to queries and keys.
-        chunk : hyperconformer.masks.ChunkRule, optional
+        chunk : hyperconformer.core.masks.ChunkRule, optional
             How far each frame may see.
 
         Returns

@@ -19,15 +19,15 @@ autoregressive form sees the future (see :class:`MixtureOfAutoregressiveAttentio
 """
 
 import math
-from typing import Any, Dict, Optional
+from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import nn
 
-from hyperconformer.linear import Linear
-from hyperconformer.masks import ChunkRule
+from hyperconformer.core.masks import ChunkRule
 from hyperconformer.mixers.base import TokenMixer
+from hyperconformer.nn.linear import Linear
 from hyperconformer.ops.coordinate_descent import (
     Route,
     gather_tokens,
@@ -340,7 +340,7 @@ class RoutedAttention(nn.Module):
         self,
         dim: int,
         dim_context: int,
-        local_window: Optional[int],
+        local_window: int | None,
         causal: bool,
         *,
         num_routed_queries: int,
@@ -441,9 +441,9 @@ class MixtureOfAttention(RoutedAttention):
         self,
         dim: int,
         *,
-        dim_context: Optional[int] = None,
+        dim_context: int | None = None,
         local_attn: bool = False,
-        local_attn_window_size: Optional[int] = None,
+        local_attn_window_size: int | None = None,
         **options: Any,
     ):
         if local_attn and local_attn_window_size is None:
@@ -461,9 +461,9 @@ class MixtureOfAttention(RoutedAttention):
     def forward(
         self,
         x: torch.Tensor,
-        context: Optional[torch.Tensor] = None,
-        mask: Optional[torch.Tensor] = None,
-        context_mask: Optional[torch.Tensor] = None,
+        context: torch.Tensor | None = None,
+        mask: torch.Tensor | None = None,
+        context_mask: torch.Tensor | None = None,
     ) -> torch.Tensor:
         """Mix.
 
@@ -588,9 +588,9 @@ class MixtureOfAutoregressiveAttention(RoutedAttention):
         dim: int,
         *,
         local_attn_window_size: int,
-        routed_window_size: Optional[int] = None,
+        routed_window_size: int | None = None,
         query_routing: str = "causal",
-        max_past_windows: Optional[int] = None,
+        max_past_windows: int | None = None,
         **options: Any,
     ):
         if routed_window_size is None:
@@ -609,7 +609,7 @@ class MixtureOfAutoregressiveAttention(RoutedAttention):
         self.null_tokens = nn.Parameter(torch.randn(self.num_experts, dim))
 
     def forward(
-        self, x: torch.Tensor, mask: Optional[torch.Tensor] = None
+        self, x: torch.Tensor, mask: torch.Tensor | None = None
     ) -> torch.Tensor:
         """Mix.
 
@@ -845,11 +845,11 @@ class MixtureOfAttentionMixer(TokenMixer):
         num_experts: int = 2,
         num_routed_queries: int = 32,
         num_routed_key_values: int = 32,
-        dim_head: Optional[int] = None,
+        dim_head: int | None = None,
         local_attn: bool = True,
         local_attn_window_size: int = 32,
-        routed_window_size: Optional[int] = None,
-        max_past_windows: Optional[int] = 16,
+        routed_window_size: int | None = None,
+        max_past_windows: int | None = 16,
         average_routed: bool = False,
         dynamic_routing: bool = False,
         straight_through: bool = True,
@@ -867,7 +867,7 @@ class MixtureOfAttentionMixer(TokenMixer):
                     f"got d_model={d_model}, num_heads={num_heads}"
                 )
             dim_head = d_model // num_heads
-        shared: Dict[str, Any] = {
+        shared: dict[str, Any] = {
             "num_experts": num_experts,
             "num_routed_queries": num_routed_queries,
             "num_routed_key_values": num_routed_key_values,

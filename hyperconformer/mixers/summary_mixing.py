@@ -12,13 +12,13 @@ and so is ``local_size=0``, h_t = c(s_mean): it claims to be no published varian
 """
 
 import math
-from typing import Callable, Optional
+from collections.abc import Callable
 
 import torch
 from torch import nn
 
-from hyperconformer.linear import Linear
 from hyperconformer.mixers.base import TokenMixer, frames_of_step
+from hyperconformer.nn.linear import Linear
 from hyperconformer.ops.summary_mixing import (
     init_past_sums,
     spread_over_frames,
@@ -121,8 +121,8 @@ class SummaryMixing(TokenMixer):
         num_heads: int,
         *,
         causal: bool = False,
-        local_size: Optional[int] = None,
-        summary_size: Optional[int] = None,
+        local_size: int | None = None,
+        summary_size: int | None = None,
         activation: Callable[[], nn.Module] = nn.GELU,
     ):
         super().__init__(d_model)

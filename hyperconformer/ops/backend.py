@@ -13,6 +13,8 @@ import os
 
 import torch
 
+from hyperconformer.core.recording import is_exported
+
 BACKENDS = ("reference", "torch", "cpp", "triton")
 
 COMPILED_FOR = ((8, 0), (9, 0))
@@ -123,29 +125,6 @@ def takes_kernels(why_not):
     """
     forced = check_backend(os.environ.get("HYPERCONFORMER_BACKEND") or None)
     return forced not in ("torch", "reference") and why_not() is None
-
-
-def is_recorded():
-    """Whether operations are recorded, to run again on other data.
-
-    ``torch.compile``, ``torch.export`` and ``torch.jit.trace`` do it. What tensors hold
-    must then decide nothing.
-
-    Returns
-    -------
-    bool
-    """
-    return torch.compiler.is_compiling() or is_exported()
-
-
-def is_exported():
-    """Whether what is recorded shall run where this package is not installed.
-
-    Returns
-    -------
-    bool
-    """
-    return torch.compiler.is_exporting() or torch.jit.is_tracing()
 
 
 def _is_proven(device):

@@ -5,13 +5,11 @@ compiles everything anew for every new length. As an operator of its own, which 
 compiler does not look into, one compilation serves all lengths.
 """
 
-from typing import List, Tuple
-
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from hyperconformer.ops.backend import is_exported
+from hyperconformer.core.recording import is_exported
 
 
 def conv_nd(x, weight, bias=None, *, stride, padding, dilation, groups=1):
@@ -65,9 +63,9 @@ def _pytorch(x, weight, stride, padding, dilation, groups, bias=None):
 def _convolution(
     x: Tensor,
     weight: Tensor,
-    stride: List[int],
-    padding: List[int],
-    dilation: List[int],
+    stride: list[int],
+    padding: list[int],
+    dilation: list[int],
     groups: int,
 ) -> Tensor:
     return _pytorch(x, weight, stride, padding, dilation, groups)
@@ -78,11 +76,11 @@ def _convolution_backward(
     grad: Tensor,
     x: Tensor,
     weight: Tensor,
-    stride: List[int],
-    padding: List[int],
-    dilation: List[int],
+    stride: list[int],
+    padding: list[int],
+    dilation: list[int],
     groups: int,
-) -> Tuple[Tensor, Tensor]:
+) -> tuple[Tensor, Tensor]:
     grad_x, grad_weight, _ = torch.ops.aten.convolution_backward(
         grad,
         x,

@@ -24,7 +24,7 @@ import tempfile
 import torch
 from torch.autograd.function import once_differentiable
 
-from hyperconformer.ops.backend import is_recorded
+from hyperconformer.core.recording import is_recorded
 
 logger = logging.getLogger(__name__)
 

@@ -16,12 +16,12 @@ from speechbrain.utils.checkpoints import (
     register_checkpoint_hooks,
 )
 
-from hyperconformer.decoding import GreedySearcher
-from hyperconformer.evaluation import summarize
-from hyperconformer.integration.transducer import transducer_loss
-from hyperconformer.masks import lengths_to_padding_mask
-from hyperconformer.plots import plot_training
-from hyperconformer.text import normalize
+from hyperconformer.core.masks import lengths_to_padding_mask
+from hyperconformer.core.text import normalize
+from hyperconformer.evaluation.error_rates import summarize
+from hyperconformer.evaluation.plots import plot_training
+from hyperconformer.model.transducer import transducer_loss
+from hyperconformer.search.greedy import GreedySearcher
 from hyperconformer.training.results import write_errors
 from hyperconformer.training.resume import RandomStates, count_processes
 
@@ -335,9 +335,9 @@ class ASRBrain(TrainingBrain):
     """Training and evaluation of a recogniser with a CTC head and optional other heads.
 
     Its module ``recognizer`` is a
-    :class:`hyperconformer.integration.recognizer.Recognizer`. The module ``phone_ctc``,
+    :class:`hyperconformer.model.recognizer.Recognizer`. The module ``phone_ctc``,
     a :class:`hyperconformer.training.phones.PhoneCTC`, is optional. The other parts
-    come from the YAML file (``hyperconformer.training.run`` lists them).
+    come from the YAML file (``hyperconformer.training.asr`` lists them).
 
     Arguments
     ---------
@@ -370,7 +370,7 @@ class ASRBrain(TrainingBrain):
 
         Returns
         -------
-        hyperconformer.integration.recognizer.Recognition
+        hyperconformer.model.recognizer.Recognition
         """
         batch = batch.to(self.device)
         wavs, wav_lens = batch.sig
@@ -415,7 +415,7 @@ class ASRBrain(TrainingBrain):
 
         Arguments
         ---------
-        predictions : hyperconformer.integration.recognizer.Recognition
+        predictions : hyperconformer.model.recognizer.Recognition
             From :meth:`compute_forward`.
         batch : speechbrain.dataio.batch.PaddedBatch
             With ``tokens`` and ``tokens_eos``.

@@ -9,9 +9,9 @@ rules of the evaluation.
 import torch
 from speechbrain.utils.dynamic_chunk_training import DynChunkTrainConfig
 
-from hyperconformer.integration.asr import chunk_config, chunk_rule
-from hyperconformer.integration.frontend import frame_ms
 from hyperconformer.mixers.base import TokenMixer
+from hyperconformer.model.chunks import chunk_config, chunk_rule
+from hyperconformer.model.features import frame_ms
 
 
 def chunks_to_test(config):

@@ -19,10 +19,10 @@ from speechbrain.dataio.sampler import DynamicBatchSampler
 from speechbrain.utils.data_utils import batch_pad_right
 
 from hyperconformer.audio import read_audio
-from hyperconformer.corpora.manifest import write_atomically
-from hyperconformer.decoding import BOS_INDEX, EOS_INDEX
-from hyperconformer.registry import unknown
-from hyperconformer.text import as_written, normalize
+from hyperconformer.core.files import write_atomically
+from hyperconformer.core.messages import unknown
+from hyperconformer.core.text import as_written, normalize
+from hyperconformer.core.tokens import BOS_INDEX, EOS_INDEX
 
 TOKEN_UNITS = ["char", "unigram", "bpe"]
 
@@ -35,8 +35,8 @@ def read_transcripts(manifest, tokenizer=None):
     manifest : str or pathlib.Path
         CSV with the column ``wrd``.
     tokenizer : sentencepiece.SentencePieceProcessor, optional
-        Normalise as for this tokenizer, see :func:`hyperconformer.text.as_written`.
-        None = as in :func:`hyperconformer.text.normalize`.
+        Normalise as for this tokenizer: :func:`hyperconformer.core.text.as_written`.
+        None = as in :func:`hyperconformer.core.text.normalize`.
 
     Returns
     -------

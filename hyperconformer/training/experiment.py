@@ -10,16 +10,11 @@ from ruamel.yaml import YAML
 from sentencepiece import SentencePieceProcessor
 
 from hyperconformer.config import read_config, resolve_config
+from hyperconformer.core.extras import import_pyplot
+from hyperconformer.core.files import write_atomically
 from hyperconformer.corpora import load_corpus, prepare
-from hyperconformer.corpora.manifest import write_atomically
-from hyperconformer.extras import import_pyplot
-from hyperconformer.info import describe_environment
-from hyperconformer.model_folder import (
-    TOKENIZER_FILE,
-    check_file,
-    find_model,
-    save_model,
-)
+from hyperconformer.evaluation.environment import describe_environment
+from hyperconformer.hub.folder import TOKENIZER_FILE, check_file, find_model, save_model
 from hyperconformer.training.data import (
     find_tokenizer,
     keep_tokenizer,
@@ -73,7 +68,7 @@ class Experiment(NamedTuple):
         settings : list of str
             Other keys that loading the model needs.
         ngram : dict, optional
-            As for :func:`hyperconformer.model_folder.save_model`.
+            As for :func:`hyperconformer.hub.folder.save_model`.
 
         Returns
         -------

@@ -6,7 +6,7 @@ import re
 from ruamel.yaml import YAML
 
 from hyperconformer.config import flatten
-from hyperconformer.model_folder import load_weights, read_settings
+from hyperconformer.hub.folder import load_weights, read_settings
 
 logger = logging.getLogger(__name__)
 
@@ -26,7 +26,7 @@ def start_from(source, settings, extractor, recognizer, new_head=False):
     Arguments
     ---------
     source : str or pathlib.Path
-        As for :func:`hyperconformer.model_folder.find_model`.
+        As for :func:`hyperconformer.hub.folder.find_model`.
     settings : str
         HyperPyYAML text without references that describes this run's model.
     extractor, recognizer : torch.nn.Module

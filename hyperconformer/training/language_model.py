@@ -9,8 +9,8 @@ from speechbrain.dataio.batch import PaddedBatch
 from speechbrain.dataio.dataset import DynamicItemDataset
 from torch.nn.functional import cross_entropy
 
-from hyperconformer.masks import lengths_to_padding_mask, relative_to_frames
-from hyperconformer.text import normalize
+from hyperconformer.core.masks import lengths_to_padding_mask, relative_to_frames
+from hyperconformer.core.text import normalize
 from hyperconformer.training.brain import TrainingBrain
 from hyperconformer.training.data import make_sampler, read_transcripts, text_item
 from hyperconformer.training.experiment import open_experiment

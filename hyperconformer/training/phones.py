@@ -13,10 +13,10 @@ from speechbrain.utils.checkpoints import (
 from torch import nn
 from torch.nn.utils.rnn import pad_sequence
 
-from hyperconformer.linear import Linear
-from hyperconformer.text import normalize, read_text
+from hyperconformer.core.text import normalize, read_text
+from hyperconformer.core.tokens import BLANK_INDEX
+from hyperconformer.nn.linear import Linear
 
-BLANK_INDEX = 0
 # WORD  PH PH ..., or WORD(2)  PH PH ... for another pronunciation; # a comment.
 ENTRY = re.compile(r"(?P<word>\S+?)(\(\d+\))?\s+(?P<phones>[^\s#][^#]*)(#.*)?")
 

@@ -119,7 +119,7 @@ def cost_against_length(recognizer, make_features, lengths_s, repetitions=3):
 
     Arguments
     ---------
-    recognizer : hyperconformer.integration.recognizer.Recognizer
+    recognizer : hyperconformer.model.recognizer.Recognizer
         The model; encoder and CTC head are measured.
     make_features : callable
         Function from seconds to (1, T, F) features and (1,) frames.

@@ -37,7 +37,7 @@ from speechbrain.utils.distributed import (
 )
 
 from hyperconformer.config import flatten
-from hyperconformer.corpora.manifest import write_atomically
+from hyperconformer.core.files import write_atomically
 
 logger = logging.getLogger(__name__)
 

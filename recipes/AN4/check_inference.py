@@ -30,8 +30,8 @@ from speechbrain.utils.metric_stats import ErrorRateStats
 
 from hyperconformer.audio import read_audio
 from hyperconformer.corpora.an4 import choose_valid_speakers, list_utterances
-from hyperconformer.decoding import CTCSearcher
-from hyperconformer.inference import ASR, CHUNK_S
+from hyperconformer.search.ctc_beam import CTCSearcher
+from hyperconformer.transcribe.offline import ASR, CHUNK_S
 
 RATE_HZ, SEED = 16000, 0
 GAPS_S, GAP_NOISE = (0.3, 1.0, 3.0), (0.001, 0.0)

@@ -16,7 +16,7 @@ from tqdm import tqdm
 from hyperconformer.audio import read_audio
 from hyperconformer.corpora import prepare
 from hyperconformer.corpora.manifest import read_manifest
-from hyperconformer.inference import ASR
+from hyperconformer.transcribe.offline import ASR
 
 CHANGES = [(0, 0.0), (-30, 0.0), (-20, 0.0), (-10, 0.0), (6, 0.0)]
 CHANGES += [(0, 0.02), (0, 0.1), (0, -0.1), (-20, 0.1)]

@@ -36,9 +36,9 @@ from hyperconformer.corpora.manifest import (
     prepare_split,
     read_manifest,
 )
-from hyperconformer.evaluation import evaluate, interval
-from hyperconformer.inference import ASR
+from hyperconformer.evaluation.error_rates import evaluate, interval
 from hyperconformer.training.augment import Telephone
+from hyperconformer.transcribe.offline import ASR
 
 RATE_HZ = 16000
 PROMPTS = pathlib.Path("/usr/share/asterisk/sounds/en_US_f_Allison")

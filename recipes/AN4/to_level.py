@@ -18,7 +18,7 @@ from safetensors.torch import load_file, save_file
 from hyperconformer.audio import read_audio
 from hyperconformer.corpora import prepare
 from hyperconformer.corpora.manifest import read_manifest
-from hyperconformer.inference import ASR
+from hyperconformer.transcribe.offline import ASR
 
 
 def main(an4, model):

@@ -9,7 +9,7 @@ import pathlib
 import sys
 
 from hyperconformer.corpora.librispeech import read_transcripts
-from hyperconformer.corpora.pronunciation import pronounce, write_lexicon
+from hyperconformer.corpora.synthetic.pronunciation import pronounce, write_lexicon
 
 
 def main(data_folder):

@@ -13,7 +13,7 @@ import pytest
 
 from hyperconformer.ablation.execute import Executor, Store
 from hyperconformer.ablation.plan import planned_runs, read_ablation
-from hyperconformer.cli import main
+from hyperconformer.cli.main import main
 
 BASE = """
 seed: 0

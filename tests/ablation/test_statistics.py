@@ -7,7 +7,10 @@ import numpy as np
 import pytest
 
 from hyperconformer.ablation.statistics import expected_best
-from hyperconformer.bootstrap import error_rate_difference, error_rate_interval
+from hyperconformer.evaluation.bootstrap import (
+    error_rate_difference,
+    error_rate_interval,
+)
 
 
 def test_the_interval_covers_the_truth_as_often_as_it_says():

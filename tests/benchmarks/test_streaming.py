@@ -7,8 +7,8 @@ from streaming_model import streaming_config
 from benchmarks import streaming
 from benchmarks.report import streaming_table
 from benchmarks.streaming import MODELS, Listener, cost_of_an_hour
-from hyperconformer.streaming import StreamingModel
 from hyperconformer.training.results import peak_memory_bytes
+from hyperconformer.transcribe.streaming import StreamingModel
 
 OPTIONS = {
     "hypermixing": {"normalize_by_frames": True},

@@ -9,8 +9,9 @@ import numpy as np
 import pytest
 import soundfile
 
-from hyperconformer.corpora import an4_synthetic, prepare
+from hyperconformer.corpora import prepare
 from hyperconformer.corpora.manifest import read_manifest
+from hyperconformer.corpora.synthetic import an4_synthetic
 
 # The words of AN4's pronunciation dictionary.
 AN4_WORDS = set(

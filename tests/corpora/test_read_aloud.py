@@ -3,7 +3,7 @@
 import pytest
 from speechbrain.dataio.dataio import load_data_csv
 
-from hyperconformer.cli import main
+from hyperconformer.cli.main import main
 from hyperconformer.corpora import librispeech
 
 TEXTS = {

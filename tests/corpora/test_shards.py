@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from hyperconformer.audio import AudioError, read_audio
-from hyperconformer.cli import main
+from hyperconformer.cli.main import main
 from hyperconformer.corpora import prepare
 from hyperconformer.corpora.manifest import read_manifest
 from hyperconformer.corpora.shards import write_shards

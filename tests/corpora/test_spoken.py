@@ -10,8 +10,9 @@ import time
 import pytest
 import soundfile
 
-from hyperconformer.corpora import librispeech, prepare, spoken
+from hyperconformer.corpora import librispeech, prepare
 from hyperconformer.corpora.manifest import read_manifest
+from hyperconformer.corpora.synthetic import spoken
 
 pytest.importorskip("espeakng_loader")
 

@@ -6,7 +6,7 @@ import sys
 import numpy as np
 import pytest
 
-from hyperconformer.corpora import synthesis
+from hyperconformer.corpora.synthetic import synthesis
 
 pytest.importorskip("espeakng_loader")
 

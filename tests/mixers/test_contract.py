@@ -6,8 +6,8 @@ What a mixer can do, it says itself: nothing here but ``SMALL`` goes by names.
 import pytest
 import torch
 
-from hyperconformer.masks import ChunkRule
-from hyperconformer.registry import (
+from hyperconformer.core.masks import ChunkRule
+from hyperconformer.mixers.registry import (
     build_mixer,
     list_mixers,
     mixer_class,

@@ -5,7 +5,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from hyperconformer.masks import ChunkRule, chunk_mask, lengths_to_padding_mask
+from hyperconformer.core.masks import ChunkRule, chunk_mask, lengths_to_padding_mask
 from hyperconformer.mixers.hyperglu import (
     HyperGLU,
     HyperGLUConfig,

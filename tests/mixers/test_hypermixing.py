@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import nn
 
-from hyperconformer.masks import ChunkRule
+from hyperconformer.core.masks import ChunkRule
 from hyperconformer.mixers.hypermixing import HyperMixing, MultiHeadHyperMixing
 from hyperconformer.ops.hypermixing import hypermixing
 from tests.goldens import load_golden, relative_error, section

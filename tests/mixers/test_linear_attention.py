@@ -5,7 +5,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from hyperconformer.masks import ChunkRule, chunk_mask
+from hyperconformer.core.masks import ChunkRule, chunk_mask
 from hyperconformer.mixers.linear_attention import LinearAttention, rotary_codes
 from tests.goldens import load_golden, relative_error, section
 

@@ -9,7 +9,7 @@ these numbers, and so shows that ours differs by nothing else.
 import pytest
 import torch
 
-from hyperconformer.masks import ChunkRule, lengths_to_padding_mask
+from hyperconformer.core.masks import ChunkRule, lengths_to_padding_mask
 from hyperconformer.mixers import mixture_of_attention as moa
 from hyperconformer.mixers.mixture_of_attention import (
     CoordinateDescentRouter,

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from hyperconformer.masks import ChunkRule, lengths_to_padding_mask
+from hyperconformer.core.masks import ChunkRule, lengths_to_padding_mask
 from tests.mixers.test_contract import EVERY, D, build, close, frames
 
 T = 23

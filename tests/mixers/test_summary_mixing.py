@@ -4,7 +4,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from hyperconformer.masks import ChunkRule, chunk_mask, lengths_to_padding_mask
+from hyperconformer.core.masks import ChunkRule, chunk_mask, lengths_to_padding_mask
 from hyperconformer.mixers.summary_mixing import SummaryMixing
 from hyperconformer.ops.summary_mixing import spread_over_frames, summary_mean
 from hyperconformer.ops.summary_mixing.reference import summary_mean_reference

@@ -6,8 +6,8 @@ import pytest
 import torch
 from torch.utils.checkpoint import checkpoint
 
-from hyperconformer.dropout import Dropout
-from hyperconformer.integration.frontend import ConvolutionFrontEnd
+from hyperconformer.model.frontend import ConvolutionFrontEnd
+from hyperconformer.nn.dropout import Dropout
 from hyperconformer.ops import cpp
 from hyperconformer.ops.gated_convolution import gated_convolution
 from hyperconformer.ops.hypermixing import hypermixing

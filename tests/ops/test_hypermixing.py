@@ -6,12 +6,7 @@ import itertools
 import pytest
 import torch
 
-from hyperconformer.ops.hypermixing import (
-    Hypernet,
-    hypermixing,
-    reference,
-    torch_path,
-)
+from hyperconformer.ops.hypermixing import Hypernet, hypermixing, reference, torch_path
 from tests.goldens import relative_error
 
 

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from hyperconformer.masks import ChunkRule
+from hyperconformer.core.masks import ChunkRule
 from hyperconformer.ops.hypermixing import (
     Hypernet,
     chunked,

@@ -15,11 +15,8 @@ import triton  # noqa: E402
 from triton import language as tl  # noqa: E402
 
 from benchmarks import kernel_resources  # noqa: E402
-from hyperconformer.masks import ChunkRule  # noqa: E402
-from hyperconformer.mixers.hypermixing import (  # noqa: E402
-    sinusoidal_codes,
-    sinusoidal_frequencies,
-)
+from hyperconformer.core.masks import ChunkRule  # noqa: E402
+from hyperconformer.mixers.hypermixing import sinusoidal_codes, sinusoidal_frequencies  # noqa: E402
 from hyperconformer.ops.hypermixing import (  # noqa: E402
     Hypernet,
     chunked,

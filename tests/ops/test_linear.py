@@ -9,7 +9,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from hyperconformer.linear import Linear
+from hyperconformer.nn.linear import Linear
 from hyperconformer.ops import linear as module
 from hyperconformer.ops.linear import LEAST_WORK, linear, why_not
 from hyperconformer.training.results import count_macs, kept_bytes

@@ -5,7 +5,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from hyperconformer.masks import ChunkRule
+from hyperconformer.core.masks import ChunkRule
 from hyperconformer.ops.linear_attention import (
     causal_linear_attention,
     causal_linear_attention_step,

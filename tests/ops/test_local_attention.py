@@ -5,7 +5,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from hyperconformer.masks import ChunkRule
+from hyperconformer.core.masks import ChunkRule
 from hyperconformer.ops.local_attention import (
     init_past,
     local_attention,

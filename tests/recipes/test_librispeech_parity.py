@@ -23,10 +23,10 @@ from speechbrain.nnet.losses import ctc_loss, kldiv_loss
 from speechbrain.nnet.schedulers import NoamScheduler
 from speechbrain.processing.features import InputNormalization
 
-from hyperconformer.cli import main
+from hyperconformer.cli.main import main
 from hyperconformer.config import read_config
-from hyperconformer.convert import import_speechbrain, recognizer_from_speechbrain
-from hyperconformer.model_folder import load_model
+from hyperconformer.hub.convert import import_speechbrain, recognizer_from_speechbrain
+from hyperconformer.hub.folder import load_model
 from hyperconformer.training.brain import ASRBrain, TrainingBrain
 
 HPARAMS = pathlib.Path(__file__).resolve().parents[2] / "recipes/LibriSpeech/hparams"

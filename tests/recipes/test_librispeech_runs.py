@@ -10,8 +10,8 @@ from ruamel.yaml import YAML
 
 from hyperconformer.config import read_config
 from hyperconformer.corpora import librispeech
-from hyperconformer.corpora.read_aloud import read_aloud
-from hyperconformer.plots import read_train_log
+from hyperconformer.corpora.synthetic.read_aloud import read_aloud
+from hyperconformer.evaluation.plots import read_train_log
 from hyperconformer.training.data import train_tokenizer
 
 pytestmark = pytest.mark.slow

@@ -7,7 +7,7 @@ import pytest
 from streaming_model import STREAMING_YAML, TINY, streaming_config
 
 from hyperconformer.config import read_config, resolve_config
-from hyperconformer.model_folder import save_model
+from hyperconformer.hub.folder import save_model
 from hyperconformer.training.data import load_tokenizer
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]

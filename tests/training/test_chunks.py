@@ -8,8 +8,8 @@ import torch
 from speechbrain.utils.dynamic_chunk_training import DynChunkTrainConfig
 from streaming_model import streaming_config
 
-from hyperconformer.integration.asr import chunk_config
-from hyperconformer.integration.frontend import frame_ms
+from hyperconformer.model.chunks import chunk_config
+from hyperconformer.model.features import frame_ms
 from hyperconformer.training.chunks import check_chunk_training, chunks_to_test
 
 

@@ -4,11 +4,7 @@ import pytest
 import torch
 from speechbrain.tokenizers.SentencePiece import SentencePiece
 
-from hyperconformer.training.data import (
-    JoiningBatch,
-    load_tokenizer,
-    train_tokenizer,
-)
+from hyperconformer.training.data import JoiningBatch, load_tokenizer, train_tokenizer
 
 
 def examples(count):

@@ -4,7 +4,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from hyperconformer.plots import read_train_log
+from hyperconformer.evaluation.plots import read_train_log
 
 # Nothing random, and plain gradient descent: Adam would blow up the rounding of
 # gradients that are zero but for rounding.

@@ -11,10 +11,10 @@ import torch
 from speechbrain.dataio.dataio import load_data_csv
 from torch.nn.utils.rnn import pad_sequence
 
-from hyperconformer.plots import read_train_log
-from hyperconformer.registry import list_mixers
+from hyperconformer.evaluation.plots import read_train_log
+from hyperconformer.mixers.registry import list_mixers
+from hyperconformer.training.asr import train
 from hyperconformer.training.data import load_tokenizer
-from hyperconformer.training.run import train
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
 SIZES = {"train_utterances": 12, "valid_utterances": 2, "test_utterances": 2}

@@ -9,8 +9,8 @@ from ruamel.yaml import YAML
 from speechbrain.dataio.batch import PaddedBatch
 from speechbrain.dataio.dataio import load_data_csv
 
-from hyperconformer.model_folder import load_model
-from hyperconformer.plots import read_train_log
+from hyperconformer.evaluation.plots import read_train_log
+from hyperconformer.hub.folder import load_model
 from hyperconformer.training.data import load_tokenizer, train_tokenizer
 from hyperconformer.training.language_model import (
     make_text_dataset,

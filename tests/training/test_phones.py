@@ -90,7 +90,7 @@ def test_other_files_are_refused(tmp_path):
 def test_a_run_hears_phones_and_ships_none(train_tiny, printed, tmp_path):
     folder, lexicon = tmp_path / "run", tmp_path / "words.dic"
     option = (
-        "--phone_ctc=!new:hyperconformer.training.phones.PhoneCTC "
+        "--phone_ctc=!new:hyperconformer.PhoneCTC "
         f"{{lexicon: {lexicon}, d_model: !ref <d_model>, layer: 1, weight: 0.4}}"
     )
     views = ["--augment_from_epoch=1", "--consistency_weight=0.2"]
@@ -106,7 +106,7 @@ def test_a_run_hears_phones_and_ships_none(train_tiny, printed, tmp_path):
     assert not any("phone" in name for name in weights)
     # Tested without phones or beam, the finished model stays as it is.
     before = (folder / "model/hyperparams.yaml").read_text()
-    search = "!new:hyperconformer.decoding.NGramSearcher {}"
+    search = "!new:hyperconformer.NGramSearcher {}"
     status = train_tiny(folder, "--test_only", f"--test_search={search}")
     assert status == 0, printed(folder)
     assert not (folder / "model/lm.arpa").exists()

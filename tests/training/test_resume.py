@@ -6,7 +6,7 @@ import time
 import pytest
 import torch
 
-from hyperconformer.plots import read_train_log
+from hyperconformer.evaluation.plots import read_train_log
 from hyperconformer.training.resume import WholeCheckpointer
 
 # Everything that draws random numbers is on: dropout, speeds, masks, joined pairs.

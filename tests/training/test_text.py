@@ -15,11 +15,7 @@ from hyperconformer.corpora.manifest import (
     write_manifest,
 )
 from hyperconformer.corpora.shards import write_shards
-from hyperconformer.training.data import (
-    make_dataset,
-    read_transcripts,
-    train_tokenizer,
-)
+from hyperconformer.training.data import make_dataset, read_transcripts, train_tokenizer
 
 
 def test_manifests_tokens_and_references_have_one_form(tmp_path):

@@ -2,17 +2,15 @@
 
 import pytest
 
-from hyperconformer.plots import read_test_log, read_train_log
-from hyperconformer.streaming import StreamingASR
+from hyperconformer.evaluation.plots import read_test_log, read_train_log
+from hyperconformer.transcribe.streaming import StreamingASR
 
 pytestmark = pytest.mark.slow
 TRANSDUCER = (
-    "!new:hyperconformer.integration.transducer.Transducer "
+    "!new:hyperconformer.Transducer "
     "{d_model: !ref <d_model>, vocab_size: !ref <vocab_size>, width: 16}"
 )
-SEARCH = (
-    "!new:hyperconformer.decoding.TransducerSearcher {recognizer: !ref <recognizer>}"
-)
+SEARCH = "!new:hyperconformer.TransducerSearcher {recognizer: !ref <recognizer>}"
 
 
 def test_a_transducer_trains_and_streams(train_tiny, printed, tmp_path):

@@ -6,7 +6,7 @@ On a CPU its parts cost more in memory than in arithmetic, and each utterance of
 is to be padded at its own end.
 """
 
-from typing import NamedTuple, Tuple
+from typing import NamedTuple
 
 from hyperconformer.ops.backend import takes_kernels
 from hyperconformer.ops.convolution_block import cpp_path
@@ -32,7 +32,7 @@ class Geometry(NamedTuple):
         The rectifier's, below 0.
     """
 
-    stride: Tuple[int, int]
+    stride: tuple[int, int]
     time_pad: int
     bin_pad: int
     reflects: bool

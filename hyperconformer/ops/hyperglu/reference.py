@@ -4,7 +4,7 @@ This is the definition that the efficient path is tested against, and the only
 form of the two length-dependent settings (identity layout, no causal mask).
 """
 
-from typing import NamedTuple, Optional
+from typing import NamedTuple
 
 import torch
 from torch.nn import functional as F
@@ -35,7 +35,7 @@ class LowRankMix(NamedTuple):
 
     U: torch.Tensor
     Vt: torch.Tensor
-    d: Optional[torch.Tensor]
+    d: torch.Tensor | None
     control: torch.Tensor
     shortcut: bool = True
     masked: bool = True

@@ -17,7 +17,7 @@ scores of each anew and adds up the gradients in place. Nothing larger than one
 chunk of scores ever exists.
 """
 
-from typing import NamedTuple, Optional
+from typing import NamedTuple
 
 import torch
 from torch.autograd.function import once_differentiable
@@ -114,7 +114,7 @@ class _Setup(NamedTuple):
     lags: int
     chunk: int
     past: int
-    past_frames: Optional[torch.Tensor]
+    past_frames: torch.Tensor | None
 
     def spans(self, frames):
         """Yield (first query, last query + 1, lags W) of every chunk.
@@ -248,13 +248,13 @@ class _Chunk(NamedTuple):
     """What the forward of one chunk leaves for its backward."""
 
     x: torch.Tensor  # (Hq, B * C, W) scores
-    h1: Optional[torch.Tensor]
+    h1: torch.Tensor | None
     y: torch.Tensor  # (Hq, B * C, W) scores after mix1
-    gate: Optional[torch.Tensor]  # (H, B * C, W) softplus of y's last H heads
+    gate: torch.Tensor | None  # (H, B * C, W) softplus of y's last H heads
     a: torch.Tensor  # (H, B * C, W) after the nonlinearity
-    h2: Optional[torch.Tensor]
+    h2: torch.Tensor | None
     weights: torch.Tensor  # (H * B, C, C + W - 1) after mix2, as a band
-    size: Optional[torch.Tensor]  # (H, B * C, 1) norm of y's first H heads
+    size: torch.Tensor | None  # (H, B * C, 1) norm of y's first H heads
     out: torch.Tensor  # (H, B * C, d_v)
 
 

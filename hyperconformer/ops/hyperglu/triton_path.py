@@ -8,7 +8,7 @@ float32 is multiplied as it is; where an operand is in half precision, all are a
 which holds what bfloat16 and float16 hold.
 """
 
-from typing import NamedTuple, Optional, Tuple
+from typing import NamedTuple
 
 import torch
 import triton
@@ -124,7 +124,7 @@ class _Operands(NamedTuple):
     control1: Tensor  # (B, T, Hq, r1) float32
     mix2: Tensor  # (H, 2 r2 + 1, L) float32
     control2: Tensor  # (B, T, H, r2) float32
-    born: Optional[Tensor]  # (B,) int64, the first key that is there
+    born: Tensor | None  # (B,) int64, the first key that is there
 
     def contiguous(self):
         """The same, as the kernels read them."""
@@ -164,11 +164,11 @@ def _forward(
     control1: Tensor,
     mix2: Tensor,
     control2: Tensor,
-    born: Optional[Tensor],
+    born: Tensor | None,
     slots: int,
     normalised: bool,
     norm_eps: float,
-) -> Tuple[Tensor, Tensor, Tensor, Tensor]:
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """Outputs (B, T, H, d_v), row summaries of both mixings, sizes of rows: float32."""
     operands = _Operands(q, k, v, mix1, control1, mix2, control2, born).contiguous()
     results = operands.new_results()
@@ -198,10 +198,10 @@ def _backward(
     control1: Tensor,
     mix2: Tensor,
     control2: Tensor,
-    born: Optional[Tensor],
+    born: Tensor | None,
     slots: int,
     normalised: bool,
-) -> Tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
+) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
     """Gradients of q, k, v, and of each mixing and its control.
 
     ``grad`` (B, T, H, d_v) float32 is that of the outputs before their division,

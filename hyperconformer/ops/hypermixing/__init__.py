@@ -151,7 +151,7 @@ def hypermixing_in_chunks(
         The weights F1, b1, G1, c1.
     query_hypernet : Hypernet
         The weights F2, b2, G2, c2.
-    chunk : hyperconformer.masks.ChunkRule, optional
+    chunk : hyperconformer.core.masks.ChunkRule, optional
         How far each frame sees; None = the utterance is one chunk.
     codes : torch.Tensor, optional
         (>= T, D) position codes, or (B, T, D) of streams at different positions.
@@ -182,7 +182,7 @@ def hypermixing_in_chunks(
 
     Example
     -------
-    >>> from hyperconformer.masks import ChunkRule
+    >>> from hyperconformer.core.masks import ChunkRule
     >>> import torch
     >>> net = Hypernet(torch.randn(2, 4, 4), None, torch.randn(2, 6, 4), None)
     >>> x, rule = torch.randn(3, 10, 8), ChunkRule(4)

@@ -20,8 +20,8 @@ import torch
 import torch.nn.functional as F
 from torch.nn.functional import gelu
 
-from hyperconformer.masks import last_frames
-from hyperconformer.ops.backend import is_recorded
+from hyperconformer.core.masks import last_frames
+from hyperconformer.core.recording import is_recorded
 from hyperconformer.ops.hypermixing.generation import Generate, generate
 from hyperconformer.ops.hypermixing.torch_path import (
     _affine,
@@ -77,7 +77,7 @@ def visible_sums(sums, counts, chunk, decay, normalize, past):
         (H, R, B, N, d) S and s, if any, of N chunks.
     counts : torch.Tensor
         (B, N) int64 real frames of each chunk.
-    chunk : hyperconformer.masks.ChunkRule or None
+    chunk : hyperconformer.core.masks.ChunkRule or None
         As in :func:`hypermixing_in_chunks`, and so are the following.
     decay : torch.Tensor or None
         (H,).
@@ -112,7 +112,7 @@ def init_past(key_hypernet, batch_size, *, chunk=None, normalize=False):
         The weights F1, b1, G1, c1.
     batch_size : int
         Streams B.
-    chunk : hyperconformer.masks.ChunkRule, optional
+    chunk : hyperconformer.core.masks.ChunkRule, optional
         The rule of the stream; None = some rule without a bound to the left.
     normalize : bool
         As in :func:`hypermixing_in_chunks`.
@@ -137,7 +137,7 @@ def past_length(chunk):
 
     Arguments
     ---------
-    chunk : hyperconformer.masks.ChunkRule or None
+    chunk : hyperconformer.core.masks.ChunkRule or None
         The rule of the stream.
 
     Returns
@@ -262,7 +262,7 @@ def _visible_sums(sums, counts, chunk, factor, past):
         (H, R, B, N, d) of each chunk alone.
     counts : torch.Tensor
         (B, N) int64 real frames of each chunk.
-    chunk : hyperconformer.masks.ChunkRule or None
+    chunk : hyperconformer.core.masks.ChunkRule or None
         The rule.
     factor : torch.Tensor or None
         (H,) decay a chunk.

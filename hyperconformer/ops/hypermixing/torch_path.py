@@ -18,7 +18,7 @@ import torch
 from torch.nn.functional import gelu
 from torch.utils.checkpoint import checkpoint
 
-from hyperconformer.ops.backend import is_recorded
+from hyperconformer.core.recording import is_recorded
 from hyperconformer.ops.hypermixing.generation import generate
 
 

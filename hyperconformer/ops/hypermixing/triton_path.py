@@ -10,7 +10,7 @@ float32 is multiplied as it is, and so is bfloat16; float16 as TF32, which has i
 precision and the range of float32, because sums over tokens leave that of float16.
 """
 
-from typing import NamedTuple, Optional, Tuple
+from typing import NamedTuple
 
 import torch
 import triton
@@ -246,10 +246,10 @@ class _Places(NamedTuple):
         Tokens of an utterance that one program takes.
     """
 
-    codes: Optional[Tensor]
+    codes: Tensor | None
     scale: float
-    padding: Optional[Tensor]
-    starts: Optional[Tensor]
+    padding: Tensor | None
+    starts: Tensor | None
     batch: int
     length: int
     span: int
@@ -319,10 +319,10 @@ def _reduce(
     tokens: Tensor,
     layer: Tensor,
     has_sum: bool,
-    codes: Optional[Tensor],
+    codes: Tensor | None,
     scale: float,
-    padding: Optional[Tensor],
-    starts: Optional[Tensor],
+    padding: Tensor | None,
+    starts: Tensor | None,
     batch: int,
     length: int,
     span: int,
@@ -357,14 +357,14 @@ def _reduce_backward(
     grad_sums: Tensor,
     tokens: Tensor,
     layer: Tensor,
-    codes: Optional[Tensor],
+    codes: Tensor | None,
     scale: float,
-    padding: Optional[Tensor],
-    starts: Optional[Tensor],
+    padding: Tensor | None,
+    starts: Tensor | None,
     batch: int,
     length: int,
     span: int,
-) -> Tuple[Tensor, Tensor]:
+) -> tuple[Tensor, Tensor]:
     """Gradients of the tokens and of their layer."""
     places = _Places(codes, scale, padding, starts, batch, length, span)
     grad_sums, span_stride = _by_span(grad_sums)
@@ -470,10 +470,10 @@ def _expand(
     tokens: Tensor,
     layer: Tensor,
     mixture: Tensor,
-    codes: Optional[Tensor],
+    codes: Tensor | None,
     scale: float,
-    padding: Optional[Tensor],
-    starts: Optional[Tensor],
+    padding: Tensor | None,
+    starts: Tensor | None,
     batch: int,
     length: int,
     span: int,
@@ -510,14 +510,14 @@ def _expand_backward(
     tokens: Tensor,
     layer: Tensor,
     mixture: Tensor,
-    codes: Optional[Tensor],
+    codes: Tensor | None,
     scale: float,
-    padding: Optional[Tensor],
-    starts: Optional[Tensor],
+    padding: Tensor | None,
+    starts: Tensor | None,
     batch: int,
     length: int,
     span: int,
-) -> Tuple[Tensor, Tensor, Tensor]:
+) -> tuple[Tensor, Tensor, Tensor]:
     """Gradients of the tokens, of their layer and of the mixture."""
     places = _Places(codes, scale, padding, starts, batch, length, span)
     mixture, span_stride = _by_span(mixture)
@@ -589,13 +589,13 @@ def _mix(
     has_sum: bool,
     has_bias: bool,
     keeps_sums: bool,
-    codes: Optional[Tensor],
+    codes: Tensor | None,
     scale: float,
-    padding: Optional[Tensor],
-    starts: Optional[Tensor],
+    padding: Tensor | None,
+    starts: Tensor | None,
     batch: int,
     length: int,
-) -> Tuple[Tensor, Tensor]:
+) -> tuple[Tensor, Tensor]:
     """*reduce*, *generate* and *expand*: (rows, D), and for backward the sums.
 
     These are as :func:`_reduce` returns them for one span; empty unless kept. The

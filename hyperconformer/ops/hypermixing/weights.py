@@ -1,6 +1,6 @@
 """The weights of a hypernetwork, as every path of the operator takes them."""
 
-from typing import NamedTuple, Optional
+from typing import NamedTuple
 
 import torch
 
@@ -24,9 +24,9 @@ class Hypernet(NamedTuple):
     """
 
     fc1_weights: torch.Tensor
-    fc1_biases: Optional[torch.Tensor]
+    fc1_biases: torch.Tensor | None
     fc2_weights: torch.Tensor
-    fc2_biases: Optional[torch.Tensor]
+    fc2_biases: torch.Tensor | None
 
     def to(self, dtype):
         """The same weights in another floating dtype."""

@@ -34,7 +34,7 @@ def linear_attention(q, k, v, *, key_padding_mask=None, chunk=None):
         (B, H, N, e) or (B, 1, N, e) values.
     key_padding_mask : torch.Tensor, optional
         (B, N) bool, True = padding.
-    chunk : hyperconformer.masks.ChunkRule, optional
+    chunk : hyperconformer.core.masks.ChunkRule, optional
         How far each query sees; then M = N.
 
     Returns

@@ -2,7 +2,7 @@
 
 import torch
 
-from hyperconformer.masks import chunk_mask
+from hyperconformer.core.masks import chunk_mask
 
 
 def linear_attention(q, k, v, *, key_padding_mask=None, chunk=None):

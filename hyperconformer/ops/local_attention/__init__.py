@@ -37,7 +37,7 @@ def local_attention(
         Whether keys after the query are hidden.
     exact : bool
         Whether the window slides with the query.
-    chunk : hyperconformer.masks.ChunkRule, optional
+    chunk : hyperconformer.core.masks.ChunkRule, optional
         A rule that hides further keys.
     padding_mask : torch.Tensor, optional
         (B, T) bool, True = padding: the key is hidden.

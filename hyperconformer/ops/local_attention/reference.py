@@ -2,7 +2,7 @@
 
 import torch
 
-from hyperconformer.masks import chunk_mask
+from hyperconformer.core.masks import chunk_mask
 
 
 def local_attention(

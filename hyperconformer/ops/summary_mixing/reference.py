@@ -12,7 +12,7 @@ def summary_mean_reference(summaries, *, padding_mask=None, chunk=None, causal=F
         (B, T, S) floating.
     padding_mask : torch.Tensor, optional
         (B, T) bool, True = padding.
-    chunk : hyperconformer.masks.ChunkRule, optional
+    chunk : hyperconformer.core.masks.ChunkRule, optional
         How far each frame may see.
     causal : bool
         Whether frames see nothing after themselves.

@@ -3,7 +3,7 @@
 import torch
 import torch.nn.functional as F
 
-from hyperconformer.masks import last_frames
+from hyperconformer.core.masks import last_frames
 
 
 def summary_mean(
@@ -21,7 +21,7 @@ def summary_mean(
         (B, T, S) floating; padded frames are never read.
     padding_mask : torch.Tensor, optional
         (B, T) bool, True = padding.
-    chunk : hyperconformer.masks.ChunkRule, optional
+    chunk : hyperconformer.core.masks.ChunkRule, optional
         How far each frame may see; None = the whole utterance.
     causal : bool
         Whether frames see nothing after themselves.
@@ -107,7 +107,7 @@ def init_past_sums(batch_size, summary_size, chunk=None):
         Streams B.
     summary_size : int
         Width S of the summaries.
-    chunk : hyperconformer.masks.ChunkRule, optional
+    chunk : hyperconformer.core.masks.ChunkRule, optional
         How far each frame may see; None = without a bound to the left.
 
     Returns
@@ -129,7 +129,7 @@ def spread_over_frames(x, num_frames, *, chunk=None, causal=False):
         (B, M, S) the means, or something computed from each.
     num_frames : int
         Frames T.
-    chunk : hyperconformer.masks.ChunkRule, optional
+    chunk : hyperconformer.core.masks.ChunkRule, optional
         As given to :func:`summary_mean`.
     causal : bool
         As given to :func:`summary_mean`.
@@ -141,7 +141,7 @@ def spread_over_frames(x, num_frames, *, chunk=None, causal=False):
 
     Example
     -------
-    >>> from hyperconformer.masks import ChunkRule
+    >>> from hyperconformer.core.masks import ChunkRule
     >>> x = torch.tensor([[[1.0], [2.0]]])
     >>> spread_over_frames(x, 3, chunk=ChunkRule(2)).flatten().tolist()
     [1.0, 1.0, 2.0]

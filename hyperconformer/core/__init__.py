@@ -1,0 +1,1 @@
+"""What every part shares: masks, states, words, tokens, files; no mathematics."""

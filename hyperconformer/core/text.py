@@ -1,0 +1,209 @@
+"""Text files, and text as a recogniser writes it: one Unicode form, one letter case.
+
+References, transcripts, n-gram models, pronunciations and hot words are all compared
+with what a tokenizer decodes. SentencePiece normalises what it encodes, so that ``É``
+and ``E`` with a combining accent are the same tokens; :func:`normalize` gives text that
+very form.
+"""
+
+import functools
+import logging
+import pathlib
+import unicodedata
+
+from sentencepiece import SentencePieceNormalizer
+
+from hyperconformer.core.tokens import WORD_START
+
+logger = logging.getLogger(__name__)
+
+BYTE_ORDER_MARK = "\ufeff"
+
+
+def read_text(path):
+    """Read a UTF-8 text file, without the byte order marks that Windows editors write.
+
+    Arguments
+    ---------
+    path : str or pathlib.Path
+        The file.
+
+    Returns
+    -------
+    str
+
+    Raises
+    ------
+    FileNotFoundError
+        If there is no such file.
+    ValueError
+        If it is not UTF-8.
+
+    Example
+    -------
+    >>> import tempfile
+    >>> file = pathlib.Path(tempfile.mkdtemp()) / "words.txt"
+    >>> _ = file.write_text("GO", encoding="utf-8-sig")
+    >>> read_text(file)
+    'GO'
+    """
+    try:
+        text = pathlib.Path(path).read_text(encoding="utf-8")
+    except UnicodeDecodeError as error:
+        raise ValueError(
+            f"{path} is not UTF-8 text ({error}): save it as UTF-8"
+        ) from error
+    # Also within the text: joined files have a mark at each joint.
+    return text.replace(BYTE_ORDER_MARK, "")
+
+
+def normalize(text):
+    """The normal form of a text: SentencePiece's default, words between single spaces.
+
+    Unicode's NFC, then SentencePiece's ``nmt_nfkc``, which tokenizers are trained with
+    unless another rule is named. Letter case stays.
+
+    Arguments
+    ---------
+    text : str
+        Any.
+
+    Returns
+    -------
+    str
+
+    Example
+    -------
+    >>> normalize(" CAFE\\u0301\\u2026 ") == "CAF\\u00c9..."
+    True
+    """
+    # SentencePiece knows the usual order of two accents on a letter only.
+    text = _normalizer().normalize(unicodedata.normalize("NFC", text))
+    return " ".join(text.replace(WORD_START, " ").split())
+
+
+@functools.lru_cache(maxsize=1)
+def _normalizer():
+    return SentencePieceNormalizer(rule_name="nmt_nfkc")
+
+
+def as_written(text, tokenizer):
+    """A text in the Unicode form and the letter case in which a recogniser writes it.
+
+    Arguments
+    ---------
+    text : str
+        Any.
+    tokenizer : sentencepiece.SentencePieceProcessor
+        The recogniser's.
+
+    Returns
+    -------
+    str
+        The normalised text; in upper or lower case where that leaves fewer characters
+        that the tokenizer does not know.
+    """
+    text = normalize(text)
+    if not unwritable(text, tokenizer):
+        return _own_form(text, tokenizer)
+    forms = [_own_form(form, tokenizer) for form in (text, text.upper(), text.lower())]
+    return min(forms, key=lambda form: len(unwritable(form, tokenizer)))
+
+
+def write_all(texts, tokenizer, name):
+    """Texts as a recogniser writes them; a change of letter case is logged.
+
+    Arguments
+    ---------
+    texts : list of str
+        Any.
+    tokenizer : sentencepiece.SentencePieceProcessor
+        The recogniser's.
+    name : str
+        Where they are from, for the warning.
+
+    Returns
+    -------
+    list of str
+        As :func:`as_written`.
+    """
+    written = [as_written(text, tokenizer) for text in texts]
+    changed = [
+        (text, form) for text, form in zip(texts, written) if normalize(text) != form
+    ]
+    if changed:
+        text, form = changed[0]
+        logger.warning(
+            f"{name}: {len(changed)} of {len(texts)} entries are in another letter "
+            f"case than the recogniser writes; {_shorten(text)!r} is taken as "
+            f"{_shorten(form)!r}"
+        )
+    return written
+
+
+def write_references(references, tokenizer, name):
+    """References as a recogniser writes them; what it cannot write is logged.
+
+    Arguments
+    ---------
+    references : list of str
+        What is spoken.
+    tokenizer : sentencepiece.SentencePieceProcessor
+        The recogniser's.
+    name : str
+        Where they are from, for the warnings.
+
+    Returns
+    -------
+    list of str
+        As :func:`as_written`.
+    """
+    written = write_all(references, tokenizer, name)
+    unknown = [set(unwritable(reference, tokenizer)) for reference in written]
+    affected = sum(map(bool, unknown))
+    if affected:
+        logger.warning(
+            f"{name}: {affected} of {len(written)} references hold letters that the "
+            f"recogniser cannot write: {_name_some(set().union(*unknown))}; every "
+            "word with one of them counts as an error"
+        )
+    return written
+
+
+def unwritable(text, tokenizer):
+    """The characters of a text that a tokenizer does not know.
+
+    Arguments
+    ---------
+    text : str
+        Any.
+    tokenizer : sentencepiece.SentencePieceProcessor
+        The recogniser's.
+
+    Returns
+    -------
+    list of str
+        In their order, repetitions included; spaces are never among them.
+    """
+    unknown = tokenizer.unk_id()
+    if unknown not in tokenizer.encode(text):
+        return []
+    return [
+        character
+        for character in text
+        if not character.isspace() and unknown in tokenizer.encode(character)
+    ]
+
+
+def _own_form(text, tokenizer):
+    """The text as the tokenizer itself normalises it; it may fold letter case."""
+    return " ".join(tokenizer.normalize(text).replace(WORD_START, " ").split())
+
+
+def _name_some(characters, most=10):
+    shown = ", ".join(map(repr, sorted(characters)[:most]))
+    return shown + (", ..." if len(characters) > most else "")
+
+
+def _shorten(text, length=40):
+    return text if len(text) <= length else text[:length] + "..."

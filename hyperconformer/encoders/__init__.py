@@ -1,0 +1,1 @@
+"""Encoders: stacks of layers around a token mixer."""

@@ -1,0 +1,212 @@
+"""What every encoder shares: the stack of layers, the feed-forward, the mixer's place.
+
+The parameters bear SpeechBrain's names, so that its checkpoints load here.
+"""
+
+from collections.abc import Iterable
+from typing import Any
+
+import torch
+from torch import nn
+
+from hyperconformer.core.masks import ChunkRule
+from hyperconformer.core.state import State, prefixed, within
+from hyperconformer.mixers.registry import (
+    build_mixer,
+    check_options,
+    mixer_class,
+    mixer_options,
+)
+from hyperconformer.nn.normalization import named_norm
+
+
+class EncoderStack(nn.Module):
+    """Layers one after another, and a final LayerNorm.
+
+    Arguments
+    ---------
+    layers : iterable of torch.nn.Module
+        Each maps ``(x, padding_mask, chunk)`` to frames like ``x``.
+    d_model : int
+        Width D of the frames.
+    layerdrop_prob : float
+        Probability of leaving out each layer in training.
+    """
+
+    def __init__(
+        self, layers: Iterable[nn.Module], d_model: int, layerdrop_prob: float = 0.0
+    ):
+        super().__init__()
+        self.layers = nn.ModuleList(layers)
+        self.norm = named_norm(d_model, eps=1e-6)
+        self.layerdrop_prob = layerdrop_prob
+
+    def forward(
+        self,
+        x: torch.Tensor,
+        padding_mask: torch.Tensor | None = None,
+        chunk: ChunkRule | None = None,
+    ) -> tuple[torch.Tensor, list[torch.Tensor]]:
+        """Encode.
+
+        Arguments
+        ---------
+        x : torch.Tensor
+            (B, T, D) frames; padded frames may hold anything, NaN included.
+        padding_mask : torch.Tensor, optional
+            (B, T) bool, True = padding.
+        chunk : hyperconformer.core.masks.ChunkRule, optional
+            How far each frame may see.
+
+        Returns
+        -------
+        encoded : torch.Tensor
+            (B, T, D); padded frames are finite but mean nothing.
+        hidden : list of torch.Tensor
+            The input and the output of every layer that ran, each (B, T, D).
+        """
+        if padding_mask is not None:
+            x = x.masked_fill(padding_mask.unsqueeze(-1), 0.0)
+        hidden = [x]
+        for layer in self.layers:
+            if self.training and self.layerdrop_prob > 0.0:
+                if torch.rand(()) < self.layerdrop_prob:
+                    continue
+            x = layer(x, padding_mask, chunk)
+            hidden.append(x)
+        return self.norm(x), hidden
+
+    def init_state(
+        self,
+        batch_size: int,
+        *,
+        chunk: ChunkRule | None = None,
+        device: torch.device | None = None,
+        dtype: torch.dtype | None = None,
+    ) -> State:
+        """The state before the first frame of ``batch_size`` streams.
+
+        Arguments
+        ---------
+        batch_size : int
+            Number of streams.
+        chunk : hyperconformer.core.masks.ChunkRule, optional
+            The rule that the streams will follow.
+        device : torch.device, optional
+            Where the tensors live.
+        dtype : torch.dtype, optional
+            Their floating type.
+
+        Returns
+        -------
+        dict of str to torch.Tensor
+            Batch-first tensors of every layer, named ``layers.0.mixer.frames_seen``
+            and so on, whose shapes no step changes.
+
+        Raises
+        ------
+        ValueError
+            If the layers, or their mixer as configured, cannot stream.
+        """
+        state = {}
+        layer: Any
+        for index, layer in enumerate(self.layers):
+            if not hasattr(layer, "init_state"):
+                raise ValueError(f"{type(layer).__name__} cannot stream")
+            state.update(
+                prefixed(
+                    f"layers.{index}",
+                    layer.init_state(
+                        batch_size, chunk=chunk, device=device, dtype=dtype
+                    ),
+                )
+            )
+        return state
+
+    def step(
+        self,
+        x: torch.Tensor,
+        padding_mask: torch.Tensor | None,
+        chunk: ChunkRule | None,
+        state: State,
+    ) -> tuple[torch.Tensor, State]:
+        """Encode the next frames of each stream.
+
+        Arguments
+        ---------
+        x : torch.Tensor
+            (B, T, D) frames: whole chunks of each stream, but for its last step.
+        padding_mask : torch.Tensor or None
+            (B, T) bool, True = padding, after the real frames.
+        chunk : hyperconformer.core.masks.ChunkRule or None
+            The streams' rule; None needs causal layers.
+        state : dict of str to torch.Tensor
+            From :meth:`init_state` or the last step; not changed.
+
+        Returns
+        -------
+        encoded : torch.Tensor
+            (B, T, D).
+        state : dict of str to torch.Tensor
+            The state after these frames.
+        """
+        if padding_mask is not None:
+            x = x.masked_fill(padding_mask.unsqueeze(-1), 0.0)
+        new_state: State = {}
+        layer: Any
+        for index, layer in enumerate(self.layers):
+            name = f"layers.{index}"
+            x, layer_state = layer.step(x, padding_mask, chunk, within(name, state))
+            new_state.update(prefixed(name, layer_state))
+        return self.norm(x), new_state
+
+
+def build_encoder_mixer(
+    mixer, *, d_model, num_heads, d_ffn, dropout, causal, options=None
+):
+    """Build a layer's mixer from the layer's own settings and the user's options.
+
+    The layer offers ``hypernet_size`` (= d_ffn), ``dropout`` and ``causal``; a
+    mixer takes those that it knows, and the user's options come on top.
+
+    Arguments
+    ---------
+    mixer : str or type
+        Name of a registered mixer, or a TokenMixer class.
+    d_model : int
+        Width of the frames.
+    num_heads : int
+        Number of heads.
+    d_ffn : int
+        Width of the layer's feed-forward part.
+    dropout : float
+        The layer's dropout rate.
+    causal : bool
+        Whether a frame may see nothing after itself.
+    options : dict, optional
+        The user's options, each of which the mixer must know.
+
+    Returns
+    -------
+    hyperconformer.mixers.base.TokenMixer
+
+    Raises
+    ------
+    ValueError
+        If a name is unknown or a value of another type, or the layer is causal and
+        the mixer is not.
+    """
+    options = {} if options is None else options
+    check_options(mixer, options)
+    offered = {"hypernet_size": d_ffn, "dropout": dropout, "causal": causal}
+    known = mixer_options(mixer)
+    accepted = {name: value for name, value in offered.items() if name in known}
+    built = build_mixer(
+        mixer, d_model=d_model, num_heads=num_heads, **{**accepted, **options}
+    )
+    if causal and not built.causal:
+        raise ValueError(
+            f"causal=True, but {mixer_class(mixer).__name__} sees the whole "
+            "utterance; choose a mixer that can be causal, or causal=False"
+        )
+    return built

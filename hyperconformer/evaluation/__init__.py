@@ -1,0 +1,1 @@
+"""Error rates, intervals, costs and plots."""

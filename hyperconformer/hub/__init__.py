@@ -1,0 +1,1 @@
+"""Model folders, and conversion from and to SpeechBrain."""

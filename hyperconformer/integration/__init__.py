@@ -1,1 +1,0 @@
-"""The model inside SpeechBrain: the only part of it that imports speechbrain."""

@@ -1,0 +1,1 @@
+"""Language models: linear attention, SpeechBrain's Transformer, word n-grams."""

@@ -1,0 +1,1 @@
+"""The recogniser: features, front end, encoder, decoder, transducer."""

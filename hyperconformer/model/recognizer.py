@@ -1,0 +1,189 @@
+"""The whole recogniser: front end, encoder, CTC head, and maybe a second head."""
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import torch
+from torch import nn
+
+from hyperconformer.core.masks import lengths_to_padding_mask
+from hyperconformer.core.state import prefixed, within
+from hyperconformer.nn.linear import Linear
+
+
+class Recognition(NamedTuple):
+    """What a recogniser says of a batch, log-probabilities in at least float32.
+
+    ``ctc`` (B, T, V) log-probabilities; ``lengths`` (B,) int64 frames of them;
+    ``encoded`` (B, T, D); ``seq`` (B, U, V) log-probabilities of the decoder, and
+    ``transducer`` (B, T, U, V) logits, None without targets or such a head; ``hidden``
+    the input and the output of every layer of the encoder, each (B, T, D).
+    """
+
+    ctc: torch.Tensor
+    lengths: torch.Tensor
+    encoded: torch.Tensor
+    seq: torch.Tensor | None
+    transducer: torch.Tensor | None = None
+    hidden: Sequence[torch.Tensor] = ()
+
+    @property
+    def relative_lengths(self):
+        """(B,) lengths over the padded length, as SpeechBrain's functions want them."""
+        return self.lengths / self.ctc.shape[1]
+
+
+class Recognizer(nn.Module):
+    """Features to log-probabilities of tokens.
+
+    One module, so that one wrapper distributes it, and one file of weights holds it.
+
+    Arguments
+    ---------
+    frontend : hyperconformer.model.frontend.ConvolutionFrontEnd
+        Features to subsampled frames.
+    transformer : hyperconformer.model.transformer_asr.HyperConformerASR
+        Encoder and, if it was built with one, decoder.
+    d_model : int
+        Width of the encoder's frames.
+    vocab_size : int
+        Number of tokens V; token 0 is the CTC blank.
+    transducer : hyperconformer.model.transducer.Transducer, optional
+        A second head, in a decoder's place.
+
+    Raises
+    ------
+    ValueError
+        If there are both a decoder and a transducer.
+    """
+
+    def __init__(self, frontend, transformer, d_model, vocab_size, transducer=None):
+        super().__init__()
+        self.frontend = frontend
+        self.transformer = transformer
+        self.ctc_head = Linear(d_model, vocab_size)
+        self.decoder_head = None
+        if hasattr(transformer, "decoder"):
+            self.decoder_head = Linear(d_model, vocab_size)
+        self.transducer = transducer
+        if transducer is not None and self.decoder_head is not None:
+            raise ValueError("a transducer stands in a decoder's place, got both")
+
+    @property
+    def needs_targets(self):
+        """Whether a head is trained on the tokens so far."""
+        return self.decoder_head is not None or self.transducer is not None
+
+    def forward(self, features, lengths, targets=None, dynchunktrain_config=None):
+        """Recognise.
+
+        Arguments
+        ---------
+        features : torch.Tensor
+            (B, T, F); padding may hold anything.
+        lengths : torch.Tensor
+            (B,) int64 frames.
+        targets : torch.Tensor, optional
+            (B, U) int64 tokens, begun with the sentence begin, for the decoder or
+            the transducer.
+        dynchunktrain_config : speechbrain DynChunkTrainConfig, optional
+            How far each frame of the encoder may see; None = the whole utterance.
+
+        Returns
+        -------
+        Recognition
+
+        Raises
+        ------
+        ValueError
+            If targets are given and no head takes them.
+        """
+        x, lengths = self.frontend(features, lengths)
+        encoded, hidden, _ = self.transformer.encode_layers(
+            x, lengths / x.shape[1], dynchunktrain_config
+        )
+        ctc = _log_probs(self.ctc_head(encoded))
+        seq = logits = None
+        if targets is not None and not self.needs_targets:
+            raise ValueError("targets given, but num_decoder_layers is 0")
+        if targets is not None and self.transducer is not None:
+            logits = self.transducer(encoded, targets[:, 1:])
+        elif targets is not None:
+            mask = lengths_to_padding_mask(lengths, encoded.shape[1])
+            decoded = self.transformer.decode_targets(targets, encoded, mask)
+            seq = _log_probs(self.decoder_head(decoded))
+        return Recognition(ctc, lengths, encoded, seq, logits, hidden)
+
+    def init_state(self, batch_size, *, chunk, device=None, dtype=None):
+        """The state before the first feature of ``batch_size`` streams.
+
+        Arguments
+        ---------
+        batch_size : int
+            Number of streams.
+        chunk : hyperconformer.core.masks.ChunkRule
+            The rule that the streams will follow.
+        device : torch.device, optional
+            Where the tensors live.
+        dtype : torch.dtype, optional
+            Their floating type.
+
+        Returns
+        -------
+        dict of str to torch.Tensor
+            Batch-first tensors, whose shapes no step changes.
+
+        Raises
+        ------
+        ValueError
+            If a part cannot stream.
+        """
+        like = {"device": device, "dtype": dtype}
+        return {
+            **prefixed("frontend", self.frontend.init_state(batch_size, **like)),
+            **prefixed(
+                "transformer",
+                self.transformer.init_state(batch_size, chunk=chunk, **like),
+            ),
+        }
+
+    def step(self, features, lengths, chunk, state):
+        """Recognise the next features of each stream.
+
+        Arguments
+        ---------
+        features : torch.Tensor
+            (B, T, F); padding may hold anything.
+        lengths : torch.Tensor
+            (B,) int64 real features: whole chunks, but for a stream's last step.
+        chunk : hyperconformer.core.masks.ChunkRule
+            The streams' rule.
+        state : dict of str to torch.Tensor
+            From :meth:`init_state` or the last step; not changed.
+
+        Returns
+        -------
+        frames : torch.Tensor
+            (B, T', V) log-probabilities of the CTC head; where there is a transducer,
+            the (B, T', D) encoder frames that its search takes.
+        lengths : torch.Tensor
+            (B,) int64 frames of them.
+        state : dict of str to torch.Tensor
+            The state after these features.
+        """
+        x, lengths, front = self.frontend.step(
+            features, lengths, within("frontend", state)
+        )
+        encoded, after = self.transformer.encode_step(
+            x, lengths, chunk, within("transformer", state)
+        )
+        new_state = {**prefixed("frontend", front), **prefixed("transformer", after)}
+        if self.transducer is None:
+            encoded = _log_probs(self.ctc_head(encoded))
+        return encoded, lengths, new_state
+
+
+def _log_probs(logits):
+    """In at least single precision: what NumPy and the losses take, also under bf16."""
+    dtype = torch.promote_types(logits.dtype, torch.float32)
+    return logits.log_softmax(dim=-1, dtype=dtype)

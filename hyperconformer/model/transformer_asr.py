@@ -1,0 +1,580 @@
+"""``HyperConformerASR``: SpeechBrain's TransformerASR with a pluggable token mixer.
+
+Subclassed because SpeechBrain's class closes its list of attention types with an
+assertion, branches on their names, and lets padded frames into real ones.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from speechbrain.lobes.models.transformer.Transformer import (
+    get_key_padding_mask,
+    get_lookahead_mask,
+)
+from speechbrain.lobes.models.transformer.TransformerASR import TransformerASR
+from speechbrain.nnet.activations import Swish
+from speechbrain.utils.dynamic_chunk_training import DynChunkTrainConfig
+from torch import nn
+
+from hyperconformer.core.masks import (
+    ChunkRule,
+    lengths_to_padding_mask,
+    relative_to_frames,
+)
+from hyperconformer.core.messages import unknown
+from hyperconformer.core.recording import is_recorded
+from hyperconformer.core.state import State
+from hyperconformer.encoders.branchformer import BranchformerEncoder
+from hyperconformer.encoders.conformer import ConformerEncoder
+from hyperconformer.encoders.stack import EncoderStack
+from hyperconformer.encoders.transformer import TransformerEncoder
+from hyperconformer.mixers.base import TokenMixer
+from hyperconformer.mixers.hypermixing import sinusoids
+from hyperconformer.model.chunks import chunk_rule
+from hyperconformer.nn.replace import replace_layers
+
+# The attention types that SpeechBrain knows; it initialises their weights itself.
+STOCK_TYPES = ("regularMHA", "RelPosMHAXL", "RoPEMHA", "hypermixing")
+
+ENCODERS = ("branchformer", "conformer", "transformer")
+
+
+class HyperConformerASR(TransformerASR):
+    """Encoder and decoder for speech recognition, any token mixer in the encoder.
+
+    The constructor takes what ``TransformerASR`` takes, so that a SpeechBrain YAML
+    file needs only another class path; state dicts of SpeechBrain's conformers
+    load with ``strict=True`` and give the same output for one utterance. A batch
+    gives what each of its utterances gives alone.
+
+    Arguments
+    ---------
+    tgt_vocab : int
+        Number of output tokens.
+    input_size : int
+        Width of the features.
+    d_model : int
+        Width D of the frames.
+    nhead : int
+        Number of heads.
+    num_encoder_layers : int
+        Layers of the encoder, at least 1.
+    num_decoder_layers : int
+        Layers of the attention decoder; 0 = none.
+    d_ffn : int
+        Width of the feed-forward layers, and the hypernet size of HyperMixing.
+    dropout : float
+        Dropout rate.
+    activation : type
+        Activation class of the decoder.
+    positional_encoding : str or None
+        ``"fixed_abs_sine"`` or None, as in SpeechBrain.
+    normalize_before : bool
+        Pre-norm (True, required by the Conformer) or post-norm.
+    kernel_size : int
+        Taps of the depthwise convolution.
+    bias : bool
+        Whether the convolution modules have biases.
+    encoder_module : str
+        ``"conformer"``, ``"transformer"`` (HyperMixer) or ``"branchformer"``.
+    conformer_activation : type
+        Activation class of the Conformer.
+    branchformer_activation : type
+        Activation class of the Branchformer.
+    attention_type : str or type
+        Name of a registered mixer, or a TokenMixer class.
+    max_length : int
+        Longest target sequence (position codes of the decoder).
+    causal : bool, optional
+        Whether the encoder may not look ahead; None means True with a warning,
+        as in SpeechBrain.
+    csgu_linear_units : int
+        Width of the Branchformer's gating branch.
+    gate_activation : type
+        Activation class of the Branchformer's gate.
+    use_linear_after_conv : bool
+        Whether a Linear follows the convolution of the Branchformer's gate.
+    output_hidden_states : bool
+        Whether ``encode`` and ``forward`` also return every layer's output.
+    layerdrop_prob : float
+        Probability of leaving out an encoder layer in training.
+    mixer_options : dict, optional
+        Options of the mixer.
+
+    Raises
+    ------
+    ValueError
+        If a name or option is unknown, or the settings contradict each other.
+
+    Example
+    -------
+    >>> model = HyperConformerASR(
+    ...     tgt_vocab=10, input_size=8, d_model=16, nhead=2, num_encoder_layers=1,
+    ...     num_decoder_layers=1, d_ffn=32, normalize_before=True, causal=False,
+    ... )
+    >>> encoded, decoded = model(torch.rand(2, 9, 8), torch.ones(2, 4).long())
+    >>> encoded.shape, decoded.shape
+    (torch.Size([2, 9, 16]), torch.Size([2, 4, 16]))
+    """
+
+    def __init__(
+        self,
+        tgt_vocab: int,
+        input_size: int,
+        d_model: int = 512,
+        nhead: int = 8,
+        num_encoder_layers: int = 6,
+        num_decoder_layers: int = 6,
+        d_ffn: int = 2048,
+        dropout: float = 0.1,
+        activation: Callable[[], nn.Module] = nn.ReLU,
+        positional_encoding: str | None = "fixed_abs_sine",
+        normalize_before: bool = False,
+        kernel_size: int = 31,
+        bias: bool = True,
+        encoder_module: str = "conformer",
+        conformer_activation: Callable[[], nn.Module] = Swish,
+        branchformer_activation: Callable[[], nn.Module] = nn.GELU,
+        attention_type: str | type[TokenMixer] = "hypermixing",
+        max_length: int = 2500,
+        causal: bool | None = None,
+        csgu_linear_units: int = 3072,
+        gate_activation: Callable[[], nn.Module] = nn.Identity,
+        use_linear_after_conv: bool = False,
+        output_hidden_states: bool = False,
+        layerdrop_prob: float = 0.0,
+        mixer_options: dict[str, Any] | None = None,
+    ):
+        if encoder_module not in ENCODERS:
+            raise ValueError(unknown("encoder_module", encoder_module, ENCODERS))
+        if encoder_module == "conformer" and not normalize_before:
+            raise ValueError("the Conformer needs normalize_before=True, got False")
+        if num_encoder_layers < 1:
+            raise ValueError(
+                f"num_encoder_layers must be >= 1, got {num_encoder_layers}"
+            )
+        if encoder_module == "branchformer" and causal:
+            raise ValueError("the Branchformer looks ahead: it needs causal=False")
+        stock = attention_type if attention_type in STOCK_TYPES else "hypermixing"
+        super().__init__(
+            tgt_vocab,
+            input_size,
+            d_model=d_model,
+            nhead=nhead,
+            # A layer that is replaced below: SpeechBrain refuses to build none.
+            num_encoder_layers=1,
+            num_decoder_layers=num_decoder_layers,
+            d_ffn=d_ffn,
+            dropout=dropout,
+            activation=activation,
+            positional_encoding=positional_encoding,
+            normalize_before=normalize_before,
+            kernel_size=kernel_size,
+            bias=bias,
+            # Likewise the encoder's kind: it is only to be replaced.
+            encoder_module="transformer",
+            attention_type=stock,
+            max_length=max_length,
+            causal=causal,
+            output_hidden_states=output_hidden_states,
+            layerdrop_prob=layerdrop_prob,
+        )
+        self.attention_type = attention_type
+        if num_decoder_layers > 0 and positional_encoding is None:
+            raise ValueError(
+                "the decoder needs positional_encoding: fixed_abs_sine, got None"
+            )
+        shared: dict[str, Any] = {
+            "num_layers": num_encoder_layers,
+            "d_model": d_model,
+            "nhead": nhead,
+            "dropout": dropout,
+            "attention_type": attention_type,
+            "mixer_options": mixer_options,
+            "layerdrop_prob": layerdrop_prob,
+        }
+        if encoder_module == "conformer":
+            self.encoder: EncoderStack = ConformerEncoder(
+                d_ffn=d_ffn,
+                kernel_size=kernel_size,
+                activation=_known(conformer_activation),
+                bias=bias,
+                causal=self.causal,
+                **shared,
+            )
+        elif encoder_module == "transformer":
+            self.encoder = TransformerEncoder(
+                d_ffn=d_ffn,
+                activation=_known(activation),
+                normalize_before=normalize_before,
+                causal=self.causal,
+                **shared,
+            )
+        else:
+            self.encoder = BranchformerEncoder(
+                kernel_size=kernel_size,
+                activation=branchformer_activation,
+                csgu_linear_units=csgu_linear_units,
+                gate_activation=gate_activation,
+                use_linear_after_conv=use_linear_after_conv,
+                **shared,
+            )
+        parts = self.encoder.modules()
+        mixers = [part for part in parts if isinstance(part, TokenMixer)]
+        # Read of what was built: a mixer may need them with some of its options only.
+        self.adds_position = any(mixer.needs_position for mixer in mixers)
+        if self.adds_position and positional_encoding is None:
+            raise ValueError(
+                f"{type(mixers[0]).__name__} as configured is blind to order: it needs "
+                "positional_encoding: fixed_abs_sine, got None"
+            )
+        self._init_params()
+        replace_layers(self)
+
+    def _init_params(self):
+        """Xavier initialisation as in SpeechBrain, except for mixers with their own."""
+        own = {
+            id(parameter)
+            for module in self.modules()
+            if isinstance(module, TokenMixer) and self.attention_type not in STOCK_TYPES
+            for parameter in module.parameters()
+        }
+        for parameter in self.parameters():
+            if parameter.dim() > 1 and id(parameter) not in own:
+                nn.init.xavier_normal_(parameter)
+
+    def encode(
+        self,
+        src: torch.Tensor,
+        wav_len: torch.Tensor | None = None,
+        pad_idx: int = 0,
+        dynchunktrain_config: DynChunkTrainConfig | None = None,
+    ) -> torch.Tensor | tuple[torch.Tensor, list[torch.Tensor]]:
+        """Encode features.
+
+        Arguments
+        ---------
+        src : torch.Tensor
+            (B, T, F) or (B, T, F1, F2) features; padding may hold anything.
+        wav_len : torch.Tensor, optional
+            (B,) relative lengths in (0, 1]; None = no padding.
+        pad_idx : int
+            Not used by the encoder; kept for SpeechBrain's callers.
+        dynchunktrain_config : speechbrain DynChunkTrainConfig, optional
+            Chunk size and left context for dynamic chunk training.
+
+        Returns
+        -------
+        encoded : torch.Tensor
+            (B, T, D).
+        hidden : list of torch.Tensor
+            Only with ``output_hidden_states``: each (B, T, D).
+        """
+        encoded, hidden, _ = self.encode_layers(src, wav_len, dynchunktrain_config)
+        return (encoded, hidden) if self.output_hidden_states else encoded
+
+    def encode_layers(
+        self,
+        src: torch.Tensor,
+        wav_len: torch.Tensor | None = None,
+        dynchunktrain_config: DynChunkTrainConfig | None = None,
+    ) -> tuple[torch.Tensor, list[torch.Tensor], torch.Tensor | None]:
+        """Encode features, and keep what each layer says.
+
+        Arguments
+        ---------
+        src, wav_len, dynchunktrain_config
+            As in :meth:`encode`.
+
+        Returns
+        -------
+        encoded : torch.Tensor
+            (B, T, D).
+        hidden : list of torch.Tensor
+            The input and the output of every layer that ran, each (B, T, D).
+        padding_mask : torch.Tensor or None
+            (B, T) bool, True = padding; None where there is none.
+        """
+        src = src.flatten(2)
+        padding_mask = None
+        if wav_len is not None:
+            frames = relative_to_frames(wav_len, src.shape[1])
+            if is_recorded() or (frames < src.shape[1]).any():
+                padding_mask = lengths_to_padding_mask(frames, src.shape[1])
+                src = src.masked_fill(padding_mask.unsqueeze(-1), 0.0)
+        src = self.custom_src_module(src)
+        if self.adds_position:
+            src = src + self.positional_encoding(src)
+        encoded, hidden = self.encoder(
+            src, padding_mask, chunk_rule(dynchunktrain_config)
+        )
+        return encoded, hidden, padding_mask
+
+    def forward(
+        self,
+        src: torch.Tensor,
+        tgt: torch.Tensor | None,
+        wav_len: torch.Tensor | None = None,
+        pad_idx: int = 0,
+        dynchunktrain_config: DynChunkTrainConfig | None = None,
+    ) -> torch.Tensor | tuple[Any, ...]:
+        """Encode features and decode targets (teacher forcing).
+
+        Arguments
+        ---------
+        src : torch.Tensor
+            (B, T, F) or (B, T, F1, F2) features.
+        tgt : torch.Tensor
+            (B, U) int64 target tokens, or None to encode only.
+        wav_len : torch.Tensor, optional
+            (B,) relative lengths of the features.
+        pad_idx : int
+            Padding token of ``tgt``.
+        dynchunktrain_config : speechbrain DynChunkTrainConfig, optional
+            As in :meth:`encode`.
+
+        Returns
+        -------
+        encoded : torch.Tensor
+            (B, T, D).
+        hidden : list of torch.Tensor
+            Only with ``output_hidden_states``.
+        decoded : torch.Tensor
+            (B, U, D); left out when ``tgt`` is None.
+        """
+        encoded, hidden, padding_mask = self.encode_layers(
+            src, wav_len, dynchunktrain_config
+        )
+        outputs = (encoded, hidden) if self.output_hidden_states else (encoded,)
+        if tgt is None:
+            return outputs if self.output_hidden_states else encoded
+        return (*outputs, self.decode_targets(tgt, encoded, padding_mask, pad_idx))
+
+    def decode_targets(
+        self,
+        tgt: torch.Tensor,
+        encoded: torch.Tensor,
+        padding_mask: torch.Tensor | None = None,
+        pad_idx: int = 0,
+    ) -> torch.Tensor:
+        """Decode known targets (teacher forcing).
+
+        Arguments
+        ---------
+        tgt : torch.Tensor
+            (B, U) int64 target tokens.
+        encoded : torch.Tensor
+            (B, T, D) encoder frames.
+        padding_mask : torch.Tensor, optional
+            (B, T) bool, True = padding.
+        pad_idx : int
+            Padding token of ``tgt``.
+
+        Returns
+        -------
+        torch.Tensor
+            (B, U, D).
+        """
+        decoded, _, _ = self.decoder(
+            tgt=self._embed_targets(tgt),
+            memory=encoded,
+            tgt_mask=get_lookahead_mask(tgt),
+            tgt_key_padding_mask=get_key_padding_mask(tgt, pad_idx=pad_idx),
+            memory_key_padding_mask=padding_mask,
+        )
+        return decoded
+
+    @torch.no_grad()
+    def decode(
+        self,
+        tgt: torch.Tensor,
+        encoder_out: torch.Tensor,
+        enc_len: torch.Tensor | None = None,
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """One decoding step of a searcher.
+
+        Arguments
+        ---------
+        tgt : torch.Tensor
+            (B, U) int64 tokens so far.
+        encoder_out : torch.Tensor
+            (B, T, D) encoded features.
+        enc_len : torch.Tensor, optional
+            (B,) lengths of ``encoder_out`` in frames; all may be below T.
+
+        Returns
+        -------
+        decoded : torch.Tensor
+            (B, U, D).
+        attention : torch.Tensor
+            (B, U, T) weights of the last layer's cross-attention.
+        """
+        mask = None
+        if enc_len is not None:
+            mask = lengths_to_padding_mask(enc_len, encoder_out.shape[1])
+        decoded, _, attention = self.decoder(
+            self._embed_targets(tgt),
+            encoder_out,
+            tgt_mask=get_lookahead_mask(tgt),
+            memory_key_padding_mask=mask,
+        )
+        return decoded, attention[-1]
+
+    def _embed_targets(self, tgt):
+        embedded = self.custom_tgt_module(tgt)
+        # With relative attention SpeechBrain keeps the decoder's codes elsewhere.
+        codes = getattr(self, "positional_encoding_decoder", None)
+        if codes is None:
+            codes = self.positional_encoding
+        return embedded + codes(embedded)
+
+    def init_state(
+        self,
+        batch_size: int,
+        *,
+        chunk: ChunkRule | None = None,
+        device: torch.device | None = None,
+        dtype: torch.dtype | None = None,
+    ) -> State:
+        """The state before the first frame of ``batch_size`` streams.
+
+        Arguments
+        ---------
+        batch_size : int
+            Number of streams.
+        chunk : hyperconformer.core.masks.ChunkRule, optional
+            The rule that the streams will follow; None needs a causal encoder.
+        device : torch.device, optional
+            Where the tensors live.
+        dtype : torch.dtype, optional
+            Their floating type.
+
+        Returns
+        -------
+        dict of str to torch.Tensor
+            Batch-first tensors, whose shapes no step changes.
+
+        Raises
+        ------
+        ValueError
+            If the encoder cannot stream.
+        """
+        state = self.encoder.init_state(
+            batch_size, chunk=chunk, device=device, dtype=dtype
+        )
+        state["frames_seen"] = torch.zeros(batch_size, dtype=torch.int64, device=device)
+        return state
+
+    def encode_step(
+        self,
+        src: torch.Tensor,
+        lengths: torch.Tensor,
+        chunk: ChunkRule | None,
+        state: State,
+    ) -> tuple[torch.Tensor, State]:
+        """Encode the next frames of each stream.
+
+        Arguments
+        ---------
+        src : torch.Tensor
+            (B, T, F) or (B, T, F1, F2) features; padding may hold anything.
+        lengths : torch.Tensor
+            (B,) int64 real frames: whole chunks, but for a stream's last step.
+        chunk : hyperconformer.core.masks.ChunkRule or None
+            The streams' rule.
+        state : dict of str to torch.Tensor
+            From :meth:`init_state` or the last step; not changed.
+
+        Returns
+        -------
+        encoded : torch.Tensor
+            (B, T, D).
+        state : dict of str to torch.Tensor
+            The state after these frames.
+        """
+        src = src.flatten(2)
+        padding_mask = None
+        if is_recorded() or (lengths < src.shape[1]).any():
+            padding_mask = lengths_to_padding_mask(lengths, src.shape[1])
+            src = src.masked_fill(padding_mask.unsqueeze(-1), 0.0)
+        src = self.custom_src_module(src)
+        seen = state["frames_seen"]
+        if self.adds_position:
+            # By each stream's own clock; SpeechBrain's table of codes ends somewhere.
+            position = seen[:, None] + torch.arange(src.shape[1], device=src.device)
+            src = src + sinusoids(position, src.shape[-1]).to(src.dtype)
+        encoded, new_state = self.encoder.step(src, padding_mask, chunk, state)
+        return encoded, {**new_state, "frames_seen": seen + lengths}
+
+    def make_streaming_context(
+        self,
+        dynchunktrain_config: DynChunkTrainConfig,
+        encoder_kwargs: dict[str, Any] | None = None,
+    ) -> "StreamingContext":
+        """A stream in SpeechBrain's manner; see :meth:`encode_streaming`.
+
+        Arguments
+        ---------
+        dynchunktrain_config : speechbrain DynChunkTrainConfig
+            Chunk size and left context.
+        encoder_kwargs : dict, optional
+            Options of SpeechBrain's encoders; ours have none.
+
+        Returns
+        -------
+        StreamingContext
+
+        Raises
+        ------
+        ValueError
+            If the encoder cannot stream, or options are given.
+        """
+        if encoder_kwargs:
+            raise ValueError(f"the encoder takes no options, got {encoder_kwargs}")
+        rule = chunk_rule(dynchunktrain_config)
+        self.init_state(1, chunk=rule)  # An encoder that cannot stream says so now.
+        return StreamingContext(rule)
+
+    def encode_streaming(
+        self, src: torch.Tensor, context: "StreamingContext"
+    ) -> torch.Tensor:
+        """Encode the next chunks of streams that go in step, as SpeechBrain does.
+
+        Arguments
+        ---------
+        src : torch.Tensor
+            (B, T, F) or (B, T, F1, F2) features: whole chunks, but for the last step.
+        context : StreamingContext
+            From :meth:`make_streaming_context`; its state is replaced.
+
+        Returns
+        -------
+        torch.Tensor
+            (B, T, D).
+        """
+        batch, frames = src.shape[:2]
+        if context.state is None:
+            context.state = self.init_state(
+                batch, chunk=context.chunk, device=src.device, dtype=src.dtype
+            )
+        lengths = torch.full((batch,), frames, device=src.device)
+        encoded, context.state = self.encode_step(
+            src, lengths, context.chunk, context.state
+        )
+        return encoded
+
+
+@dataclass
+class StreamingContext:
+    """What :meth:`HyperConformerASR.encode_streaming` remembers: rule and state."""
+
+    chunk: ChunkRule
+    state: State | None = None
+
+
+def _known(activation):
+    """torch's class for SpeechBrain's Swish, the same with its beta of 1: layers know
+    how to make it one operator with what follows."""
+    return nn.SiLU if activation is Swish else activation

@@ -1,0 +1,1 @@
+"""Searches: greedy, CTC beam, joint, transducer, in streams; alignment."""

@@ -1,0 +1,324 @@
+"""A training run from its YAML file to its error rates, model folder and transcript."""
+
+import math
+import random
+import time
+
+import speechbrain as sb
+import torch
+from speechbrain.dataio.dataio import load_data_csv
+from tqdm import tqdm
+
+from hyperconformer.audio import read_audio
+from hyperconformer.core.text import write_references
+from hyperconformer.training.brain import ASRBrain
+from hyperconformer.training.chunks import check_chunk_training, chunks_to_test
+from hyperconformer.training.data import (
+    draw_fraction,
+    make_dataset,
+    manifest_durations,
+    pad_batch,
+    read_transcripts,
+    train_loader_options,
+)
+from hyperconformer.training.experiment import open_experiment
+from hyperconformer.training.fine_tuning import start_from
+from hyperconformer.training.phones import PhoneInventory
+from hyperconformer.training.results import (
+    cost_against_length,
+    count_macs,
+    write_results,
+)
+from hyperconformer.transcribe.offline import ASR
+
+# Length in seconds of the utterance whose multiply-adds are counted.
+MACS_AUDIO_S = 10
+
+# All keys of a training file, except those that only its own references use.
+USED_KEYS = {
+    "seed",
+    "output_folder",
+    "corpus",
+    "data_folder",
+    "corpus_options",
+    "train_split",
+    "valid_split",
+    "test_splits",
+    "init_from",
+    "new_head",
+    "tokenizer_file",
+    "token_unit",
+    "vocab_size",
+    "sample_rate",
+    "max_duration_s",
+    "extractor",
+    "normalization_utterances",
+    "recognizer",
+    "num_decoder_layers",
+    "wav_augment",
+    "feature_augment",
+    "augment_from_epoch",
+    "join_fraction",
+    "train_fraction",
+    "number_of_epochs",
+    "max_updates",
+    "max_train_s",
+    "epoch_counter",
+    "max_batch_s",
+    "max_batch_utterances",
+    "loader_workers",
+    "grad_accumulation_factor",
+    "max_grad_norm",
+    "precision",
+    "ckpt_interval_minutes",
+    "optimizer",
+    "lr_schedule",
+    "dynchunktrain_config_sampler",
+    "test_chunks_ms",
+    "test_left_context_ms",
+    "ctc_cost",
+    "seq_cost",
+    "ctc_weight",
+    "consistency_weight",
+    "phone_ctc",
+    "test_search",
+    "error_rate_computer",
+    "avg_checkpoints",
+    "cost_lengths_s",
+    "checkpointer",
+    "train_logger",
+}
+
+
+def train(config_file, run_options=None, overrides=None):
+    """Prepare the corpus, train, evaluate, export and transcribe one file.
+
+    With the same arguments, an interrupted run continues from its last checkpoint.
+
+    Arguments
+    ---------
+    config_file : str or pathlib.Path
+        The YAML file.
+    run_options : dict, optional
+        SpeechBrain's ``run_opts`` (device, precision, gradient clipping, ...).
+    overrides : str or dict, optional
+        Changes to the YAML file.
+
+    Returns
+    -------
+    dict
+        Split to ``{"loss", "WER", "CER"}``.
+
+    Raises
+    ------
+    FileNotFoundError, ValueError
+        If the YAML file is wrong, the corpus is missing or a split is empty.
+    """
+    run_options = run_options or {}
+    test_only = bool(run_options.get("test_only"))
+    experiment = open_experiment(config_file, overrides, USED_KEYS, test_only)
+    config, manifests = experiment.config, experiment.manifests
+    check_chunk_training(config)
+    tokenizer = experiment.tokenizer
+    if sb.utils.distributed.if_main_process():
+        for split in [config["valid_split"], *config["test_splits"]]:
+            write_references(read_transcripts(manifests[split]), tokenizer, split)
+    if config["test_search"] is not None:
+        sentences = read_transcripts(manifests[config["train_split"]], tokenizer)
+        config["test_search"].prepare(tokenizer, sentences, experiment.output)
+    results = _run(experiment, run_options)
+    if sb.utils.distributed.if_main_process():
+        model = experiment.output / "model"
+        # Tests do not change a finished model.
+        if not test_only or not model.is_dir():
+            parts = ["extractor", "recognizer"]
+            ngram = getattr(config["test_search"], "ngram", None)
+            model = experiment.save_model(parts, ["sample_rate"], ngram)
+        test_manifest = manifests[config["test_splits"][0]]
+        report(results, model, test_manifest, experiment.output)
+    return results
+
+
+def _run(experiment, run_options):
+    config, manifests, tokenizer, _, output, _ = experiment
+    rate_hz = config["sample_rate"]
+    train_set = make_dataset(
+        manifests[config["train_split"]],
+        tokenizer,
+        rate_hz,
+        sort="ascending",
+        max_duration_s=config["max_duration_s"],
+    )
+    train_set = draw_fraction(train_set, config["train_fraction"], config["seed"])
+    loader = train_loader_options(
+        train_set,
+        max_batch_s=config["max_batch_s"],
+        max_batch_utterances=config["max_batch_utterances"],
+        seed=config["seed"],
+        workers=config["loader_workers"],
+        join_fraction=config["join_fraction"],
+    )
+    modules = {"recognizer": config["recognizer"]}
+    phones = config["phone_ctc"]
+    if phones is not None and not run_options.get("test_only"):
+        phones.require(
+            read_transcripts(manifests[config["train_split"]], tokenizer),
+            len(config["recognizer"].transformer.encoder.layers),
+        )
+        modules["phone_ctc"] = phones
+        config["checkpointer"].add_recoverable(
+            "phones",
+            PhoneInventory(phones.phones),
+            optional_load=True,  # older checkpoints do not name them
+        )
+    # The checkpointer must save everything that a resumed run needs.
+    config["checkpointer"].add_recoverables(
+        {
+            **modules,
+            "extractor": config["extractor"],
+            "counter": config["epoch_counter"],
+            "lr_schedule": config["lr_schedule"],
+        }
+    )
+    brain = ASRBrain(
+        tokenizer,
+        train_loader=loader,
+        modules=modules,
+        opt_class=config["optimizer"],
+        hparams=config,
+        run_opts=run_options,
+        checkpointer=config["checkpointer"],
+    )
+    config["extractor"].to(brain.device)
+    eval_loader = {"batch_size": config["max_batch_utterances"]}
+    eval_loader["collate_fn"] = pad_batch
+    if not brain.test_only:
+        if config["checkpointer"].find_checkpoint() is None:
+            if config["init_from"] is not None:
+                parts = config["extractor"], config["recognizer"]
+                new_head = config["new_head"]
+                start_from(config["init_from"], experiment.plain, *parts, new_head)
+            measure_features(config, manifests)
+        valid_set = make_dataset(
+            manifests[config["valid_split"]], tokenizer, rate_hz, sort="ascending"
+        )
+        brain.fit(
+            config["epoch_counter"],
+            train_set,
+            valid_set,
+            train_loader_kwargs=loader,
+            valid_loader_kwargs=dict(eval_loader),
+        )
+    results = {}
+    for split in [config["valid_split"], *config["test_splits"]]:
+        dataset = make_dataset(manifests[split], tokenizer, rate_hz, sort="ascending")
+        audio_s = 3600 * manifest_durations(manifests[split])[1]
+        for suffix, chunk in chunks_to_test(config).items():
+            name = f"{split}{suffix}"
+            started = time.monotonic()
+            results[name] = brain.evaluate_split(
+                name,
+                dataset,
+                dict(eval_loader),
+                output / f"wer_{name}.txt",
+                output / f"errors_{name}.csv",
+                chunk,
+            )
+            seconds = time.monotonic() - started
+            results[name]["times_real_time"] = audio_s / seconds
+    if sb.utils.distributed.if_main_process():
+        costs = measure_costs(config, brain.device)
+        first = next(iter(chunks_to_test(config)))
+        names = {
+            "valid": config["valid_split"] + first,
+            "test": config["test_splits"][0] + first,
+        }
+        model = config["recognizer"]
+        write_results(output / "results.json", results, brain, model, **names, **costs)
+    return results
+
+
+def measure_costs(config, device):
+    """Measure the cost of encoder and CTC head.
+
+    Arguments
+    ---------
+    config : dict
+        The loaded YAML file. Its recogniser stays in evaluation mode.
+    device : str or torch.device
+        The device of the recogniser.
+
+    Returns
+    -------
+    dict
+        ``macs_per_audio_s``, multiply-adds per second of speech in utterances of
+        :data:`MACS_AUDIO_S`, and ``against_length`` if ``cost_lengths_s`` is set.
+    """
+    recognizer = config["recognizer"].eval()
+
+    def noise_features(audio_s):
+        noise = torch.randn(1, round(audio_s * config["sample_rate"]), device=device)
+        with torch.no_grad():
+            return config["extractor"](noise, torch.ones(1, device=device))
+
+    macs = count_macs(recognizer, *noise_features(MACS_AUDIO_S))
+    costs = {"macs_per_audio_s": macs // MACS_AUDIO_S}
+    if config["cost_lengths_s"]:
+        costs["against_length"] = cost_against_length(
+            recognizer, noise_features, config["cost_lengths_s"]
+        )
+    return costs
+
+
+def measure_features(config, manifests):
+    """Fit the feature normalisation on training speech.
+
+    Nothing is done if the initial model has statistics, or if each utterance is
+    normalised by itself.
+
+    Arguments
+    ---------
+    config : dict
+        The loaded YAML file.
+    manifests : dict of str to pathlib.Path
+        Split to manifest.
+    """
+    extractor = config["extractor"]
+    if extractor.mean.any() or extractor.normalization == "utterance":
+        return
+    rows = list(load_data_csv(str(manifests[config["train_split"]])).values())
+    random.Random(config["seed"]).shuffle(rows)
+    rows = rows[: config["normalization_utterances"]]
+    extractor.fit(
+        read_audio(row["wav"], config["sample_rate"])
+        for row in tqdm(rows, desc="measuring features", dynamic_ncols=True)
+    )
+
+
+def report(results, model, test_manifest, output):
+    """Print the error rates, one transcript and the paths of the results.
+
+    Arguments
+    ---------
+    results : dict
+        Split to ``{"loss", "WER", "CER"}``.
+    model : pathlib.Path
+        The model folder.
+    test_manifest : pathlib.Path
+        Manifest of the transcribed file.
+    output : pathlib.Path
+        The run's folder.
+    """
+    print(f"\n{'split':<20}{'WER %':>8}{'CER %':>8}")
+    for split, stats in results.items():
+        print(f"{split:<20}{stats['WER']:>8.2f}{stats['CER']:>8.2f}")
+        if math.isnan(stats["WER"]):
+            print("(nan: its references hold no words, so there is no error rate)")
+    row = next(iter(load_data_csv(str(test_manifest)).values()))
+    # This run's model is trusted: it may name the user's classes.
+    asr = ASR.from_hparams(source=model, trusted=True)
+    text = asr.transcribe_file(row["wav"])
+    print(f"\n$ hyperconformer transcribe {row['wav']} --model {output}")
+    print(f"{text}\n(spoken: {row['wrd']})")
+    print(f"\nlog: {output / 'train_log.txt'}   curve: {output / 'curve.png'}")
+    print(f"alignments: {output}/wer_*.txt   model: {model}")

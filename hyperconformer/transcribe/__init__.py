@@ -1,0 +1,1 @@
+"""Audio to words: whole files, long audio, streams, output formats."""

@@ -1,0 +1,613 @@
+"""From a stream of samples to words, at constant cost and memory.
+
+:class:`StreamingModel` computes, and holds nothing that changes; all that it remembers
+of a stream stands in a :class:`StreamState`. What comes out equals what the offline
+model says of the whole utterance under the same chunk rule. :class:`StreamingASR` makes
+words of it:
+
+>>> from hyperconformer import StreamingASR                      # doctest: +SKIP
+>>> asr = StreamingASR.from_hparams("results/an4", chunk_ms=640)  # doctest: +SKIP
+>>> stream = asr.open()                                          # doctest: +SKIP
+>>> for samples in microphone:                                   # doctest: +SKIP
+...     for partial in stream.feed(samples):
+...         print(partial.text)
+>>> stream.close()[-1].text                                      # doctest: +SKIP
+"""
+
+import hashlib
+import math
+from typing import NamedTuple
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+
+from hyperconformer.audio import as_samples, check_peak, read_audio
+from hyperconformer.core.state import StreamState, prefixed, within
+from hyperconformer.core.words import Word
+from hyperconformer.hub.folder import DEFAULT_STREAMING_MODEL, load_model
+from hyperconformer.model.chunks import chunk_config, chunk_rule
+from hyperconformer.model.features import frame_ms, look_ahead_ms, samples_after_centre
+from hyperconformer.search.alignment import WORD_START
+from hyperconformer.search.streaming import (
+    GreedySearch,
+    PrefixBeamSearch,
+    TransducerSearch,
+)
+
+# A chunk is recognised at once, and its memory is set aside before.
+MAX_CHUNK_MS = 600_000
+
+
+class StreamingModel:
+    """Extractor, front end, encoder and its head, chunk by chunk.
+
+    Arguments
+    ---------
+    extractor : hyperconformer.model.features.FeatureExtractor
+        Samples to features, with ``normalization: global`` and ``top_db: null``.
+    recognizer : hyperconformer.model.recognizer.Recognizer
+        With a causal front end and a mixer that streams.
+    chunk_ms : float
+        Length of a chunk, a multiple of the encoder's frame (40 ms).
+    left_context_ms : float, optional
+        What a chunk sees before it, at least; None = all, where the mixer can.
+
+    Attributes
+    ----------
+    chunk : hyperconformer.core.masks.ChunkRule
+        The rule in frames.
+    latency_ms : float
+        The longest that a sound waits for its chunk and the look-ahead of the
+        features; computing comes on top.
+
+    Raises
+    ------
+    ValueError
+        If a part cannot stream, or a length does not fit.
+    """
+
+    def __init__(self, extractor, recognizer, chunk_ms=640, left_context_ms=None):
+        extractor.check_streamable()
+        if chunk_ms > MAX_CHUNK_MS:
+            raise ValueError(
+                f"a chunk must last at most {MAX_CHUNK_MS} ms, got {chunk_ms:g} ms"
+            )
+        self.extractor, self.recognizer = extractor.eval(), recognizer.eval()
+        self.frame_ms = frame_ms(extractor, recognizer.frontend)
+        self.chunk = chunk_rule(chunk_config(chunk_ms, left_context_ms, self.frame_ms))
+        stft = extractor.features.compute_STFT
+        self.sample_rate_hz, self.hop = stft.sample_rate, stft.hop_length
+        self.chunk_features = self.chunk.chunk_frames * recognizer.frontend.stride
+        self.before, right = stft.n_fft // 2, samples_after_centre(stft)
+        self.unheard = self.before - right
+        self.capacity = (self.chunk_features - 1) * self.hop + self.before + right
+        self.latency_ms = chunk_ms + look_ahead_ms(extractor)
+        self.device = extractor.mean.device
+        self.model_id = self._identity()
+        self.init_state(1)  # A part that cannot stream says so now.
+
+    def _identity(self):
+        """A digest of the weights and of all that shapes a state."""
+        digest = hashlib.sha256(repr((self.chunk, self.sample_rate_hz)).encode())
+        for module in (self.extractor, self.recognizer):
+            for name, tensor in module.state_dict().items():
+                digest.update(name.encode())
+                digest.update(tensor.detach().cpu().contiguous().numpy().tobytes())
+        return digest.hexdigest()
+
+    def init_state(self, batch_size):
+        """The state before the first sample of ``batch_size`` streams.
+
+        Arguments
+        ---------
+        batch_size : int
+            Number of streams, at least 1.
+
+        Returns
+        -------
+        StreamState
+
+        Raises
+        ------
+        ValueError
+            If the number is not positive.
+        """
+        if batch_size < 1:
+            raise ValueError(f"batch_size must be >= 1, got {batch_size}")
+        like = {"device": self.device, "dtype": self.extractor.mean.dtype}
+        counters = {"dtype": torch.int64, "device": self.device}
+        tensors = {
+            # The samples from the next chunk's first window on, and how many they are.
+            "samples": torch.zeros(batch_size, self.capacity, **like),
+            "filled": torch.full((batch_size,), self.before, **counters),
+            "samples_seen": torch.zeros(batch_size, **counters),
+            "closed": torch.zeros(batch_size, dtype=torch.bool, device=self.device),
+            **prefixed(
+                "model",
+                self.recognizer.init_state(batch_size, chunk=self.chunk, **like),
+            ),
+        }
+        return StreamState(self.model_id, tensors)
+
+    def reset(self, state, rows):
+        """The batch with the streams ``rows`` as they were before their first sample.
+
+        Arguments
+        ---------
+        state : StreamState
+            The batch.
+        rows : list of int
+            Which of its streams.
+
+        Returns
+        -------
+        StreamState
+        """
+        self.check_state(state)
+        return state.replaced(rows, self.init_state(len(rows)))
+
+    def forget(self, state):
+        """The batch with what front end and encoder remember as before a first frame.
+
+        Samples that wait for their chunk stay.
+        """
+        fresh = self.init_state(state.batch_size).tensors
+        kept = {k: v for k, v in state.tensors.items() if not k.startswith("model.")}
+        return StreamState(self.model_id, {**fresh, **kept})
+
+    def check_state(self, state):
+        """Refuse the state of another model.
+
+        Raises
+        ------
+        ValueError
+            If the state was made by a model of other weights or with another rule.
+        """
+        if state.model_id != self.model_id:
+            raise ValueError(
+                "the state belongs to a model of other weights or another chunk rule: "
+                f"{state.model_id[:12]}, here {self.model_id[:12]}"
+            )
+
+    @torch.inference_mode()
+    def feed(self, state, samples, last=False):
+        """Take the next samples of each stream, and recognise the chunks they fill.
+
+        Arguments
+        ---------
+        state : StreamState
+            From :meth:`init_state` or the last call; not changed, so that after an
+            error the streams without fault can go on from it.
+        samples : list of torch.Tensor
+            Of each stream (N,) floating samples with full scale = 1, any number, none
+            included.
+        last : bool or list of bool
+            Whether (of each stream) these are the last ones: it is closed then.
+
+        Returns
+        -------
+        frames : list of torch.Tensor
+            Of each stream (T, V) log-probabilities of the new frames, maybe none; of
+            a transducer (T, D) encoder frames.
+        state : StreamState
+            The state after these samples.
+
+        Raises
+        ------
+        ValueError
+            If the state belongs to another model, a stream is closed or its samples
+            are no finite numbers; the message names the streams.
+        """
+        self.check_state(state)
+        last = [last] * state.batch_size if isinstance(last, bool) else list(last)
+        samples = self._check_samples(state, samples, last)
+        outputs = [[] for _ in samples]
+        own = dict(state.tensors)
+        for name in ("samples", "filled", "samples_seen", "closed"):
+            own[name] = own[name].clone()
+        state = StreamState(self.model_id, own)
+        taken = [0] * len(samples)
+        while True:
+            filled = own["filled"].tolist()
+            for row, new in enumerate(samples):
+                count = min(self.capacity - filled[row], len(new) - taken[row])
+                if count > 0:
+                    piece = new[taken[row] : taken[row] + count]
+                    own["samples"][row, filled[row] : filled[row] + count] = piece
+                    filled[row] += count
+                    taken[row] += count
+                    own["samples_seen"][row] += count
+            own["filled"] = torch.tensor(filled, device=self.device)
+            ready = [row for row, n in enumerate(filled) if n == self.capacity]
+            if not ready:
+                break
+            features = torch.full((len(ready),), self.chunk_features)
+            state = self._run(state, ready, features.to(self.device), outputs)
+            own = state.tensors
+        ending = [row for row, end in enumerate(last) if end]
+        state = self._close(state, ending, outputs)
+        state.tensors["closed"][ending] = True
+        head = self.recognizer.ctc_head
+        transducer = self.recognizer.transducer is not None
+        width = head.in_features if transducer else head.out_features
+        empty = torch.zeros(0, width, device=self.device)
+        return [torch.cat([empty, *frames]) for frames in outputs], state
+
+    def _check_samples(self, state, samples, last):
+        if not len(samples) == len(last) == state.batch_size:
+            raise ValueError(
+                f"{state.batch_size} streams need as many arrays of samples "
+                f"and flags, got {len(samples)} and {len(last)}"
+            )
+        samples = [torch.as_tensor(new, device=self.device) for new in samples]
+        for row, new in enumerate(samples):
+            if state.tensors["closed"][row]:
+                raise ValueError(f"stream {row} is closed")
+            if new.dim() != 1 or not new.is_floating_point():
+                raise ValueError(
+                    f"stream {row} needs (N,) floating samples, "
+                    f"got {tuple(new.shape)} {new.dtype}"
+                )
+            if not torch.isfinite(new).all():
+                raise ValueError(f"stream {row}: samples that are NaN or infinite")
+            if len(new) > 0:
+                check_peak(new.abs().max().item())
+        return samples
+
+    def _run(self, state, rows, features, outputs):
+        """Recognise a chunk, ``features`` of it real, of the streams ``rows``."""
+        part = state if len(rows) == state.batch_size else state.select(rows)
+        window = F.pad(part.tensors["samples"], (0, self.unheard))
+        places = torch.arange(window.shape[1], device=self.device)
+        filled, seen = part.tensors["filled"], part.tensors["samples_seen"]
+        places = places - filled.unsqueeze(1)  # 0 is the sample to come
+        recorded = (places < 0) & (places >= -seen.unsqueeze(1))
+        log_probs, frames, after = self.recognizer.step(
+            self.extractor.window_features(window, recorded),
+            features,
+            self.chunk,
+            within("model", part.tensors),
+        )
+        for row, frame_probs, count in zip(rows, log_probs, frames.tolist()):
+            outputs[row].append(frame_probs[:count])
+        used = self.chunk_features * self.hop
+        rest = part.tensors["samples"][:, used:]
+        tensors = {
+            **part.tensors,
+            "samples": F.pad(rest, (0, self.capacity - rest.shape[1])),
+            "filled": part.tensors["filled"] - used,
+            **prefixed("model", after),
+        }
+        part = StreamState(self.model_id, tensors)
+        return part if len(rows) == state.batch_size else state.replaced(rows, part)
+
+    def _close(self, state, rows, outputs):
+        """Recognise what is left of the streams ``rows``, after which come zeros."""
+        while rows:
+            seen, filled = state.tensors["samples_seen"], state.tensors["filled"]
+            # Frames stand at multiples of the hop, the first at the first sample.
+            left = seen // self.hop + 1 - (seen - filled + self.before) // self.hop
+            rows = [row for row in rows if left[row] > 0]
+            if rows:
+                features = left[rows].clamp(max=self.chunk_features)
+                state = self._run(state, rows, features, outputs)
+        return state
+
+
+class Partial(NamedTuple):
+    """What is known of the segment that is being spoken.
+
+    ``words`` are final: later partials of the segment begin with them. ``rest`` is the
+    text after them, which may still change. ``ended`` says that the segment is over;
+    the next partial begins a new one.
+    """
+
+    words: tuple[Word, ...]
+    rest: str
+    ended: bool
+
+    @property
+    def text(self):
+        """Everything, final or not."""
+        return " ".join([word.text for word in self.words] + [self.rest]).strip()
+
+
+class StreamingASR:
+    """Recognises speech while it is spoken.
+
+    Arguments
+    ---------
+    model : StreamingModel
+        Samples to log-probabilities.
+    tokenizer : sentencepiece.SentencePieceProcessor
+        Tokens to text.
+    beam_size : int
+        1 decodes greedily, more by a prefix beam of CTC.
+    endpoint_s : float
+        Silence (blanks) after words that ends a segment; the encoder then begins anew,
+        as with an utterance in training.
+
+    Raises
+    ------
+    ValueError
+        If a number is not positive, or a transducer shall have a beam.
+    """
+
+    def __init__(self, model, tokenizer, beam_size=1, endpoint_s=1.0):
+        if beam_size < 1 or not 0 < endpoint_s < math.inf:
+            raise ValueError(
+                "beam_size must be >= 1 and finite endpoint_s > 0, "
+                f"got {beam_size} and {endpoint_s}"
+            )
+        if beam_size > 1 and model.recognizer.transducer is not None:
+            raise ValueError(
+                f"a transducer's stream is decoded greedily: beam_size must be 1, "
+                f"got {beam_size}"
+            )
+        self.model, self.tokenizer = model, tokenizer
+        self.beam_size, self.endpoint_s = beam_size, endpoint_s
+
+    @classmethod
+    def from_hparams(
+        cls,
+        source=None,
+        chunk_ms=640,
+        left_context_ms=None,
+        device="cpu",
+        trusted=False,
+        beam_size=1,
+        endpoint_s=1.0,
+    ):
+        """Load a model folder.
+
+        Arguments
+        ---------
+        source, device, trusted
+            As :func:`hyperconformer.hub.folder.load_model`; without a source, the
+            shipped model that streams.
+        chunk_ms, left_context_ms : float
+            As :class:`StreamingModel`.
+        beam_size : int
+            As :class:`StreamingASR`.
+        endpoint_s : float
+            Likewise.
+
+        Returns
+        -------
+        StreamingASR
+
+        Raises
+        ------
+        FileNotFoundError
+            If the folder or one of its files is missing.
+        ValueError
+            If it holds another kind of model, or one that cannot stream.
+        """
+        source = source or DEFAULT_STREAMING_MODEL
+        config, tokenizer = load_model(
+            source, ("extractor", "recognizer"), device, trusted
+        )
+        model = StreamingModel(
+            config["extractor"], config["recognizer"], chunk_ms, left_context_ms
+        )
+        return cls(model, tokenizer, beam_size, endpoint_s)
+
+    def open(self):
+        """Begin a stream.
+
+        Returns
+        -------
+        Stream
+        """
+        return Stream(self)
+
+    def partials(self, pieces):
+        """What is known after each piece of a stream.
+
+        Where the pieces end with an error or Ctrl-C, what was said before comes out
+        first.
+
+        Arguments
+        ---------
+        pieces : iterable of numpy.ndarray or torch.Tensor
+            As for :meth:`Stream.feed`, all of the stream together.
+
+        Yields
+        ------
+        Partial
+            The last one with ``ended``.
+        """
+        stream = self.open()
+        try:
+            for samples in pieces:
+                yield from stream.feed(samples)
+        except (Exception, KeyboardInterrupt):
+            yield from stream.close()
+            raise
+        yield from stream.close()
+
+    def feed(self, streams, samples, last=False):
+        """Feed several streams at once; the chunks that are full are one batch.
+
+        Arguments
+        ---------
+        streams : list of Stream
+            Opened here, wherever each of them stands.
+        samples : list of numpy.ndarray or torch.Tensor
+            As :meth:`Stream.feed`.
+        last : bool
+            Whether these are the last samples of all of them.
+
+        Returns
+        -------
+        list of list of Partial
+            Of each stream.
+
+        Raises
+        ------
+        ValueError
+            As :meth:`StreamingModel.feed`; then no stream has moved.
+        """
+        state = StreamState.stack([stream.state for stream in streams])
+        samples = [as_samples(new) for new in samples]
+        log_probs, state = self.model.feed(state, samples, last)
+        return [
+            stream.take(new, after, last)
+            for stream, new, after in zip(streams, log_probs, state.unstack())
+        ]
+
+    def new_search(self):
+        """A search at a segment's begin."""
+        transducer = self.model.recognizer.transducer
+        if transducer is not None:
+            return TransducerSearch(transducer)
+        if self.beam_size == 1:
+            return GreedySearch()
+        return PrefixBeamSearch(self.beam_size)
+
+
+class Stream:
+    """One stream of samples; :meth:`StreamingASR.open` makes it.
+
+    Arguments
+    ---------
+    asr : StreamingASR
+        What recognises it.
+    """
+
+    def __init__(self, asr):
+        self.asr = asr
+        self.state = asr.model.init_state(1)
+        self.search, self.begin = asr.new_search(), 0
+
+    def feed(self, samples, sample_rate_hz=None):
+        """Take the next samples.
+
+        Arguments
+        ---------
+        samples : numpy.ndarray or torch.Tensor
+            (N,) any number, of a type that :func:`hyperconformer.audio.as_samples`
+            takes.
+        sample_rate_hz : int, optional
+            Their rate, which must be the model's; None = it is.
+
+        Returns
+        -------
+        list of Partial
+            At most one of the current segment, and those of segments that ended.
+
+        Raises
+        ------
+        ValueError
+            If the stream is closed, the rate or the type of the samples another, or a
+            sample not finite; the stream stays as it was.
+        """
+        rate_hz = self.asr.model.sample_rate_hz
+        if sample_rate_hz not in (None, rate_hz):
+            raise ValueError(
+                f"the stream has samples at {rate_hz} Hz, got {sample_rate_hz} Hz"
+            )
+        return self.asr.feed([self], [samples])[0]
+
+    def close(self):
+        """No sample follows: recognise what waits for its chunk.
+
+        Returns
+        -------
+        list of Partial
+            The last one with ``ended``.
+        """
+        return self.asr.feed([self], [torch.zeros(0)], last=True)[0]
+
+    def take(self, log_probs, state, last):
+        """Decode (T, V) new frames, after which the stream is in ``state``."""
+        self.state, partials = state, []
+        patience = math.ceil(1000 * self.asr.endpoint_s / self.asr.model.frame_ms)
+        for frame in log_probs:
+            self.search.advance(frame[None])
+            tokens = self.search.tokens
+            if tokens and self.search.frames - tokens[-1].end >= patience:
+                partials.append(self._partial(ended=True))
+                self.state = self.asr.model.forget(self.state)
+        if last or len(log_probs) > 0:
+            partials.append(self._partial(ended=last))
+        return partials
+
+    def _partial(self, ended):
+        tokens = self.search.tokens
+        num_final = len(tokens) if ended else self.search.num_final
+        pieces = [self.asr.tokenizer.id_to_piece(token.index) for token in tokens]
+        starts = [i for i, p in enumerate(pieces) if i == 0 or p.startswith(WORD_START)]
+        spans = list(zip(starts, [*starts[1:], len(pieces)]))
+        # A word is over once the next has begun.
+        final = [s for s in spans if ended or s[1] < num_final]
+        words = (self._word(tokens[a:b]) for a, b in final)
+        # A model may say that a word begins, and then no letter of it.
+        words = tuple(word for word in words if word.text)
+        rest = tokens[final[-1][1] if final else 0 :]
+        partial = Partial(words, self._text(rest), ended)
+        if ended:
+            self.begin += self.search.frames
+            self.search = self.asr.new_search()
+        return partial
+
+    def _text(self, tokens):
+        text = self.asr.tokenizer.decode_ids([token.index for token in tokens])
+        return text.strip()
+
+    def _word(self, tokens):
+        frame_s = self.asr.model.frame_ms / 1000
+        start, end = (self.begin + f for f in (tokens[0].start, tokens[-1].end))
+        score = sum(token.log_prob / (token.end - token.start) for token in tokens)
+        confidence = math.exp(score / len(tokens))
+        return Word(self._text(tokens), start * frame_s, end * frame_s, confidence)
+
+
+# Pieces in which files and standard input are read.
+PIECE_S = 0.02
+
+
+def read_pieces(path, sample_rate_hz):
+    """A file's samples as they would come from a microphone.
+
+    Arguments
+    ---------
+    path : str or pathlib.Path
+        As :func:`hyperconformer.audio.read_audio`.
+    sample_rate_hz : int
+        Wanted rate.
+
+    Returns
+    -------
+    sequence of torch.Tensor
+        (N,) float32 samples each.
+    """
+    return read_audio(path, sample_rate_hz).split(int(PIECE_S * sample_rate_hz))
+
+
+def read_pcm(file, sample_rate_hz):
+    """Signed 16-bit little-endian mono samples, as they come.
+
+    Arguments
+    ---------
+    file : binary file
+        For instance ``sys.stdin.buffer``.
+    sample_rate_hz : int
+        Their rate.
+
+    Yields
+    ------
+    numpy.ndarray
+        (N,) int16 samples.
+
+    Raises
+    ------
+    ValueError
+        If the file ends within a sample, after the whole samples.
+    """
+    size = 2 * int(PIECE_S * sample_rate_hz)
+    while data := file.read(size):
+        yield np.frombuffer(data, dtype="<i2", count=len(data) // 2)
+        if len(data) % 2:
+            raise ValueError("the PCM data end within a 16-bit sample")

@@ -1,0 +1,407 @@
+"""train.py from YAML to transcript, on a handful of synthesised utterances."""
+
+import functools
+import json
+import os
+import pathlib
+import re
+import runpy
+import shlex
+import shutil
+import subprocess
+import sys
+import textwrap
+
+import pytest
+import torch
+from ruamel.yaml import YAML
+from speechbrain.lobes.features import Fbank
+
+from hyperconformer.cli.main import main
+from hyperconformer.evaluation.plots import read_train_log
+from hyperconformer.hub.folder import find_model
+from hyperconformer.model.features import FeatureExtractor
+from hyperconformer.training.asr import measure_features, train
+from hyperconformer.training.experiment import require_tokens
+from hyperconformer.training.fine_tuning import start_from
+from hyperconformer.transcribe.offline import ASR
+
+ROOT = pathlib.Path(__file__).resolve().parents[2]
+CORPUS = "{train_utterances: 12, valid_utterances: 4, test_utterances: 4}"
+
+
+def tiny(folder, corpus):
+    """What makes a run of seconds of any recipe."""
+    return [
+        f"--output_folder={folder}",
+        f"--data_folder={corpus}",
+        f"--corpus_options={CORPUS}",
+        "--d_model=16",
+        "--nhead=2",
+        "--d_ffn=32",
+        "--num_encoder_layers=1",
+        "--num_decoder_layers=1",
+        "--kernel_size=7",
+        "--augment_from_epoch=2",
+        "--consistency_weight=0.2",
+        "--join_fraction=0.5",
+        "--max_batch_utterances=4",
+    ]
+
+
+@pytest.fixture(scope="module")
+def run(runner, tmp_path_factory):
+    """train.py on a tiny model; returns all that it has printed."""
+
+    def run(folder, *arguments, corpus=None, yaml="hyperconformer"):
+        log = tmp_path_factory.mktemp("log") / "log.txt"
+        file = ROOT / f"hparams/{yaml}.yaml"
+        settings = tiny(folder, corpus or folder.parent / "spoken")
+        status = runner.run([file, *settings, *arguments], log)
+        printed = log.read_text()
+        assert status == 0, printed
+        return printed
+
+    return run
+
+
+@pytest.fixture(scope="module")
+def trained(run, tmp_path_factory):
+    """One epoch, then the same command again for two more, and what that printed."""
+    folder = tmp_path_factory.mktemp("run") / "out"
+    run(folder, "--number_of_epochs=1")
+    return folder, run(folder, "--number_of_epochs=3")
+
+
+def test_the_run_continues_where_it_stopped(trained):
+    folder, _ = trained
+    log = read_train_log(folder / "train_log.txt")
+    assert log["epoch"] == [1, 2, 3]
+    assert log["valid loss"][-1] < log["valid loss"][0]
+    updates = log["updates"]
+    assert updates[1] == 2 * updates[0] and updates[2] == 3 * updates[0]
+
+
+def test_the_run_leaves_what_people_look_for(trained):
+    folder, printed = trained
+    for name in ("curve.png", "wer_test.txt", "wer_valid.txt", "hyperparams.yaml"):
+        assert (folder / name).stat().st_size > 0
+    assert "WER %" in printed
+    assert "hyperconformer transcribe" in printed
+
+
+def test_the_model_transcribes(trained, capsys):
+    folder, printed = trained
+    audio = next((folder.parent / "spoken").rglob("test-spoken/**/*.flac"))
+    assert main(["transcribe", str(audio), "--model", str(folder)]) == 0
+    assert capsys.readouterr().out.rstrip("\n") in printed
+
+
+def test_the_model_is_the_average_of_the_last_checkpoints(trained):
+    folder, _ = trained
+    states = [
+        torch.load(file, weights_only=True)
+        for file in (folder / "checkpoints").glob("*/recognizer.ckpt")
+    ]
+    assert len(states) == 3
+    model = ASR.from_hparams(folder).recognizer.state_dict()
+    for key, value in model.items():
+        mean = torch.stack([state[key] for state in states]).mean(0)
+        assert torch.allclose(value, mean, atol=1e-6), key
+
+
+def test_batch_order_and_company_do_not_change_the_text(trained):
+    asr = ASR.from_hparams(trained[0])
+    utterances = [torch.randn(n) for n in (16000, 9000, 4000)]
+    wavs = torch.nn.utils.rnn.pad_sequence(utterances, batch_first=True)
+    lengths = torch.tensor([1.0, 9000 / 16000, 4000 / 16000])
+    together = [str(text) for text in asr.transcribe_batch(wavs, lengths)]
+    assert together == [str(asr.transcribe(u, 16000)) for u in utterances]
+    backwards = asr.transcribe_batch(wavs.flip(0), lengths.flip(0))
+    assert together[::-1] == [str(text) for text in backwards]
+
+
+def test_bad_files_are_named_and_do_not_stop_the_rest(trained, capsys, tmp_path):
+    folder, _ = trained
+    audio = str(next((folder.parent / "spoken").rglob("*.flac")))
+    bad = tmp_path / "bad.wav"
+    bad.write_bytes(b"no audio")
+    code = main(["transcribe", str(bad), audio, "--model", str(folder)])
+    output = capsys.readouterr()
+    assert code == 1 and "1 of 2 files failed" in output.err
+    assert str(bad) in output.err and audio in output.out
+
+
+def test_too_short_is_refused(trained):
+    asr = ASR.from_hparams(trained[0])
+    with pytest.raises(ValueError, match="at least 0.1 s"):
+        asr.transcribe([0.0], 16000)
+
+
+def test_missing_model_is_named(tmp_path, capsys):
+    assert main(["transcribe", "a.wav", "--model", str(tmp_path / "none")]) == 1
+    assert "no such model folder" in capsys.readouterr().err
+    assert main(["transcribe", "a.wav", "--model", str(tmp_path)]) == 1
+    assert "lacks hyperparams.yaml" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    "overrides,message",
+    [
+        ({"lerning_rate": 1}, "unknown key 'lerning_rate'"),
+        ({"corpus": "spokn"}, "'spokn'.*spoken"),
+        ({"corpus_options": {"voices": 3}}, "voices.*train_utterances"),
+        ({"train_split": "training"}, "no split 'training'; it has: test, train"),
+        ({"attention_type": "hypermixin"}, "did you mean 'hypermixing'"),
+        ({"mixer_options": {"tide": True}}, "did you mean 'tied'"),
+        ({"max_duration_s": 0.01}, "no utterance of at most 0.01 s"),
+        ({"corpus": "librispeech", "corpus_options": {}}, "LibriSpeech.*OpenSLR"),
+        ({"corpus": "an4", "corpus_options": {}}, "(?s)does not exist.*AN4"),
+    ],
+)
+def test_mistakes_are_named(trained, overrides, message):
+    folder = trained[0].parent
+    here = overrides.get("corpus") in (None, "spokn")
+    settings = {
+        "output_folder": str(folder / "mistake"),
+        "data_folder": str(folder / ("spoken" if here else "none")),
+        "corpus_options": YAML().load(CORPUS),
+        **overrides,
+    }
+    with pytest.raises((ValueError, FileNotFoundError), match=message):
+        train(ROOT / "hparams/hyperconformer.yaml", {}, settings)
+
+
+def test_mistakes_end_with_a_message_not_a_traceback(tmp_path):
+    file = ROOT / "hparams/hyperconformer.yaml"
+    for mistake, message in (
+        ("--lerning_rate=1", ""),
+        ("--device=cuda:99", "the device 'cuda:99' cannot be used"),
+    ):
+        command = [sys.executable, ROOT / "train.py", file, mistake]
+        done = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path)
+        assert done.returncode == 1 and not list(tmp_path.iterdir())
+        last_line = done.stderr.strip().splitlines()[-1]
+        assert last_line.startswith(f"train.py: {message}")
+        assert "Traceback" not in done.stderr
+
+
+@pytest.mark.parametrize("normalization", ["global", "utterance"])
+def test_features_are_measured_only_where_that_is_used(trained, normalization):
+    extractor = FeatureExtractor(Fbank(n_mels=8), 8, normalization)
+    config = {
+        "extractor": extractor,
+        "train_split": "train",
+        "sample_rate": 16000,
+        "seed": 1,
+        "normalization_utterances": 2,
+    }
+    measure_features(config, {"train": next(trained[0].glob("manifests/*train*.csv"))})
+    assert extractor.mean.any().item() == (normalization == "global")
+    extractor.mean.fill_(3.0)  # as the model has it that fine-tuning begins with
+    measure_features(config, {})
+    assert (extractor.mean == 3.0).all()
+
+
+def test_the_mixer_of_contributing_trains_as_it_stands_there(trained, tmp_path):
+    text = (ROOT / "CONTRIBUTING.md").read_text(encoding="utf-8")
+    code = textwrap.dedent(re.search(r" *```python\n(.*?)```", text, re.S).group(1))
+    (tmp_path / "my_mixers.py").write_text(code, encoding="utf-8")
+    # A checkout of the user's own: train.py looks for my_mixers beside itself.
+    shutil.copy(ROOT / "train.py", tmp_path)
+    shutil.copytree(ROOT / "hparams", tmp_path / "hparams")
+    command = re.search(r"^python (train.py .*MeanMixer.*)$", text, re.M).group(1)
+    arguments = tiny(tmp_path / "out", trained[0].parent / "spoken")
+    arguments.append("--number_of_epochs=1")
+    done = subprocess.run(
+        [sys.executable, *shlex.split(command), *arguments],
+        capture_output=True,
+        text=True,
+        cwd=tmp_path,
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
+    )
+    assert done.returncode == 0, done.stderr
+    saved = (tmp_path / "out/hyperparams.yaml").read_text(encoding="utf-8")
+    assert "!name:my_mixers.MeanMixer" in saved and "gain: 0.5" in saved
+    assert "hyperconformer transcribe" in done.stdout
+
+
+@pytest.fixture(scope="module")
+def tuned(run, trained, tmp_path_factory):
+    """No step from the trained model, with other tokens if it had its own; and what
+    that printed."""
+    folder = tmp_path_factory.mktemp("tuned")
+    source = shutil.copytree(trained[0] / "model", folder / "source")
+    arguments = [f"--init_from={source}", "--max_updates=1", "--lr=0"]
+    arguments += ["--token_unit=bpe", "--vocab_size=30"]
+    corpus = trained[0].parent / "spoken"
+    printed = run(folder / "out", *arguments, corpus=corpus)
+    shutil.rmtree(source)
+    again = functools.partial(run, folder / "out", *arguments, corpus=corpus)
+    return folder / "out", printed, again
+
+
+def test_fine_tuning_begins_with_the_other_model(trained, tuned):
+    folder, printed, _ = tuned
+    start, after = ASR.from_hparams(trained[0]), ASR.from_hparams(folder)
+    for part in ("recognizer", "extractor"):
+        theirs = getattr(after, part).state_dict()
+        for key, value in getattr(start, part).state_dict().items():
+            assert torch.equal(theirs[key], value), key
+    tokens = [asr.tokenizer.serialized_model_proto() for asr in (start, after)]
+    assert tokens[0] == tokens[1]
+    assert "measuring features" not in printed
+    assert "settings differ" not in printed
+
+
+def test_fine_tuning_goes_on_without_the_other_model(tuned):
+    _, printed, again = tuned
+    assert "beginning with the weights" in printed
+    assert "beginning with the weights" not in again("--number_of_epochs=9")
+
+
+@pytest.mark.parametrize("normalization", ["global", "utterance"])
+def test_fine_tuning_takes_statistics_that_mean_the_same(normalization):
+    source = "hyperconformer-an4"
+    settings = (find_model(source) / "hyperparams.yaml").read_text()
+    settings = settings.replace(": global", f": {normalization}")
+    extractor = FeatureExtractor(Fbank(n_mels=80), 80, normalization)
+    start_from(source, settings, extractor, ASR.from_hparams(source).recognizer)
+    assert extractor.mean.any().item() == (normalization == "global")
+
+
+def test_fine_tuning_of_another_model_is_refused_or_named(trained, caplog):
+    folder, asr = trained[0], ASR.from_hparams(trained[0])
+    settings = (folder / "hyperparams.yaml").read_text()
+    parts = asr.extractor, asr.recognizer
+    other = ASR.from_hparams("hyperconformer-an4")
+    with pytest.raises(ValueError, match="other tensors than the settings of this run"):
+        start_from(folder, settings, other.extractor, other.recognizer)
+    telephone = settings.replace("sample_rate: 16000", "sample_rate: 8000")
+    with pytest.raises(ValueError, match="trained at 16000 Hz, .* sample_rate: 8000"):
+        start_from(folder, telephone, *parts)
+    start_from(folder, settings.replace("causal: false", "causal: true"), *parts)
+    assert "recognizer.frontend.causal (False there, True here)" in caplog.text
+
+
+def test_fine_tuning_reads_no_bomb(trained, tmp_path):
+    folder, asr = trained[0], ASR.from_hparams(trained[0])
+    bomb = shutil.copytree(folder / "model", tmp_path / "bomb")
+    lines = ["a0: &a0 [1, 1]"]
+    lines += [f"a{n}: &a{n} [{', '.join([f'*a{n - 1}'] * 9)}]" for n in range(1, 40)]
+    (bomb / "hyperparams.yaml").write_text("\n".join(lines))
+    with pytest.raises(ValueError, match="bomb/hyperparams.yaml has aliases"):
+        start_from(bomb, "sample_rate: 16000", asr.extractor, asr.recognizer)
+
+
+def test_fine_tuning_onto_other_tokens_keeps_the_encoder(run, trained, tmp_path):
+    source, folder = trained[0], tmp_path / "out"
+    arguments = [f"--init_from={source}", "--new_head=true", "--max_updates=1"]
+    arguments += ["--lr=0", "--token_unit=bpe", "--vocab_size=30"]
+    printed = run(folder, *arguments, corpus=source.parent / "spoken")
+    assert "beginning with the encoder" in printed
+    assert "settings differ" not in printed
+    start, after = ASR.from_hparams(source), ASR.from_hparams(folder)
+    assert after.tokenizer.vocab_size() == 30
+    theirs = start.recognizer.state_dict()
+    for key, value in after.recognizer.state_dict().items():
+        if key.startswith(("frontend.", "transformer.encoder.")):
+            assert torch.equal(value, theirs[key]), key
+        if key in ("ctc_head.weight", "decoder_head.weight"):
+            assert value.shape[0] == 30 and value.any()
+    assert torch.equal(after.extractor.mean, start.extractor.mean)
+
+
+def test_a_new_head_has_an_encoder_to_stand_on(trained):
+    overrides = {"output_folder": str(trained[0].parent / "none"), "new_head": True}
+    with pytest.raises(ValueError, match="new_head goes with init_from"):
+        train(ROOT / "hparams/hyperconformer.yaml", {}, overrides)
+
+
+def test_another_model_in_the_same_folder_is_refused_before_anything(trained):
+    folder = trained[0]
+    before = {
+        path: (path.stat().st_mtime_ns, path.stat().st_size)
+        for path in folder.rglob("*")
+        if path.is_file()
+    }
+    overrides = dict(
+        argument.removeprefix("--").split("=", 1)
+        for argument in tiny(folder, folder.parent / "spoken")
+    )
+    text = "\n".join(f"{key}: {value}" for key, value in overrides.items())
+    text += "\nattention_type: RoPEMHA"
+    message = r"attention_type \(hypermixing there, RoPEMHA here\).*--output_folder"
+    with pytest.raises(ValueError, match=message):
+        train(ROOT / "hparams/hyperconformer.yaml", {}, text)
+    for path, stamp in before.items():
+        assert stamp == (path.stat().st_mtime_ns, path.stat().st_size), path
+
+
+@pytest.mark.parametrize(
+    "given, minutes", [(["0.5"], 0.5), (["15"], 15), ([], 0), (["-1"], None)]
+)
+def test_minutes_between_checkpoints_may_be_fractions(given, minutes, capsys):
+    parse = runpy.run_path(str(ROOT / "train.py"))["parse"]
+    for form in ("--ckpt_interval_minutes {}", "--ckpt_interval_minutes={}"):
+        arguments = ["a.yaml", "--lr=3", "--precision", "bf16"]
+        arguments += [part for x in given for part in form.format(x).split()]
+        if minutes is None:
+            with pytest.raises(SystemExit):
+                parse(arguments)
+            assert "ckpt_interval_minutes" in capsys.readouterr().err
+            continue
+        file, options, overrides = parse(arguments)
+        assert (file, overrides, options.precision) == ("a.yaml", "lr: 3", "bf16")
+        assert options.ckpt_interval_minutes == minutes
+        assert ("ckpt_interval_minutes" in options.overridden_args) == bool(given)
+
+
+def test_what_a_tokenizer_lacks_is_named(trained):
+    asr = ASR.from_hparams(trained[0])
+    with pytest.raises(ValueError, match="lacks .* hold: '7', 'Ü'"):
+        require_tokens(asr.tokenizer, ["ONE Ü", "7 ONE", "ONE"], "its")
+
+
+def test_half_precision_trains(run, trained, tmp_path):
+    corpus = trained[0].parent / "spoken"
+    options = ("--number_of_epochs=1", "--precision=bf16")
+    printed = run(tmp_path / "out", *options, corpus=corpus)
+    assert "training precision: `--precision=bf16`" in printed
+    (loss,) = read_train_log(tmp_path / "out/train_log.txt")["train loss"]
+    full = read_train_log(trained[0] / "train_log.txt")["train loss"][0]
+    # A hundred roundings of 2^-9 each, adding up as their square root.
+    assert abs(loss - full) < 10 * 2**-9 * full
+
+
+def test_test_only_evaluates_without_training(run, trained):
+    folder, printed = trained
+    before = (folder / "train_log.txt").read_text()
+    again = run(folder, "--number_of_epochs=9", "--test_only")
+    assert read_train_log(folder / "train_log.txt")["epoch"] == [1, 2, 3]
+    assert (folder / "train_log.txt").read_text() != before
+    table = printed[printed.index(f"{'split':<20}") :].split("$")[0]
+    assert table in again
+
+
+def test_a_streaming_run_decodes_at_every_chunk_and_streams(run, trained, capsys):
+    folder = trained[0].parent / "streaming"
+    chunks = ("--test_chunks_ms=[null, 640, 320]", "--chunkwise_prob=1.0")
+    epochs = "--number_of_epochs=1"
+    printed = run(folder, *chunks, epochs, yaml="hyperconformer_streaming")
+    log = (folder / "train_log.txt").read_text()
+    for name in ("test", "test_640ms", "test_320ms", "valid_640ms"):
+        assert f"test set: {name} -" in log
+        assert f"{name:<20}" in printed
+        assert (folder / f"wer_{name}.txt").stat().st_size > 0
+    # Frames that see less of an utterance have other losses.
+    splits = json.loads((folder / "results.json").read_text())["splits"]
+    losses = {splits[name]["loss"] for name in ("test", "test_640ms", "test_320ms")}
+    assert len(losses) == 3
+    audio = str(next((folder.parent / "spoken").rglob("test-spoken/**/*.flac")))
+    command = ["transcribe", "--stream", "--chunk-ms=320", "--model", str(folder)]
+    assert main([*command, audio, audio]) == 0
+    first, second, *_ = capsys.readouterr().out.split("\n")
+    assert first == second
+    assert main([*command, "--nbest=2", audio]) == 1
+    assert "--stream goes without --nbest" in capsys.readouterr().err

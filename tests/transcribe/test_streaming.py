@@ -1,0 +1,393 @@
+"""Streamed equals offline, from samples to log-probabilities."""
+
+import functools
+import io
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from speechbrain.decoders.ctc import ctc_greedy_decode
+from streaming_model import streaming_config
+
+from hyperconformer.audio import AudioWarning
+from hyperconformer.core.state import StreamState
+from hyperconformer.model.chunks import chunk_config
+from hyperconformer.transcribe.streaming import StreamingASR, StreamingModel, read_pcm
+
+TOLERANCE = 1e-5
+CHUNK_MS, LEFT_MS = 160, 320
+MIXERS = {
+    "hypermixing": {"normalize_by_frames": True},
+    "hyperglu": {"block_size": 5},
+    "linear_attention": {"causal": True},
+    "summary_mixing": {},
+    "RelPosMHAXL": {},
+    "RoPEMHA": {},
+    "regularMHA": {},
+}
+
+
+# Its sums forget nothing.
+UNBOUNDED = {"linear_attention"}
+
+
+@functools.cache
+def model(mixer, unbounded=False):
+    torch.manual_seed(1)
+    config = streaming_config(attention_type=mixer, mixer_options=MIXERS[mixer])
+    left_ms = None if unbounded or mixer in UNBOUNDED else LEFT_MS
+    return StreamingModel(config["extractor"], config["recognizer"], CHUNK_MS, left_ms)
+
+
+@torch.no_grad()
+def offline(stream, samples):
+    """(T, V) by the training form, which sees the whole utterance at once."""
+    features, lengths = stream.extractor(samples[None])
+    left_ms = None if stream.chunk.left_chunks is None else LEFT_MS
+    rule = chunk_config(CHUNK_MS, left_ms, 40)
+    return stream.recognizer(features, lengths, None, rule).ctc[0]
+
+
+def speech(count):
+    return 0.1 * torch.randn(count) * (1 + torch.arange(count) / 4000).sin()
+
+
+@pytest.mark.parametrize("mixer", MIXERS)
+@settings(max_examples=6, deadline=None)
+@given(data=st.data())
+def test_streamed_equals_offline_however_the_samples_are_cut(mixer, data):
+    """Batches of streams, each with its own length and cuts, none in step."""
+    stream = model(mixer)
+    size = data.draw(st.integers(1, 3))
+    utterances = [speech(data.draw(st.integers(0, 12000))) for _ in range(size)]
+    steps = data.draw(st.integers(1, 6))
+    cuts = [
+        sorted(data.draw(st.integers(0, len(u))) for _ in range(steps))
+        for u in utterances
+    ]
+    state, begin, got = stream.init_state(size), [0] * size, [[] for _ in utterances]
+    for step in range(steps + 1):
+        end = [c[step] if step < steps else len(u) for c, u in zip(cuts, utterances)]
+        pieces = [u[a:b] for u, a, b in zip(utterances, begin, end)]
+        frames, state = stream.feed(state, pieces, last=step == steps)
+        for row, new in zip(got, frames):
+            row.append(new)
+        begin = end
+    for row, utterance in zip(got, utterances):
+        expected = offline(stream, utterance)
+        assert torch.cat(row).shape == expected.shape
+        assert (torch.cat(row) - expected).abs().max() <= TOLERANCE
+
+
+def test_an_offset_changes_no_stream():
+    """Neither where it begins and ends nor where samples arrive one by one."""
+    stream, samples = model("hypermixing"), speech(9017)
+    outputs = []
+    for constant in (0.0, 0.2):
+        state, pieces = stream.init_state(1), []
+        for piece in (samples + constant).split(777):
+            frames, state = stream.feed(state, [piece])
+            pieces += frames
+        frames, _ = stream.feed(state, [samples[:0]], last=True)
+        outputs.append(torch.cat(pieces + frames))
+    assert (outputs[0] - outputs[1]).abs().max() < 1e-3
+
+
+@pytest.mark.parametrize("extra", [0, 1, 39, 40, 41, 159, 160, 161, 199, 200])
+def test_the_ragged_tail(extra):
+    stream = model("hypermixing", unbounded=True)
+    samples = speech(2 * 2560 + extra)
+    got, _ = stream.feed(stream.init_state(1), [samples], last=True)
+    expected = offline(stream, samples)
+    assert got[0].shape == expected.shape
+    assert (got[0] - expected).abs().max() <= TOLERANCE
+
+
+def test_one_sample_at_a_time():
+    stream, samples = model("hypermixing"), speech(2700)
+    state, got = stream.init_state(1), []
+    for sample in samples:
+        frames, state = stream.feed(state, [sample[None]])
+        got += frames
+    frames, state = stream.feed(state, [samples[:0]], last=True)
+    got = torch.cat([*got, *frames])
+    assert (got - offline(stream, samples)).abs().max() <= TOLERANCE
+
+
+@pytest.mark.parametrize("mixer", MIXERS)
+def test_no_future_leaks_at_any_cut(mixer):
+    """What is changed later changes no frame that was out, in either form."""
+    stream, samples = model(mixer), speech(6400)
+    whole = offline(stream, samples)
+    for cut in range(0, 6400, 320):
+        changed = samples.clone()
+        changed[cut:] = 0.1 * torch.randn(6400 - cut)
+        # A chunk of 4 frames is out once 40 samples after it are heard.
+        frames = max(cut - 40, 0) // 2560 * 4
+        assert torch.equal(offline(stream, changed)[:frames], whole[:frames])
+        out, _ = stream.feed(stream.init_state(1), [samples[:cut]])
+        assert len(out[0]) == frames
+    assert not torch.equal(offline(stream, changed), whole)
+
+
+def test_streams_are_stacked_split_reset_and_saved(tmp_path):
+    stream = model("hypermixing")
+    utterances = [speech(9000), speech(7000)]
+    states = []
+    for utterance, heard in zip(utterances, (3333, 5000)):
+        out, state = stream.feed(stream.init_state(1), [utterance[:heard]])
+        states.append((out[0], state))
+    both = StreamState.stack([state for _, state in states])
+    both.save(tmp_path / "state.safetensors")
+    both = StreamState.load(tmp_path / "state.safetensors")
+    rest = [utterances[0][3333:], utterances[1][5000:]]
+    got, _ = stream.feed(both, rest, last=True)
+    for (head, _), tail, utterance in zip(states, got, utterances):
+        expected = offline(stream, utterance)
+        assert (torch.cat([head, tail]) - expected).abs().max() <= TOLERANCE
+    # The second stream begins anew, the first goes on as if nothing had happened.
+    again, _ = stream.feed(stream.reset(both, [1]), [rest[0], utterances[0]], last=True)
+    assert (again[0] - got[0]).abs().max() <= TOLERANCE
+    assert (again[1] - offline(stream, utterances[0])).abs().max() <= TOLERANCE
+    assert [s.batch_size for s in both.unstack()] == [1, 1]
+
+
+def test_a_state_is_never_changed_and_keeps_its_size():
+    stream = model("hypermixing")
+    before = stream.init_state(2)
+    copy = {name: tensor.clone() for name, tensor in before.tensors.items()}
+    _, after = stream.feed(before, [speech(9000), speech(100)])
+    for name, tensor in copy.items():
+        assert torch.equal(before.tensors[name], tensor), name
+        assert after.tensors[name].shape == tensor.shape, name
+        assert after.tensors[name].dtype == tensor.dtype, name
+
+
+def test_an_error_names_its_stream_and_the_others_go_on():
+    stream = model("hypermixing")
+    utterances = [speech(6000), speech(6000)]
+    out, state = stream.feed(stream.init_state(2), [u[:3000] for u in utterances])
+    bad = utterances[0][3000:].clone()
+    bad[7] = torch.nan
+    with pytest.raises(ValueError, match="stream 0: samples that are NaN"):
+        stream.feed(state, [bad, utterances[1][3000:]], last=True)
+    tail, ended = stream.feed(state.select([1]), [utterances[1][3000:]], last=True)
+    got = torch.cat([out[1], tail[0]])
+    assert (got - offline(stream, utterances[1])).abs().max() <= TOLERANCE
+    with pytest.raises(ValueError, match="stream 0 is closed"):
+        stream.feed(ended, [utterances[1]])
+    for samples, message in (
+        ([bad], "2 streams need as many"),
+        ([bad[None], bad], r"stream 0 needs \(N,\) floating"),
+        ([bad.int(), bad], "floating samples, got .* torch.int32"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            stream.feed(state, samples)
+
+
+def test_a_state_of_another_model_is_refused(tmp_path):
+    stream, state = model("hypermixing"), model("RoPEMHA").init_state(1)
+    with pytest.raises(ValueError, match="another chunk rule"):
+        stream.feed(state, [speech(10)])
+    with pytest.raises(ValueError, match="of 2 models"):
+        StreamState.stack([state, stream.init_state(1)])
+    other = StreamingModel(stream.extractor, stream.recognizer, 80, LEFT_MS)
+    with pytest.raises(ValueError, match="another chunk rule"):
+        other.feed(stream.init_state(1), [speech(10)])
+    file = tmp_path / "state.safetensors"
+    file.write_bytes(b"nothing")
+    with pytest.raises(ValueError, match="holds no state"):
+        StreamState.load(file)
+
+
+@pytest.mark.parametrize(
+    "changes,chunk_ms,message",
+    [
+        ({}, 100, "multiple of 40 ms"),
+        ({"normalization": "utterance"}, 160, "normalization: global"),
+        ({"top_db": 80.0}, 160, "top_db: null"),
+        ({"frontend_causal": False}, 160, "causal=True"),
+        ({"attention_type": "mixture_of_attention"}, 160, "cannot stream"),
+        ({"attention_type": "RoPEMHA"}, 160, "left"),
+    ],
+)
+def test_what_cannot_stream_says_so(changes, chunk_ms, message):
+    config = streaming_config(mixer_options={}, **changes)
+    with pytest.raises(ValueError, match=message):
+        StreamingModel(config["extractor"], config["recognizer"], chunk_ms)
+
+
+def test_speechbrains_manner_of_streaming():
+    transformer = streaming_config()["recognizer"].transformer
+    rule = chunk_config(160, None, 40)
+    x = torch.randn(2, 10, 160)
+    with torch.no_grad():
+        expected = transformer.encode(x, dynchunktrain_config=rule)
+        context = transformer.make_streaming_context(rule)
+        pieces = [x[:, :4], x[:, 4:8], x[:, 8:]]
+        got = [transformer.encode_streaming(piece, context) for piece in pieces]
+    assert (torch.cat(got, dim=1) - expected).abs().max() <= TOLERANCE
+
+
+class Tokenizer:
+    """Each token after the blank a word of one letter, every third without a space."""
+
+    def id_to_piece(self, index):
+        return ("" if index % 3 == 0 else "\u2581") + chr(ord("A") + index)
+
+    def decode_ids(self, ids):
+        text = "".join(self.id_to_piece(index) for index in ids)
+        return text.replace("\u2581", " ").strip()
+
+
+def recogniser(**options):
+    return StreamingASR(model("hypermixing"), Tokenizer(), **options)
+
+
+@pytest.mark.parametrize("beam_size", [1, 4])
+def test_partials_grow_and_cuts_do_not_matter(beam_size):
+    asr, samples = recogniser(beam_size=beam_size, endpoint_s=60.0), speech(40000)
+    texts = []
+    for size in (40000, 777, 160):
+        words, pieces = (), samples.split(size)
+        for partial in asr.partials(pieces):
+            assert partial.words[: len(words)] == words
+            words = partial.words
+        assert partial.ended and partial.rest == ""
+        assert partial.text == " ".join(word.text for word in words)
+        texts.append(partial.text)
+        for word, after in zip(words, words[1:]):
+            assert 0 <= word.start_s < word.end_s <= after.start_s <= 2.52
+            assert 0 < word.confidence <= 1
+    assert texts[0] and len(set(texts)) == 1
+
+
+def test_greedy_text_is_that_of_the_whole():
+    asr, samples = recogniser(endpoint_s=60.0), speech(30000)
+    ids = ctc_greedy_decode(offline(asr.model, samples)[None], torch.ones(1), 0)[0]
+    (*_, last) = asr.partials([samples.numpy()])
+    assert last.text == Tokenizer().decode_ids(ids)
+
+
+def test_silence_ends_a_segment_and_the_next_begins_anew():
+    asr = recogniser(endpoint_s=0.4)
+    stream, frames = asr.open(), torch.full((60, 12), -9.0)
+    frames[:, 0] = 0.0
+    for frame in (2, 3, 40, 41):
+        frames[frame] = torch.full((12,), -9.0)
+        frames[frame, 5] = 0.0
+    _, state = asr.model.feed(stream.state, [speech(9000)])
+    partials = stream.take(frames, state, last=True)
+    ended = [partial for partial in partials if partial.ended]
+    assert [partial.text for partial in ended] == ["F", "F", ""]
+    assert [round(p.words[0].start_s, 2) for p in ended[:2]] == [0.08, 1.6]
+    fresh = asr.model.init_state(1).tensors
+    for name, tensor in stream.state.tensors.items():
+        kept = state.tensors if not name.startswith("model.") else fresh
+        assert torch.equal(tensor, kept[name]), name
+
+
+def test_several_streams_at_once_equal_each_alone():
+    asr = recogniser(endpoint_s=60.0)
+    utterances = [speech(12000), speech(9000)]
+    streams = [asr.open() for _ in utterances]
+    asr.feed(streams[:1], [utterances[0][:5000]])
+    rest = [utterances[0][5000:], utterances[1]]
+    together = asr.feed(streams, rest, last=True)
+    for utterance, partials in zip(utterances, together):
+        (*_, alone) = asr.partials([utterance])
+        assert alone.text == partials[-1].text
+
+
+def test_a_stream_refuses_what_it_cannot_take_and_goes_on():
+    asr, samples = recogniser(endpoint_s=60.0), speech(9000)
+    stream = asr.open()
+    stream.feed(samples[:4000], sample_rate_hz=16000)
+    with pytest.raises(ValueError, match="at 16000 Hz, got 8000 Hz"):
+        stream.feed(samples[4000:], sample_rate_hz=8000)
+    with pytest.raises(ValueError, match="NaN or infinite"):
+        stream.feed([float("inf")])
+    stream.feed(samples[4000:])
+    (*_, alone) = asr.partials([samples])
+    assert stream.close()[-1].text == alone.text
+    with pytest.raises(ValueError, match="closed"):
+        stream.feed(samples)
+    with pytest.raises(ValueError, match="endpoint_s > 0, got 1 and 0"):
+        recogniser(endpoint_s=0)
+
+
+def test_every_type_of_samples_streams_alike():
+    asr, samples = recogniser(endpoint_s=60.0), (32767 * speech(12000)).short()
+    (*_, expected) = asr.partials([samples.float() / 32768])
+    pcm = samples.numpy()
+    for typed in (
+        pcm,
+        pcm.astype(">i2"),
+        samples.int() * 65536,
+        samples.double() / 2**15,
+    ):
+        (*_, last) = asr.partials([typed])
+        assert last == expected
+    stream = asr.open()
+    for refused in (pcm.tolist(), pcm.view(np.uint16), samples > 0):
+        with pytest.raises(ValueError, match="samples must be real numbers"):
+            stream.feed(refused)
+    with pytest.warns(AudioWarning, match="16-bit values"):
+        stream.feed(pcm.astype(np.int32))
+    with pytest.warns(AudioWarning, match="divide them by 32768"):
+        stream.feed(samples.float())
+    with pytest.warns(AudioWarning, match="divide them by 32768"):
+        asr.model.feed(asr.model.init_state(1), [samples.half()])
+
+
+def test_pcm_is_read_as_it_comes():
+    samples = (32767 * speech(1000)).to(torch.int16).numpy()
+    pieces = list(read_pcm(io.BytesIO(samples.tobytes()), 16000))
+    assert (np.concatenate(pieces) == samples).all() and len(pieces) == 4
+    with pytest.raises(ValueError, match="within a 16-bit sample"):
+        list(read_pcm(io.BytesIO(b"abc"), 16000))
+
+
+def test_what_was_said_before_an_error_comes_out_first():
+    asr, samples = recogniser(endpoint_s=60.0), speech(9000)
+
+    def unplugged():
+        yield from samples.split(777)
+        raise OSError("no such microphone")
+
+    partials = []
+    with pytest.raises(OSError, match="no such microphone"):
+        partials.extend(asr.partials(unplugged()))
+    seen = []
+    with pytest.raises(OSError):
+        for partial in asr.partials(unplugged()):
+            seen.append(partial)
+    assert seen[-1].ended
+    assert seen[-1].text == list(asr.partials([samples]))[-1].text
+
+
+@pytest.mark.parametrize("beam_size", [1, 4])
+def test_words_without_a_letter_are_no_words(beam_size):
+    """A model says twice that a word begins, and once, at the end, nothing after it."""
+    asr = recogniser(beam_size=beam_size, endpoint_s=60.0)
+    pieces = ["<blank>", "\u2581", "A"]
+    asr.tokenizer.id_to_piece = pieces.__getitem__
+    asr.tokenizer.decode_ids = lambda ids: "".join(pieces[i] for i in ids).replace(
+        "\u2581", " "
+    )
+    stream = asr.open()
+    said = torch.tensor([1, 0, 1, 2, 0, 1, 0])
+    log_probs = torch.full((len(said), 3), -20.0)
+    log_probs[torch.arange(len(said)), said] = 0.0
+    partials = []
+    for frame in log_probs:
+        partials += stream.take(frame[None], stream.state, last=False)
+    partials += stream.take(log_probs[:0], stream.state, last=True)
+    words = ()
+    for partial in partials:
+        assert all(word.text.strip() for word in partial.words)
+        assert partial.words[: len(words)] == words
+        words = partial.words
+    assert [word.text for word in words] == ["A"] and partials[-1].text == "A"
