@@ -85,7 +85,7 @@ def test_mistakes_are_named_before_the_training(changes, message):
         ({"chunk_size_min": 33}, "1 <= min <= max, got 33 and 32"),
         ({"chunk_size_min": 0}, "got 0 and 32"),
         ({"left_context_chunks_min": -1}, "0 <= min <= max, got -1 and 16"),
-        ({"test_config": DynChunkTrainConfig(4)}, "stand in test_chunks_ms"),
+        ({"test_config": DynChunkTrainConfig(4)}, "in test_chunks_ms"),
     ],
 )
 def test_a_sampler_out_of_range_is_refused(changes, message):

@@ -65,7 +65,7 @@ def test_words_without_pronunciation_are_named(lexicon):
     phones.require(["A SEA", "BE"], num_layers=1)
     with pytest.raises(ValueError, match="words.dic lacks 2 words.*: AN, X"):
         phones.require(["A X", "AN SEA X"], num_layers=1)
-    with pytest.raises(ValueError, match="layer 1 .* but the encoder has 0"):
+    with pytest.raises(ValueError, match="layer 1, but the encoder has 0"):
         phones.require([], num_layers=0)
 
 
