@@ -7,6 +7,12 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 
 State = dict[str, torch.Tensor]
+"""Streaming state: named tensors, each with the batch as its first dimension.
+
+``frames_seen`` (B,) int64, the real frames of each stream so far, is always among them.
+States of single streams are stacked by concatenating, and split by indexing, each
+tensor's first dimension.
+"""
 
 
 def prefixed(name, state):

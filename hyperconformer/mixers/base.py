@@ -7,13 +7,6 @@ from hyperconformer.core.masks import ChunkRule, check_padding_mask
 from hyperconformer.core.recording import is_recorded
 from hyperconformer.core.state import State
 
-"""Streaming state: named tensors, each with the batch as its first dimension.
-
-``frames_seen`` (B,) int64, the real frames of each stream so far, is always among them.
-States of single streams are stacked by concatenating, and split by indexing, each
-tensor's first dimension.
-"""
-
 
 class TokenMixer(nn.Module):
     """Base class of every mixer: (B, T, D) in, (B, T, D) out.
