@@ -69,6 +69,14 @@ def test_the_reference_has_every_public_name():
     assert sorted(names) == hyperconformer.__all__
 
 
+def test_the_version_is_the_same_everywhere():
+    version = re.escape(hyperconformer.__version__)
+    changes = (DOCS.parent / "CHANGELOG.md").read_text(encoding="utf-8")
+    citation = (DOCS.parent / "CITATION.cff").read_text(encoding="utf-8")
+    assert re.search(rf"^## {version} - \d{{4}}-\d\d-\d\d$", changes, re.MULTILINE)
+    assert re.search(rf"^version: {version}$", citation, re.MULTILINE)
+
+
 def test_the_site_builds_without_warnings(tmp_path):
     done = subprocess.run(
         [sys.executable, "-m", "mkdocs", "build", "--strict", "-d", tmp_path / "site"],
