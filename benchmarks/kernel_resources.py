@@ -389,7 +389,8 @@ def row(case, resources):
 
 def print_moved_bytes():
     """Print the bytes that forward moves, against the floor, for common sizes."""
-    print("| B x T | H x d | tokens | floor, MB | of it: sums | weights | all |")
+    columns = "B x T", "H x d", "tokens", "floor, MB", "sums / floor", "weights / floor"
+    print(f"| {' | '.join(columns)} | moved / floor |")
     print("|---|---|---|---|---|---|---|")
     sizes = (8, 1000), (32, 1000), (8, 3000), (1, 10_000)
     cases = itertools.product(sizes, ((8, 18), (8, 32), (8, 64)), DTYPES)

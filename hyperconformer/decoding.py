@@ -36,6 +36,8 @@ THRESHOLDS = [
     {"token_prune_min_logp": token, "beam_prune_logp": beam}
     for token, beam in ((-5.0, -10.0), (-12.0, -25.0), (-24.0, -50.0), (-96.0, -200.0))
 ]
+# The letters of a hot word that count.
+HOT_LETTERS = 6
 # Of a hot word that the n-gram model does not know, in decimal logarithms.
 HOT_LOG10 = -3.0
 
@@ -156,8 +158,9 @@ class CTCSearcher(Searcher):
 
     A hypothesis is scored by its CTC log-probability, plus ``lm_weight`` times that
     of a word n-gram model and ``word_bonus`` for each word, plus ``hotword_weight``
-    for each word of a hot phrase that it holds (and a share of that for the beginning
-    of one, so that it survives the beam). A neural language model then rescores the
+    for each letter of a hot phrase that it holds, of a word at most six: short words
+    are easily found where they were not said. A word that has just begun counts whole,
+    so that it survives the beam. A neural language model then rescores the
     finished hypotheses.
 
     Arguments
@@ -176,7 +179,7 @@ class CTCSearcher(Searcher):
     hotwords : iterable of str
         Words or phrases to favour.
     hotword_weight : float
-        How much, in natural logarithms.
+        For each letter, in natural logarithms, at least 0.
     lm_folder : str or pathlib.Path, optional
         Model folder of a language model (``hparams/lm.yaml``) with the recogniser's
         tokens.
@@ -199,7 +202,7 @@ class CTCSearcher(Searcher):
         lm_weight=0.5,
         word_bonus=1.0,
         hotwords=(),
-        hotword_weight=8.0,
+        hotword_weight=2.0,
         lm_folder=None,
         rescore_weight=0.5,
     ):
@@ -623,7 +626,7 @@ class _BiasedSearcher(CTCBeamSearcher):
             partial = None if self.ended else beam.partial_word
             key = beam.text, partial
             if key not in self.matched:
-                self.matched[key] = self._words_matched(*key)
+                self.matched[key] = self._letters_matched(*key)
             beam.lm_score += self.bias * self.matched[key]
         return beams
 
@@ -635,27 +638,28 @@ class _BiasedSearcher(CTCBeamSearcher):
         finally:
             self.ended = False
 
-    def _words_matched(self, text, partial):
-        """Words of complete phrases, and those of a phrase that may be on its way."""
+    def _letters_matched(self, text, partial):
+        """Letters of complete phrases, and of a phrase that may be on its way."""
         words = tuple(text.split())
         # `free` is where the words begin that no complete phrase has taken.
         matched = free = position = 0
         while position < len(words):
             whole = max(
                 (
-                    len(phrase)
+                    phrase
                     for phrase in self.phrases
                     if words[position : position + len(phrase)] == phrase
                 ),
-                default=0,
+                default=(),
+                key=len,
             )
-            position += whole or 1
+            position += len(whole) or 1
             if whole:
-                matched, free = matched + whole, position
+                matched, free = matched + _letters(whole), position
         if partial is None:
             return matched
         return matched + max(
-            _share_begun(phrase, words[free:], partial) for phrase in self.phrases
+            _letters_begun(phrase, words[free:], partial) for phrase in self.phrases
         )
 
 
@@ -691,13 +695,20 @@ def _hypothesis(tokens, score, tokenizer):
     return Hypothesis(tokenizer.decode_ids(tokens), score, tuple(tokens))
 
 
-def _share_begun(phrase, words, partial):
-    """How many words of a phrase a text ends with, the last one perhaps unfinished."""
+def _letters_begun(phrase, words, partial):
+    """Letters of a phrase that a text ends with, its last word perhaps unfinished."""
     for whole in range(min(len(phrase) - 1, len(words)), -1, -1):
-        begun = phrase[whole]
-        if words[len(words) - whole :] == phrase[:whole] and begun.startswith(partial):
-            return whole + len(partial) / len(begun)
-    return 0.0
+        if words[len(words) - whole :] == phrase[:whole]:
+            if partial == "":
+                return _letters(phrase[:whole])
+            if phrase[whole].startswith(partial):
+                return _letters(phrase[: whole + 1])
+    return 0
+
+
+def _letters(words):
+    """How many letters words have, each word at most so many as count."""
+    return sum(min(len(word), HOT_LETTERS) for word in words)
 
 
 def _hot_phrase(phrase, tokenizer):

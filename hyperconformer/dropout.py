@@ -22,6 +22,7 @@ class Dropout(nn.Dropout):
 
     Example
     -------
+    >>> import torch
     >>> dropped = Dropout(0.25)(torch.ones(1000, 1000))
     >>> bool(abs((dropped == 0).float().mean() - 0.25) < 0.01)
     True

@@ -15,7 +15,7 @@ from hyperconformer.model_folder import load_model
 from hyperconformer.plots import plot_latency, read_test_log
 
 HEADER = """\
-| mixer | seen at once | latency | {valid} WER | {test} WER | {test} CER | to whole |
+| mixer | chunk | latency | {valid} WER | {test} WER | {test} CER | against whole |
 |---|---|---:|---:|---:|---:|---:|"""
 
 

@@ -387,13 +387,15 @@ class TestCTCSearcher:
         tokenizer = lm_folder[2]
         search = CTCSearcher(hotwords=["DAD ACE"], hotword_weight=2.0)
         search.prepare(tokenizer)
-        matched = search.search._words_matched
-        assert matched("DAD ACE BAD DAD ACE", None) == 4
+        matched = search.search._letters_matched
+        assert matched("DAD ACE BAD DAD ACE", None) == 12
         assert matched("BAD DAD", None) == 0
-        assert matched("BAD DAD", "") == 1
-        assert matched("BAD DAD", "A") == pytest.approx(1 + 1 / 3)
-        assert matched("BAD", "DA") == pytest.approx(2 / 3)
-        assert matched("DAD ACE", "D") == pytest.approx(2 + 1 / 3)
+        assert matched("BAD DAD", "") == 3
+        # What has begun counts whole, and no more where it goes on otherwise.
+        assert matched("BAD DAD", "A") == 6
+        assert matched("BAD DAD", "AB") == 0
+        assert matched("BAD", "DA") == 3
+        assert matched("DAD ACE", "D") == 9
         recognition = self.recognition(tokenizer, *self.DOUBT)
         # DAD alone is only the beginning of the phrase: it wins nothing.
         assert search.texts(recognition, tokenizer) == ["BAD"]
@@ -419,9 +421,14 @@ class TestCTCSearcher:
         tokenizer = lm_folder[2]
         recognition = self.recognition(tokenizer, *self.SURE)
         for hotwords, text in (((), "BAD"), (["DAD"], "DAD"), (["ACE"], "BAD")):
-            search = CTCSearcher(hotwords=hotwords, hotword_weight=10.0)
+            search = CTCSearcher(hotwords=hotwords, hotword_weight=3.0)
             search.prepare(tokenizer)
             assert search.texts(recognition, tokenizer) == [text]
+
+    def test_long_hot_words_count_no_more_than_six_letters(self, lm_folder):
+        search = CTCSearcher(hotwords=["ABBACEDE", "A"])
+        search.prepare(lm_folder[2])
+        assert search.search._letters_matched("A ABBACEDE", None) == 7
 
     def test_a_hot_word_may_be_unknown_to_the_ngrams(self, lm_folder, tmp_path):
         tokenizer = lm_folder[2]

@@ -1,13 +1,11 @@
 """Corpora: a raw folder in, manifests out.
 
 Every corpus is one file with one function, ``prepare(data_folder, manifest_folder,
-**options)``, which writes one SpeechBrain CSV manifest a split and returns where
-each of them lies. :func:`prepare` finds that function by the corpus's name, so that
-a training script never needs to know which corpus its YAML names.
+**options)``, which writes one SpeechBrain CSV manifest per split and returns their
+paths. :func:`prepare` finds that function by the name of the corpus.
 
-Speech of your own that stands in CSV or JSON Lines manifests is the corpus ``csv`` or
-``jsonl``. Any other layout takes such a function in a file of yours, as
-``my_corpora.py``::
+The corpora ``csv`` and ``jsonl`` read your own speech from CSV or JSON Lines manifests.
+For any other layout, write such a function in your own file, as ``my_corpora.py``::
 
     from hyperconformer.corpora.manifest import Checks, Utterance, prepare_split
 
@@ -19,8 +17,8 @@ Speech of your own that stands in CSV or JSON Lines manifests is the corpus ``cs
         )
         return {"train": path}
 
-which a YAML file names as ``corpus: !name:my_corpora.prepare``. In Python,
-:func:`register_corpus` gives it a name of its own.
+A YAML file names it as ``corpus: !name:my_corpora.prepare``. In Python,
+:func:`register_corpus` registers it under a name.
 """
 
 import importlib
@@ -32,7 +30,7 @@ from hyperpyyaml import load_hyperpyyaml
 
 __all__ = ["list_corpora", "load_corpus", "prepare", "register_corpus"]
 
-# A built-in corpus is kept as a module's name and imported when it is asked for.
+# Built-in corpora are imported on first use.
 _CORPORA: dict[str, Union[str, Callable]] = {
     "an4": "hyperconformer.corpora.an4",
     "an4_synthetic": "hyperconformer.corpora.an4_synthetic",
@@ -45,7 +43,7 @@ _CORPORA: dict[str, Union[str, Callable]] = {
 
 
 def list_corpora() -> list[str]:
-    """Lists the names that :func:`prepare` knows.
+    """List the names of the registered corpora.
 
     Returns
     -------
@@ -56,12 +54,12 @@ def list_corpora() -> list[str]:
 
 
 def register_corpus(name: str) -> Callable:
-    """Decorates a preparation function, so that :func:`prepare` finds it by name.
+    """Register the decorated preparation function, for :func:`prepare`.
 
     Arguments
     ---------
     name : str
-        The name by which a YAML file asks for the corpus.
+        The name of the corpus in YAML.
 
     Returns
     -------
@@ -74,7 +72,7 @@ def register_corpus(name: str) -> Callable:
         If the name is taken.
     """
     if name in _CORPORA:
-        raise ValueError(f"A corpus named {name!r} is registered already.")
+        raise ValueError(f"a corpus named {name!r} is registered already")
 
     def register(function):
         _CORPORA[name] = function
@@ -84,7 +82,7 @@ def register_corpus(name: str) -> Callable:
 
 
 def load_corpus(text: str) -> Union[str, Callable]:
-    """Reads which corpus a YAML text names.
+    """Read the corpus from a YAML text.
 
     Arguments
     ---------
@@ -120,18 +118,18 @@ def load_corpus(text: str) -> Union[str, Callable]:
 def prepare(
     corpus: Union[str, Callable], data_folder, manifest_folder, **options
 ) -> dict[str, pathlib.Path]:
-    """Writes the manifests of a corpus, or reuses those that are still valid.
+    """Write the manifests of a corpus, or reuse those that are still valid.
 
     Arguments
     ---------
     corpus : str or callable
-        One of :func:`list_corpora`, or a function such as each of them has.
+        One of :func:`list_corpora`, or a preparation function.
     data_folder : str or pathlib.Path
-        The raw corpus, in the layout in which its authors publish it.
+        The raw corpus, in the layout that its authors publish.
     manifest_folder : str or pathlib.Path
-        Where the manifests go; made if it is not there.
+        Where the manifests go; made if absent.
     **options
-        The options of that corpus's own ``prepare``.
+        Options of the corpus's ``prepare``.
 
     Returns
     -------
@@ -143,7 +141,7 @@ def prepare(
     ValueError
         If the corpus or an option is unknown, or if a split is left empty.
     FileNotFoundError
-        If the data folder, or a file that the corpus cannot do without, is missing.
+        If the data folder or a required file is missing.
 
     Example
     -------
@@ -159,27 +157,27 @@ def prepare(
     unknown = sorted(set(options) - set(known))
     if unknown:
         raise ValueError(
-            f"Unknown option of the corpus {name!r}: {', '.join(unknown)}. "
-            f"Known options: {', '.join(known) or 'none'}."
+            f"unknown option of the corpus {name!r}: {', '.join(unknown)}; "
+            f"known options: {', '.join(known) or 'none'}"
         )
     manifests = function(data_folder, manifest_folder, **options)
     if not isinstance(manifests, dict) or not manifests:
         raise ValueError(
-            f"The corpus {name!r} should return a dict of split to manifest, got "
-            f"{manifests!r}."
+            f"the corpus {name!r} should return a dict of split to manifest, got "
+            f"{manifests!r}"
         )
     return manifests
 
 
 def _find(corpus):
-    """Returns the preparation function of a corpus."""
+    """Return the preparation function of a corpus."""
     if callable(corpus):
         return corpus
     if corpus not in _CORPORA:
         raise ValueError(
-            f"Unknown corpus {corpus!r}. Known corpora: {', '.join(list_corpora())}. "
-            "A function of your own is named with !name:, as in "
-            "--corpus='!name:my_corpora.prepare'."
+            f"unknown corpus {corpus!r}; known corpora: {', '.join(list_corpora())}. "
+            "Name your own function with !name:, as in "
+            "--corpus='!name:my_corpora.prepare'"
         )
     entry = _CORPORA[corpus]
     if isinstance(entry, str):

@@ -7,8 +7,8 @@ Reads the folder as Carnegie Mellon University's public repository lays it out::
     wav/an4_clstk/SPEAKER/UTTERANCE.wav
     wav/an4test_clstk/SPEAKER/UTTERANCE.wav
 
-AN4 has no development set. The split ``valid`` holds whole speakers out of the
-training set, so that no choice is ever made on the test set.
+AN4 has no development set. The split ``valid`` consists of training speakers that are
+held out, so that choices need not be made on the test set.
 """
 
 import pathlib
@@ -40,7 +40,7 @@ def prepare(
     full_check: bool = False,
     workers: Optional[int] = None,
 ) -> dict[str, pathlib.Path]:
-    """Writes the manifests ``train``, ``valid`` and ``test``.
+    """Write the manifests ``train``, ``valid`` and ``test``.
 
     Arguments
     ---------
@@ -53,8 +53,8 @@ def prepare(
         distances from the sorted names. By default, every ninth of the sorted names
         from the fifth on: 8 of the 74 speakers.
     hold_out : bool
-        False leaves those speakers in the training set too: for a last run, when every
-        choice has been made. What it then says of ``valid`` is no estimate.
+        False keeps those speakers in the training set too, for a final run after all
+        choices. Its error rate on ``valid`` is then no estimate.
     min_duration_s, max_duration_s, full_check, workers
         See :class:`~hyperconformer.corpora.manifest.Checks`.
 
@@ -93,24 +93,24 @@ def prepare(
 def choose_valid_speakers(
     speakers: list[str], valid_speakers: Optional[Union[int, list[str]]] = None
 ) -> list[str]:
-    """Chooses the training speakers to hold out.
+    """Choose the training speakers to hold out.
 
     Arguments
     ---------
     speakers : list of str
-        All the training speakers, sorted.
+        All training speakers, sorted.
     valid_speakers : int or list of str, optional
         As for :func:`prepare`.
 
     Returns
     -------
     list of str
-        The speakers that are held out.
+        The held-out speakers.
 
     Raises
     ------
     ValueError
-        If a speaker is unknown, or there are not that many.
+        If a speaker is unknown, or there are too few speakers.
 
     Example
     -------
@@ -127,21 +127,21 @@ def choose_valid_speakers(
         count = valid_speakers
         if not 0 < count < len(speakers):
             raise ValueError(
-                f"valid_speakers must be from 1 to {len(speakers) - 1}, got {count}."
+                f"valid_speakers must be from 1 to {len(speakers) - 1}, got {count}"
             )
         middles = (len(speakers) * (2 * i + 1) // (2 * count) for i in range(count))
         return [speakers[middle] for middle in middles]
     unknown = sorted(set(valid_speakers) - set(speakers))
     if unknown:
         raise ValueError(
-            f"Unknown valid_speakers: {', '.join(unknown)}. "
-            f"Known training speakers: {', '.join(speakers)}."
+            f"unknown valid_speakers: {', '.join(unknown)}; "
+            f"known training speakers: {', '.join(speakers)}"
         )
     return sorted(valid_speakers)
 
 
 def list_utterances(data_folder: pathlib.Path, part: str) -> list[Utterance]:
-    """Lists the utterances of ``train`` or ``test``, the faulty ones included.
+    """List the utterances of ``train`` or ``test``, including faulty ones.
 
     Arguments
     ---------
@@ -153,7 +153,7 @@ def list_utterances(data_folder: pathlib.Path, part: str) -> list[Utterance]:
     Returns
     -------
     list of Utterance
-        Those of the list of files, then what has a transcript or audio only.
+        The listed utterances, then those with a transcript or audio only.
 
     Raises
     ------
@@ -185,7 +185,7 @@ def list_utterances(data_folder: pathlib.Path, part: str) -> list[Utterance]:
 
 
 def read_transcription(path: pathlib.Path) -> tuple[dict[str, str], list[str]]:
-    """Reads a file of lines such as ``<s> HELLO </s> (an1-mtcv-b)``.
+    """Read a file of lines such as ``<s> HELLO </s> (an1-mtcv-b)``.
 
     Arguments
     ---------
@@ -197,7 +197,7 @@ def read_transcription(path: pathlib.Path) -> tuple[dict[str, str], list[str]]:
     texts : dict of str to str
         The text of each utterance.
     malformed : list of str
-        Where a line has no utterance, as ``FILE:LINE``.
+        Lines without an utterance, as ``FILE:LINE``.
     """
     texts, malformed = {}, []
     lines = read_text(path).splitlines()
@@ -211,11 +211,11 @@ def read_transcription(path: pathlib.Path) -> tuple[dict[str, str], list[str]]:
 
 
 def _find_audio(wav_folder, collections):
-    """Maps each name below the wav folder, without suffix, to its audio file."""
+    """Map each name below the wav folder, without suffix, to its audio file."""
     found = {}
     for collection in sorted(collections):
         folder = require(wav_folder / collection, LAYOUT, SOURCE)
-        # The last suffix to be looked for is the one that is preferred.
+        # Later suffixes overwrite earlier ones: the preferred one comes last.
         for suffix in reversed(SUFFIXES):
             for path in folder.glob(f"*/*{suffix}"):
                 name = path.relative_to(wav_folder).with_suffix("")

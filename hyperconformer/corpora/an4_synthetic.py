@@ -1,13 +1,13 @@
-"""CMU AN4, and as much again in synthetic voices.
+"""CMU AN4 and as many utterances in synthetic voices.
 
-The training set is AN4's and utterances that eSpeak NG says in rooms, half of them
-sentences of AN4's training set, half of them new ones: letters, names spelled, digits,
-numbers, dates and commands. They keep to AN4's words, so that its pronunciation
-dictionary holds them, and say nothing that only the development or the test set has.
-Those two sets are AN4's own, untouched.
+The training set is AN4's plus utterances of eSpeak NG in simulated rooms. Half of these
+are sentences of AN4's training set; half are new: letters, spelled names, digits,
+numbers, dates and commands. They use only AN4's words, so that its pronunciation
+dictionary covers them, and contain no sentence that occurs only in the development or
+test set. Those two sets are AN4's, unchanged.
 
 The synthetic part is deterministic: the same options give the same bytes. An
-interrupted synthesis goes on with the utterances that are missing.
+interrupted synthesis continues with the missing utterances.
 """
 
 import functools
@@ -30,7 +30,7 @@ from hyperconformer.corpora.manifest import (
 )
 from hyperconformer.corpora.synthesis import speak
 
-# Raised by whatever changes what the same options give.
+# Raise this when the same options give another corpus.
 CORPUS_VERSION = 1
 
 # Names of people, towns and streets as Americans may have to spell them.
@@ -109,8 +109,8 @@ GRAMMAR = {
     ),
     "number_of_month": ("{nonzero}", "TEN", "ELEVEN", "TWELVE"),
 }
-# What eSpeak NG is told, where the word alone would be said in another way: the article
-# A, a British Z, and a word that it does not know.
+# Spellings for eSpeak NG of words that it would pronounce differently: the article A, a
+# British Z, and an unknown word.
 SAID = {"A": "eh", "Z": "zee", "RUBOUT": "rub out"}
 
 
@@ -127,7 +127,7 @@ def prepare(
     full_check: bool = False,
     workers: Optional[int] = None,
 ) -> dict[str, pathlib.Path]:
-    """Synthesises what is not there yet; writes ``train``, ``valid`` and ``test``.
+    """Synthesise missing utterances; write ``train``, ``valid`` and ``test``.
 
     Arguments
     ---------
@@ -136,11 +136,11 @@ def prepare(
     manifest_folder : str or pathlib.Path
         Where the manifests go.
     synthetic_folder : str or pathlib.Path
-        Where the synthetic speech lies or shall lie, each choice in a folder.
+        Folder of the synthetic speech, with one subfolder per set of options.
     synthetic_utterances : int
-        How many of them.
+        Number of synthetic utterances.
     seed : int
-        Another seed gives other sentences, voices, rooms and noise.
+        Random seed of the sentences, voices, rooms and noise.
     valid_speakers, hold_out
         As for :func:`hyperconformer.corpora.an4.prepare`.
     min_duration_s, max_duration_s, full_check, workers
@@ -156,15 +156,15 @@ def prepare(
     FileNotFoundError
         If AN4's folder or one of its lists is missing.
     ValueError
-        If there is to be no synthetic speech, a held-out speaker is unknown, or a split
-        is left empty.
+        If ``synthetic_utterances`` is below 1, a held-out speaker is unknown, or a
+        split is left empty.
     ImportError
-        If espeakng-loader, which synthesises, is not installed.
+        If espeakng-loader is not installed.
     """
     if synthetic_utterances < 1:
         raise ValueError(
             f"synthetic_utterances must be at least 1, got {synthetic_utterances}; "
-            "AN4 alone is the corpus an4."
+            "for AN4 alone, use the corpus an4"
         )
     checks = Checks(min_duration_s, max_duration_s, full_check, workers)
     manifests = an4.prepare(
@@ -188,7 +188,7 @@ def prepare(
         "known": texts["train"],
         "unheard": sorted({*texts["valid"], *texts["test"]} - {*texts["train"]}),
     }
-    # A folder for each choice: a run that goes on elsewhere keeps its files.
+    # One folder per set of options: a run with other options keeps its files.
     digest = hashlib.sha256(json.dumps(settings).encode()).hexdigest()
     folder = pathlib.Path(synthetic_folder) / digest[:12]
     lines = plan(
@@ -215,20 +215,20 @@ def prepare(
 def plan(
     folder: pathlib.Path, utterances: int, known: list, unheard: list, seed: int = 0
 ) -> list[spoken.Line]:
-    """Decides who says what.
+    """Choose text and voice of each utterance.
 
     Arguments
     ---------
     folder : pathlib.Path
         Where the audio goes.
     utterances : int
-        How many.
+        Number of utterances.
     known : list of str
-        Sentences, one of which every second utterance repeats; at least one.
+        Sentences to draw every second utterance from; at least one.
     unheard : list of str
-        Sentences that nobody may say: those to be tested with.
+        Sentences to exclude: those of the test sets.
     seed : int
-        What sentences and speakers are drawn from.
+        Random seed of sentences and speakers.
 
     Returns
     -------
@@ -260,17 +260,17 @@ def plan(
 
 
 def write_audio(line: spoken.Line, seed: int):
-    """Synthesises one utterance; what is random depends on its ID alone.
+    """Synthesise one utterance. Its random choices depend on its ID alone.
 
     Arguments
     ---------
     line : Line
-        Who says what, and where it goes.
+        Text, voice and file of the utterance.
     seed : int
-        What rate, pitch, room and noise are drawn from.
+        Random seed of rate, pitch, room and noise.
     """
     source = random.Random(f"an4 audio {seed} {line.id}")
-    # Letters and digits are read with a pause after each, or without.
+    # Letters and digits are spoken with or without a pause after each.
     between = source.choice((" ", " ", ", "))
     samples = speak(
         between.join(SAID.get(word, word.lower()) for word in line.text.split()),
@@ -285,7 +285,7 @@ def write_audio(line: spoken.Line, seed: int):
 
 
 def reverberate(samples: np.ndarray, source: random.Random) -> np.ndarray:
-    """Puts speech into a room.
+    """Simulate a room.
 
     The response is the direct sound, then white noise that decays by 60 dB in the
     reverberation time: Polack's model of the late response (1988).
@@ -295,8 +295,8 @@ def reverberate(samples: np.ndarray, source: random.Random) -> np.ndarray:
     samples : numpy.ndarray
         Dry speech, shape (samples,).
     source : random.Random
-        What decides on the reverberation time, 0.1 to 0.5 s, and on how much louder
-        than the room the direct sound is, 0 to 20 dB.
+        Draws the reverberation time, 0.1 to 0.5 s, and the ratio of direct sound to
+        room, 0 to 20 dB.
 
     Returns
     -------

@@ -1,13 +1,13 @@
-"""A corpus of your own, as CSV manifests with SpeechBrain's columns.
+"""Your own corpus, as CSV manifests with SpeechBrain's columns.
 
-The data folder holds one file a split::
+The data folder holds one file per split::
 
     train.csv   valid.csv   test.csv
 
-each with the columns ``ID``, ``wav`` and ``wrd`` (the transcript). ``spk_id`` may be
-there too; other columns, ``duration`` among them, are ignored: durations are measured.
-A relative path is relative to the manifest's folder (where there is no such file, to
-the working folder), and ``$data_root`` stands for the data folder.
+Each has the columns ``ID``, ``wav`` and ``wrd`` (the transcript). ``spk_id`` is
+optional. Other columns are ignored, including ``duration``: durations are measured. A
+relative path is relative to the manifest's folder or, if there is no such file, to the
+working folder. ``$data_root`` stands for the data folder.
 """
 
 import csv
@@ -33,7 +33,7 @@ LAYOUT = (
     "ID, wav and wrd"
 )
 SOURCE = 'your own, see "Train on your own speech" in the README'
-# What some of SpeechBrain's recipes use to read a part of a file.
+# Some of SpeechBrain's recipes use these for a segment of a file.
 SEGMENT_COLUMNS = ("start", "stop")
 
 
@@ -47,7 +47,7 @@ def prepare(
     full_check: bool = False,
     workers: Optional[int] = None,
 ) -> dict[str, pathlib.Path]:
-    """Writes one checked manifest a split, and one for each merger of splits.
+    """Write one checked manifest per split, and one for each merger of splits.
 
     Arguments
     ---------
@@ -73,7 +73,7 @@ def prepare(
     FileNotFoundError
         If the folder or the file of a split is missing.
     ValueError
-        If a file is no CSV or lacks a column, or a split is left empty.
+        If a file is not CSV or lacks a column, or a split is left empty.
     """
     return prepare_files(
         "csv",
@@ -97,20 +97,20 @@ def prepare_files(
     checks: Checks,
     layout: str,
 ) -> dict[str, pathlib.Path]:
-    """Does what :func:`prepare` does, for manifests in any format.
+    """Prepare manifests of any format, as :func:`prepare` does.
 
     Arguments
     ---------
     corpus : str
         The name of the corpus, and the suffix of its files.
     read : callable
-        Takes a file and the data folder, returns the utterances.
+        Function of a file and the data folder that returns the utterances.
     data_folder, manifest_folder, splits, merge
         As for :func:`prepare`.
     checks : Checks
         What an utterance must satisfy.
     layout : str
-        What is expected in the data folder.
+        The expected content of the data folder, for errors.
 
     Returns
     -------
@@ -138,7 +138,7 @@ def prepare_files(
 
 
 def find_files(corpus: str, data_folder: pathlib.Path, splits, layout: str) -> dict:
-    """Finds the file of each split.
+    """Find the file of each split.
 
     Arguments
     ---------
@@ -153,7 +153,7 @@ def find_files(corpus: str, data_folder: pathlib.Path, splits, layout: str) -> d
     Raises
     ------
     FileNotFoundError
-        If the data folder or a file is missing, or there is none.
+        If the data folder or a file is missing, or the folder holds no manifest.
     ValueError
         If the data folder is a file.
     """
@@ -170,7 +170,7 @@ def find_files(corpus: str, data_folder: pathlib.Path, splits, layout: str) -> d
         files = {
             file.stem: file
             for file in sorted(data_folder.glob(f"*.{corpus}"))
-            # What this project itself leaves beside manifests.
+            # This project writes these beside manifests.
             if not file.name.startswith("skipped_")
         }
     if not files:
@@ -182,14 +182,14 @@ def find_files(corpus: str, data_folder: pathlib.Path, splits, layout: str) -> d
 
 
 def list_utterances(manifest: pathlib.Path, data_root=None) -> list[Utterance]:
-    """Lists the utterances of a CSV manifest, the faulty ones included.
+    """List the utterances of a CSV manifest, including faulty ones.
 
     Arguments
     ---------
     manifest : pathlib.Path
         The CSV file.
     data_root : str or pathlib.Path, optional
-        What ``$data_root`` stands for; by default the manifest's folder.
+        The value of ``$data_root``; by default the manifest's folder.
 
     Returns
     -------
@@ -198,7 +198,7 @@ def list_utterances(manifest: pathlib.Path, data_root=None) -> list[Utterance]:
     Raises
     ------
     ValueError
-        If the file is not UTF-8, no CSV, or lacks a column.
+        If the file is not UTF-8, is not CSV, or lacks a column.
     """
     try:
         lines = io.StringIO(read_text(manifest), newline="")
@@ -207,7 +207,7 @@ def list_utterances(manifest: pathlib.Path, data_root=None) -> list[Utterance]:
         reader.fieldnames = columns
         rows = [(reader.line_num, row) for row in reader]
     except csv.Error as error:
-        raise ValueError(f"{manifest} is no CSV file: {error}") from error
+        raise ValueError(f"{manifest} is not a CSV file: {error}") from error
     if not rows or not set(COLUMNS) <= set(columns):
         raise ValueError(
             f"{manifest} should hold utterances with the columns ID, wav and wrd, but "
@@ -215,21 +215,21 @@ def list_utterances(manifest: pathlib.Path, data_root=None) -> list[Utterance]:
         )
     if set(SEGMENT_COLUMNS) <= set(columns):
         raise ValueError(
-            f"{manifest} has the columns start and stop, which are not read: name a "
-            "part of a file in the column wav, as FILE#t=START,END in seconds"
+            f"{manifest} has the columns start and stop, which are not read: give a "
+            "segment of a file in the column wav, as FILE#t=START,END in seconds"
         )
     data_root = data_root or manifest.parent
     return [_utterance(manifest, data_root, *numbered) for numbered in rows]
 
 
 def resolve_audio(audio: str, manifest: pathlib.Path) -> str:
-    """The path of an audio file that a manifest names.
+    """Return the path of an audio file in a manifest.
 
     Arguments
     ---------
     audio : str
-        What the manifest says: an absolute path, or one relative to the manifest's
-        folder or, where there is no such file, to the working folder.
+        The manifest's entry: an absolute path, or one relative to the manifest's folder
+        or, if there is no such file, to the working folder.
     manifest : pathlib.Path
         The manifest.
 
@@ -242,10 +242,10 @@ def resolve_audio(audio: str, manifest: pathlib.Path) -> str:
 
 
 def _utterance(manifest, data_root, line, row):
-    """One row; a row that is no utterance has a fault."""
+    """Return the utterance of a row; an invalid row gets a fault."""
     if None in row or None in row.values():
-        # Most often a comma in a transcript that has no quotation marks.
-        fault = "wrong number of columns", "quote transcripts that hold a comma"
+        # Usually a comma in an unquoted transcript.
+        fault = "wrong number of columns", "quote transcripts that contain a comma"
         return Utterance(f"{manifest.name}:{line}", "", None, None, *fault)
     if not row["ID"].strip():
         return Utterance(f"{manifest.name}:{line}", "", None, None, "no ID")

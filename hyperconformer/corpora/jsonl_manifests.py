@@ -1,15 +1,15 @@
-"""A corpus of your own, as JSON Lines manifests with NeMo's keys.
+"""Your own corpus, as JSON Lines manifests with NeMo's keys.
 
-The data folder holds one file a split (``train.jsonl``, ``valid.jsonl``,
-``test.jsonl``) with one utterance a line::
+The data folder holds one file per split (``train.jsonl``, ``valid.jsonl``,
+``test.jsonl``) with one utterance per line::
 
     {"audio_filepath": "clips/1.wav", "text": "turn it on"}
     {"audio_filepath": "talk.flac", "offset": 12.5, "duration": 3.2, "text": "good day"}
 
-With ``offset`` (seconds), the utterance is the part of the file that begins there and
-lasts ``duration`` seconds; without it, the whole file, whose duration is measured.
-``speaker`` may be there too; other keys are ignored. A relative path is relative to the
-manifest's folder (where there is no such file, to the working folder).
+With ``offset`` (seconds), the utterance is the segment of ``duration`` seconds from
+there. Without it, the utterance is the whole file, whose duration is measured.
+``speaker`` is optional; other keys are ignored. A relative path is relative to the
+manifest's folder or, if there is no such file, to the working folder.
 """
 
 import json
@@ -25,7 +25,7 @@ from hyperconformer.text import read_text
 KEYS = ("audio_filepath", "text")
 LAYOUT = (
     "a folder with train.jsonl, valid.jsonl and test.jsonl, each with one JSON object "
-    "a line that has the keys audio_filepath and text"
+    "per line with the keys audio_filepath and text"
 )
 
 
@@ -39,7 +39,7 @@ def prepare(
     full_check: bool = False,
     workers: Optional[int] = None,
 ) -> dict[str, pathlib.Path]:
-    """Writes one checked manifest a split, and one for each merger of splits.
+    """Write one checked manifest per split, and one for each merger of splits.
 
     Arguments
     ---------
@@ -80,7 +80,7 @@ def prepare(
 
 
 def list_utterances(manifest: pathlib.Path, data_root=None) -> list[Utterance]:
-    """Lists the utterances of a JSON Lines manifest, the faulty ones included.
+    """List the utterances of a JSON Lines manifest, including faulty ones.
 
     Arguments
     ---------
@@ -92,8 +92,8 @@ def list_utterances(manifest: pathlib.Path, data_root=None) -> list[Utterance]:
     Returns
     -------
     list of Utterance
-        An utterance's ID is its file's path without suffix, and where it is a part of
-        the file, where that begins and ends in milliseconds.
+        The ID of an utterance is the path of its file without suffix. For a segment, it
+        ends with the segment's start and end in milliseconds.
 
     Raises
     ------
@@ -101,7 +101,7 @@ def list_utterances(manifest: pathlib.Path, data_root=None) -> list[Utterance]:
         If the file is not UTF-8, or no line has the keys.
     """
     content = read_text(manifest)
-    # Not splitlines(), to which more than an end of line ends a line.
+    # Not splitlines(), which also splits at other characters.
     utterances = [
         _utterance(manifest, number, line)
         for number, line in enumerate(content.split("\n"), start=1)
@@ -110,8 +110,8 @@ def list_utterances(manifest: pathlib.Path, data_root=None) -> list[Utterance]:
     if all(utterance.fault in _NO_ENTRY for utterance in utterances):
         first = f"; line 1: {utterances[0].detail}" if utterances else ""
         raise ValueError(
-            f"{manifest} should hold one JSON object a line with the keys "
-            f"{' and '.join(KEYS)}, but no line is one{first}"
+            f"{manifest} should hold one JSON object per line with the keys "
+            f"{' and '.join(KEYS)}, but no line does{first}"
         )
     return utterances
 
@@ -120,7 +120,7 @@ _NO_ENTRY = ("malformed JSON", "missing keys")
 
 
 def _utterance(manifest, number, line):
-    """One line; a line that is no utterance has a fault."""
+    """Return the utterance of a line; an invalid line gets a fault."""
 
     def faulty(fault, detail=""):
         return Utterance(f"{manifest.name}:{number}", "", None, None, fault, detail)

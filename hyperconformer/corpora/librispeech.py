@@ -5,8 +5,8 @@ Reads any subset of the layout in which OpenSLR publishes it::
     SPLIT/SPEAKER/CHAPTER/SPEAKER-CHAPTER-NUMBER.flac
     SPLIT/SPEAKER/CHAPTER/SPEAKER-CHAPTER.trans.txt
 
-A ``.wav`` file may stand for a ``.flac`` file. Each split gets one manifest under its
-own name; ``merge`` joins splits, as training on 960 hours does.
+A ``.wav`` file may replace a ``.flac`` file. Each split gets one manifest of the same
+name; ``merge`` joins splits, as for training on 960 hours.
 """
 
 import pathlib
@@ -52,7 +52,7 @@ def prepare(
     full_check: bool = False,
     workers: Optional[int] = None,
 ) -> dict[str, pathlib.Path]:
-    """Writes one manifest a split, and one for each merger of splits.
+    """Write one manifest per split, and one for each merger of splits.
 
     Arguments
     ---------
@@ -61,7 +61,7 @@ def prepare(
     manifest_folder : str or pathlib.Path
         Where the manifests go.
     splits : list of str, optional
-        The splits' folders; by default those of the seven official ones that exist.
+        Folders of the splits; by default all official splits that exist.
     merge : dict of str to list of str, optional
         Further manifests, each made of several splits, for instance
         ``{"train": ["train-clean-100", "train-clean-360"]}``.
@@ -78,7 +78,7 @@ def prepare(
     FileNotFoundError
         If the folder, or the folder of a split, is missing.
     ValueError
-        If a merger names something that is no split, or a split is left empty.
+        If a merger names an unknown split, or a split is left empty.
     """
     return prepare_layout(
         "librispeech",
@@ -93,7 +93,7 @@ def prepare(
 def prepare_layout(
     corpus, data_folder, manifest_folder, splits=None, merge=None, checks=None
 ):
-    """Does what :func:`prepare` does, for any corpus in this layout.
+    """Prepare any corpus in this layout, as :func:`prepare` does.
 
     Arguments
     ---------
@@ -135,7 +135,7 @@ def prepare_layout(
 
 
 def find_splits(data_folder: pathlib.Path) -> list[str]:
-    """Finds the official splits that a folder holds.
+    """Find the official splits that a folder holds.
 
     Arguments
     ---------
@@ -166,7 +166,7 @@ def find_splits(data_folder: pathlib.Path) -> list[str]:
 def list_utterances(
     split_folder: pathlib.Path, workers: Optional[int] = None
 ) -> list[Utterance]:
-    """Lists the utterances of a split, those without audio or transcript included.
+    """List the utterances of a split, including those without audio or transcript.
 
     Arguments
     ---------
@@ -188,7 +188,7 @@ def list_utterances(
 
 
 def read_transcripts(path: pathlib.Path) -> dict[str, str]:
-    """Reads a ``.trans.txt`` file: on each line an ID, a space and the text.
+    """Read a ``.trans.txt`` file: on each line an ID, a space and the text.
 
     Arguments
     ---------
@@ -198,7 +198,7 @@ def read_transcripts(path: pathlib.Path) -> dict[str, str]:
     Returns
     -------
     dict of str to str
-        The text of each utterance; empty where the line ends after the ID.
+        The text of each utterance; empty if the line ends after the ID.
 
     Raises
     ------
@@ -206,7 +206,7 @@ def read_transcripts(path: pathlib.Path) -> dict[str, str]:
         If the file is not UTF-8.
     """
     texts = {}
-    # Not splitlines(), to which more than an end of line ends a line.
+    # Not splitlines(), which also splits at other characters.
     for line in read_text(path).split("\n"):
         identifier, _, text = line.strip().partition(" ")
         if identifier:
@@ -215,7 +215,7 @@ def read_transcripts(path: pathlib.Path) -> dict[str, str]:
 
 
 def write_transcripts(path: pathlib.Path, texts: dict[str, str]):
-    """Writes a ``.trans.txt`` file, which :func:`read_transcripts` reads back.
+    """Write a ``.trans.txt`` file, which :func:`read_transcripts` reads back.
 
     Arguments
     ---------
@@ -229,13 +229,13 @@ def write_transcripts(path: pathlib.Path, texts: dict[str, str]):
 
 
 def _list_chapter(folder):
-    """Lists the utterances of a chapter."""
+    """List the utterances of a chapter."""
     speaker = folder.parent.name
     transcripts = folder / f"{speaker}-{folder.name}.trans.txt"
     texts = read_transcripts(transcripts) if transcripts.exists() else {}
     audio = {
         path.stem: str(path)
-        # FLAC last: it is preferred where there are both.
+        # FLAC last: it is preferred if both exist.
         for suffix in reversed(SUFFIXES)
         for path in folder.glob(f"*{suffix}")
     }

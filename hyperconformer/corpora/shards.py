@@ -1,14 +1,14 @@
-"""A corpus in tar shards: a few large files in the place of millions of small ones.
+"""A corpus in tar shards: a few large files instead of millions of small ones.
 
-:func:`write_shards` makes them of the manifests of any corpus, and :func:`prepare`
-takes them as a corpus of its own, with the same utterances in the same order, so that a
-run on shards has the batches of a run on files::
+:func:`write_shards` packs the manifests of any corpus. :func:`prepare` reads the shards
+as a corpus with the same utterances in the same order, so that a run on shards has the
+same batches as a run on files::
 
-    SPLIT.csv            where each utterance stands: SPLIT-000000.tar:OFFSET:BYTES
-    SPLIT-000000.tar     ID.flac and ID.txt of each utterance, one after the other
+    SPLIT.csv            position of each utterance: SPLIT-000000.tar:OFFSET:BYTES
+    SPLIT-000000.tar     ID.flac and ID.txt of each utterance, in order
 
-Audio is read at its place in the shard, without unpacking. The members are named as
-WebDataset names them, for whoever wants to stream the shards from elsewhere.
+Audio is read at its offset in the shard, without unpacking. Members are named as in
+WebDataset.
 """
 
 import io
@@ -34,7 +34,7 @@ SOURCE = "hyperconformer shards writes them"
 
 
 def write_shards(manifests, folder, shard_mb: float = 1000):
-    """Packs the audio and the transcripts of manifests into tar shards.
+    """Pack the audio and the transcripts of manifests into tar shards.
 
     Arguments
     ---------
@@ -43,12 +43,12 @@ def write_shards(manifests, folder, shard_mb: float = 1000):
     folder : str or pathlib.Path
         Where the shards go.
     shard_mb : float
-        A shard is full with so many megabytes of audio.
+        Megabytes of audio per shard.
 
     Returns
     -------
     int
-        How many shards there are.
+        Number of shards.
 
     Raises
     ------
@@ -74,7 +74,7 @@ def write_shards(manifests, folder, shard_mb: float = 1000):
             description=f"{split}: packing",
             unit="shard",
         )
-        # Last, so that a split that was not finished is none.
+        # Written last: an unfinished split has no manifest.
         write_manifest(
             folder / f"{split}.csv", [row for rows in packed for row in rows]
         )
@@ -88,7 +88,7 @@ def prepare(
     splits: Optional[list[str]] = None,
     merge: Optional[dict[str, list[str]]] = None,
 ) -> dict[str, pathlib.Path]:
-    """Writes one manifest a split, and one for each merger of splits.
+    """Write one manifest per split, and one for each merger of splits.
 
     Arguments
     ---------
@@ -97,7 +97,7 @@ def prepare(
     manifest_folder : str or pathlib.Path
         Where the manifests go.
     splits : list of str, optional
-        Those wanted; by default all there are.
+        The splits to prepare; by default all.
     merge : dict of str to list of str, optional
         Further manifests, each made of several splits.
 
@@ -111,7 +111,7 @@ def prepare(
     FileNotFoundError
         If the folder, a split or a shard is missing.
     ValueError
-        If a shard is cut off, or a merger names something that is no split.
+        If a shard is truncated, or a merger names an unknown split.
     """
     data_folder = require(pathlib.Path(data_folder), LAYOUT, SOURCE)
     manifest_folder = pathlib.Path(manifest_folder)
@@ -132,14 +132,14 @@ def prepare(
 
 
 def _pack(folder, split, number, rows):
-    """Writes one shard; returns the rows with the places where their audio stands."""
+    """Write one shard; return the rows with the positions of their audio."""
     shard = folder / f"{split}-{number:06d}.tar"
     unfinished = shard.with_suffix(".tmp")
     with tarfile.open(unfinished, "w", format=tarfile.USTAR_FORMAT) as tar:
         for row in rows:
             suffix, audio = _read(row["wav"])
             for ending, content in ((suffix, audio), (".txt", row["wrd"].encode())):
-                # Neither times nor owners: the same corpus gives the same bytes.
+                # No times and no owners: the same corpus gives the same bytes.
                 member = tarfile.TarInfo(row["ID"] + ending)
                 member.size = len(content)
                 tar.addfile(member, io.BytesIO(content))
@@ -153,7 +153,7 @@ def _pack(folder, split, number, rows):
 
 
 def _estimate_bytes(path):
-    """About the bytes that a file, or a part of it, takes in a shard."""
+    """Estimate the bytes of a file, or of a segment, in a shard."""
     segment = parse_segment(path)
     size = os.path.getsize(segment.file)
     if segment.start_s is None:
@@ -163,7 +163,7 @@ def _estimate_bytes(path):
 
 
 def _read(path):
-    """The suffix and the bytes of a file; a part of a file is cut out, as FLAC."""
+    """Return suffix and bytes of a file; a segment is cut out as FLAC."""
     segment = parse_segment(path)
     file = pathlib.Path(segment.file)
     if segment.start_s is None:
@@ -181,7 +181,7 @@ def _read(path):
 
 
 def _check_shards(rows):
-    """Insists that each shard reaches as far as its last utterance."""
+    """Check that each shard reaches as far as its last utterance."""
     ends = {}
     for row in rows:
         shard, offset, size = row["wav"].rsplit(":", 2)

@@ -1,16 +1,16 @@
-"""Spoken commands: the embedded corpus, synthesised when it is first asked for.
+"""Spoken commands: the embedded corpus, synthesised on first use.
 
-Voices of eSpeak NG say commands, numbers, times and dates made from a small grammar.
-The corpus is written in the layout of LibriSpeech, whose preparation reads it::
+Voices of eSpeak NG speak commands, numbers, times and dates from a small grammar. The
+corpus has the layout of LibriSpeech, whose preparation reads it::
 
     train-spoken/SPEAKER/1/SPEAKER-1-NUMBER.flac   SPEAKER-1.trans.txt
     dev-spoken/...   test-spoken/...   SPEAKERS.TXT   spoken.json
 
 Training, development and test speakers share accents but no timbre. A third of the
 test sentences occur in training too, as commands do. The corpus is deterministic: the
-same options give the same bytes, whatever the number of threads. An interrupted
-synthesis goes on with the utterances that are missing. With several processes, one of
-them prepares it (in SpeechBrain, ``run_on_main``).
+same options give the same bytes, for any number of threads. An interrupted synthesis
+continues with the missing utterances. With several processes, one prepares it (in
+SpeechBrain, ``run_on_main``).
 
 eSpeak NG (package ``espeakng-loader``) is under the GNU General Public License,
 version 3 or later. The speech that it produces, this corpus, is not covered by it.
@@ -38,7 +38,7 @@ from hyperconformer.corpora.synthesis import speak
 
 logger = logging.getLogger(__name__)
 
-# Raised by whatever changes what the same options give.
+# Raise this when the same options give another corpus.
 CORPUS_VERSION = 1
 SAMPLE_RATE_HZ = 16000
 CHAPTER = "1"
@@ -58,7 +58,7 @@ ACCENTS = (
 
 @dataclasses.dataclass(frozen=True)
 class Split:
-    """Who speaks in a split: its men and women in every accent."""
+    """The speakers of a split: men and women in every accent."""
 
     folder: str
     first_speaker: int
@@ -66,7 +66,7 @@ class Split:
     women: str
 
     def speakers(self):
-        """Lists (number, sex, voice) of each speaker."""
+        """List (number, sex, voice) of each speaker."""
         variants = [("M", name) for name in self.men.split()]
         variants += [("F", name) for name in self.women.split()]
         return [
@@ -88,7 +88,7 @@ SPLITS = {
     "test": Split("test-spoken", 3001, men="m4 Alex Michael", women="f4 shelby"),
 }
 
-# Two to eight words, no word of which sounds like another (no FOR beside FOUR).
+# Two to eight words without homophones (no FOR beside FOUR).
 GRAMMAR = {
     "sentence": (
         "SET THE ALARM AT {time}",
@@ -141,7 +141,7 @@ GRAMMAR = {
 
 @dataclasses.dataclass(frozen=True)
 class Line:
-    """What one voice is to say, and where it is written."""
+    """One utterance to synthesise: text, voice and file."""
 
     split: str
     id: str
@@ -163,18 +163,18 @@ def prepare(
     full_check: bool = False,
     workers: Optional[int] = None,
 ) -> dict[str, pathlib.Path]:
-    """Synthesises the corpus where it is not there yet, and writes its manifests.
+    """Synthesise missing parts of the corpus and write its manifests.
 
     Arguments
     ---------
     data_folder : str or pathlib.Path
-        Where the corpus lies or shall lie.
+        Folder of the corpus; made if absent.
     manifest_folder : str or pathlib.Path
         Where the manifests go.
     train_utterances, valid_utterances, test_utterances : int
         The size of each split.
     seed : int
-        Another seed gives other sentences, rates, pitches and noise.
+        Random seed of the sentences, rates, pitches and noise.
     min_duration_s, max_duration_s, full_check, workers
         See :class:`~hyperconformer.corpora.manifest.Checks`.
 
@@ -188,7 +188,7 @@ def prepare(
     ValueError
         If a split is to be empty, or the folder holds another corpus.
     ImportError
-        If espeakng-loader, which synthesises, is not installed.
+        If espeakng-loader is not installed.
     """
     checks = Checks(min_duration_s, max_duration_s, full_check, workers)
     sizes = {
@@ -210,16 +210,16 @@ def prepare(
 def synthesize_corpus(
     data_folder, sizes: dict[str, int], seed: int = 0, workers: Optional[int] = None
 ):
-    """Synthesises the utterances that are not there yet.
+    """Synthesise the utterances that are not there yet.
 
     Arguments
     ---------
     data_folder : str or pathlib.Path
-        Where the corpus lies or shall lie. What other options made there is replaced.
+        Folder of the corpus. A corpus of other options is replaced.
     sizes : dict of str to int
         The utterances of ``train``, ``valid`` and ``test``.
     seed : int
-        What the sentences and voices are drawn from.
+        Random seed of sentences and voices.
     workers : int, optional
         Threads.
 
@@ -230,7 +230,7 @@ def synthesize_corpus(
     """
     for split, size in sizes.items():
         if size < 1:
-            raise ValueError(f"{split}_utterances must be at least 1, got {size}.")
+            raise ValueError(f"{split}_utterances must be at least 1, got {size}")
     data_folder = pathlib.Path(data_folder)
     settings = {"version": CORPUS_VERSION, "seed": seed, **sizes}
     _make_room(data_folder, settings)
@@ -247,16 +247,16 @@ def synthesize_corpus(
 
 
 def synthesize(lines: list, folder, write, workers: Optional[int] = None):
-    """Writes the audio of some utterances.
+    """Write the audio of some utterances.
 
     Arguments
     ---------
     lines : list of Line
-        Who says what.
+        The utterances.
     folder : pathlib.Path
-        What all their files lie in.
+        Folder of all their files.
     write : callable
-        Given a line, writes its audio.
+        Function that writes the audio of a line.
     workers : int, optional
         Threads.
     """
@@ -264,28 +264,28 @@ def synthesize(lines: list, folder, write, workers: Optional[int] = None):
     for _ in map_in_threads(
         write,
         lines,
-        workers or os.cpu_count(),  # it computes more than it waits
+        workers or os.cpu_count(),  # limited by computation, not by waiting
         "synthesising speech",
         "utterance",
     ):
-        pass  # it is written, and nothing else is wanted of it
-    for leftover in folder.rglob(".*.tmp"):  # of a synthesis that was killed
+        pass  # the audio is written; there is no result
+    for leftover in folder.rglob(".*.tmp"):  # of a killed synthesis
         leftover.unlink()
 
 
 def plan_split(data_folder, split: str, size: int, seed: int = 0) -> list[Line]:
-    """Decides who says what in a split.
+    """Choose text and voice of each utterance of a split.
 
     Arguments
     ---------
     data_folder : str or pathlib.Path
-        Where the corpus lies or shall lie.
+        Folder of the corpus; made if absent.
     split : str
         ``train``, ``valid`` or ``test``.
     size : int
-        How many utterances.
+        Number of utterances.
     seed : int
-        What the sentences are drawn from.
+        Random seed of the sentences.
 
     Returns
     -------
@@ -315,16 +315,16 @@ def plan_split(data_folder, split: str, size: int, seed: int = 0) -> list[Line]:
 def make_sentence(
     source: random.Random, symbol: str = "sentence", grammar: Optional[dict] = None
 ) -> str:
-    """Draws a sentence from a grammar.
+    """Draw a sentence from a grammar.
 
     Arguments
     ---------
     source : random.Random
-        What decides between the alternatives.
+        Draws the alternatives.
     symbol : str
-        Where to begin.
+        The start symbol.
     grammar : dict of str to tuple of str, optional
-        The alternatives of each symbol; by default those of this corpus.
+        The alternatives of each symbol; by default this corpus's grammar.
 
     Returns
     -------
@@ -344,17 +344,17 @@ def make_sentence(
 
 
 def _make_room(data_folder, settings):
-    """Records the settings; removes what other settings have made."""
+    """Record the settings; remove a corpus of other settings."""
     record = data_folder / SETTINGS_FILE
     folders = [data_folder / split.folder for split in SPLITS.values()]
     if record.exists():
         if json.loads(record.read_text(encoding="utf-8")) == settings:
             return
-        logger.info("%s was made with other options: making it again", data_folder)
+        logger.info("%s was made with other options; making it again", data_folder)
     elif any(folder.exists() for folder in folders):
         raise ValueError(
             f"{data_folder} holds a corpus that was not made here: {SETTINGS_FILE} "
-            "is missing. Give another data_folder, or remove it."
+            "is missing. Give another data_folder, or remove it"
         )
     for folder in folders:
         if folder.exists():
@@ -363,14 +363,14 @@ def _make_room(data_folder, settings):
 
 
 def write_audio(line: Line, seed: int):
-    """Synthesises one utterance; what is random depends on its ID alone.
+    """Synthesise one utterance. Its random choices depend on its ID alone.
 
     Arguments
     ---------
     line : Line
-        Who says what, and where it goes.
+        Text, voice and file of the utterance.
     seed : int
-        What rate, pitch, pauses and noise are drawn from.
+        Random seed of rate, pitch, pauses and noise.
     """
     source = random.Random(f"audio {seed} {line.id}")
     samples = speak(
@@ -385,12 +385,12 @@ def write_audio(line: Line, seed: int):
 
 
 def write_flac(path: pathlib.Path, samples: np.ndarray):
-    """Writes 16-bit FLAC at 16 kHz, all of it or nothing.
+    """Write 16-bit FLAC at 16 kHz, atomically.
 
     Arguments
     ---------
     path : pathlib.Path
-        The file; its folder is made if it is not there.
+        The file; its folder is made if absent.
     samples : numpy.ndarray
         Shape (samples,), between -1 and 1.
     """
@@ -400,14 +400,14 @@ def write_flac(path: pathlib.Path, samples: np.ndarray):
 
 
 def record_in_room(samples: np.ndarray, source: random.Random) -> np.ndarray:
-    """Adds what a recording has and a synthesiser lacks: pauses, level and noise.
+    """Add pauses, level and noise, which synthetic speech lacks.
 
     Arguments
     ---------
     samples : numpy.ndarray
         Clean speech, shape (samples,).
     source : random.Random
-        What decides on the pauses, the level, and the loudness and color of the noise.
+        Draws pauses, level, and loudness and colour of the noise.
 
     Returns
     -------
@@ -429,12 +429,12 @@ def record_in_room(samples: np.ndarray, source: random.Random) -> np.ndarray:
 
 
 def write_transcripts(lines: list[Line]):
-    """Writes the ``.trans.txt`` file of each chapter.
+    """Write the ``.trans.txt`` file of each chapter.
 
     Arguments
     ---------
     lines : list of Line
-        All that is said.
+        All utterances.
     """
     by_folder: dict = {}
     for line in lines:
@@ -445,7 +445,7 @@ def write_transcripts(lines: list[Line]):
 
 
 def _write_speakers(data_folder, lines):
-    """Writes SPEAKERS.TXT with the columns that LibriSpeech's has."""
+    """Write SPEAKERS.TXT with LibriSpeech's columns."""
     minutes = {}
     for line in lines:
         duration_s = soundfile.info(line.path).duration

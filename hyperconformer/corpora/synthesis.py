@@ -1,14 +1,14 @@
 """Speech synthesis with eSpeak NG.
 
-eSpeak NG and its voices come in the package ``espeakng-loader``. They are free
-software under the GNU General Public License, version 3 or later; the speech that
-they produce is not covered by it. The library is loaded at run time, through
-``ctypes``, and only by who calls :func:`speak`.
+The package ``espeakng-loader`` contains eSpeak NG and its voices. They are free
+software under the GNU General Public License, version 3 or later, which does not cover
+the speech that they produce. :func:`speak` loads the library at run time, through
+``ctypes``.
 
-The library keeps state from one utterance to the next (the phase of its oscillators,
-its noise), so that the same text sounds slightly different the second time, even
-after it is initialized again. :func:`speak` therefore loads a fresh copy for every
-utterance, which takes a few milliseconds, and is a pure function of its arguments.
+The library keeps state between utterances (phase of the oscillators, noise), even when
+it is initialized again, so that the same text sounds slightly different the second
+time. :func:`speak` therefore loads a fresh copy for every utterance, which takes a few
+milliseconds, and is a pure function of its arguments.
 """
 
 import _ctypes
@@ -36,7 +36,7 @@ LIMITS = {"rate_wpm": (80, 450), "pitch": (0, 100), "pitch_range": (0, 100)}
 # British English has no file under its own code: it is the default English.
 FILE_NAMES = {"en-gb": "en"}
 
-# The library is one a process, whatever the number of threads.
+# All threads of a process share one library.
 _lock = threading.Lock()
 _unload = getattr(_ctypes, "dlclose", None) or _ctypes.FreeLibrary  # type: ignore
 
@@ -49,24 +49,23 @@ def speak(
     pitch_range: int = 50,
     sample_rate_hz: int = 16000,
 ) -> np.ndarray:
-    """Speaks a text.
+    """Synthesise a text.
 
     Arguments
     ---------
     text : str
-        What to say. Words in capitals may be spelled letter by letter: lower-case
-        what comes from a transcript.
+        The text. Capitals may be spelled letter by letter: lower-case transcripts.
     voice : str
-        A language, and after a plus sign a variant, if any: ``en-us``, ``en-gb+f3``.
-        See :func:`list_languages` and :func:`list_variants`.
+        A language, optionally followed by a plus sign and a variant: ``en-us``,
+        ``en-gb+f3``. See :func:`list_languages` and :func:`list_variants`.
     rate_wpm : int
-        Words a minute, from 80 to 450.
+        Words per minute, from 80 to 450.
     pitch : int
         From 0 (low) to 100 (high), around the variant's own pitch.
     pitch_range : int
         From 0 (monotone) to 100 (lively).
     sample_rate_hz : int
-        The sample rate that is wanted.
+        Sample rate of the result.
 
     Returns
     -------
@@ -78,7 +77,7 @@ def speak(
     ImportError
         If espeakng-loader is not installed.
     ValueError
-        If the voice is unknown, a parameter is out of range, or nothing was said.
+        If the voice is unknown, a parameter is out of range, or the result is silent.
 
     Example
     -------
@@ -89,14 +88,14 @@ def speak(
     parameters = {"rate_wpm": rate_wpm, "pitch": pitch, "pitch_range": pitch_range}
     _check_parameters(parameters)
     if sample_rate_hz < 1:
-        raise ValueError(f"sample_rate_hz must be positive, got {sample_rate_hz}.")
+        raise ValueError(f"sample_rate_hz must be positive, got {sample_rate_hz}")
     name = _find_voice(voice)
     with _lock, _load_library() as (library, native_rate_hz):
         _call(library.espeak_SetVoiceByName, name.encode())
         samples = _synthesize(library, text, parameters)
     if not samples.any():
-        raise ValueError(f"eSpeak NG says nothing for the text {text!r}.")
-    # Here, because it brings torch, which reading a corpus does not need.
+        raise ValueError(f"eSpeak NG is silent for the text {text!r}")
+    # Imported here: it imports torch, which reading a corpus does not need.
     from hyperconformer.audio import resample
 
     samples = resample(samples / np.float32(32768), native_rate_hz, sample_rate_hz)
@@ -105,7 +104,7 @@ def speak(
 
 @contextlib.contextmanager
 def open_library(voice: str):
-    """Loads a copy of the library that speaks with one voice.
+    """Load a copy of the library with one voice.
 
     Arguments
     ---------
@@ -115,7 +114,7 @@ def open_library(voice: str):
     Yields
     ------
     ctypes.CDLL
-        The library, for this thread alone.
+        The library; other threads wait.
 
     Raises
     ------
@@ -132,7 +131,7 @@ def open_library(voice: str):
 
 @functools.cache
 def list_languages() -> tuple[str, ...]:
-    """Lists the languages and accents of eSpeak NG.
+    """List the languages and accents of eSpeak NG.
 
     Returns
     -------
@@ -145,7 +144,7 @@ def list_languages() -> tuple[str, ...]:
 
 @functools.cache
 def list_variants() -> tuple[str, ...]:
-    """Lists the variants that change a voice's pitch and timbre.
+    """List the variants that change a voice's pitch and timbre.
 
     Returns
     -------
@@ -168,31 +167,31 @@ def _check_parameters(parameters):
     for name, value in parameters.items():
         low, high = LIMITS[name]
         if not low <= value <= high:
-            raise ValueError(f"{name} must be from {low} to {high}, got {value}.")
+            raise ValueError(f"{name} must be from {low} to {high}, got {value}")
 
 
 @functools.cache
 def _find_voice(voice):
-    """Returns the name of a voice as the library knows it."""
+    """Return the library's name of a voice."""
     language, _, variant = voice.partition("+")
     if language not in list_languages():
         english = [name for name in list_languages() if name.startswith("en")]
         raise ValueError(
-            f"Unknown language {language!r} in the voice {voice!r}. "
-            f"Among the known ones: {', '.join(english)}."
+            f"unknown language {language!r} in the voice {voice!r}; "
+            f"known English ones: {', '.join(english)}"
         )
-    # The library would ignore a variant that it does not know.
+    # The library ignores unknown variants.
     if variant and variant not in list_variants():
         raise ValueError(
-            f"Unknown variant {variant!r} in the voice {voice!r}. "
-            f"Known variants: {', '.join(list_variants())}."
+            f"unknown variant {variant!r} in the voice {voice!r}; "
+            f"known variants: {', '.join(list_variants())}"
         )
     return FILE_NAMES.get(language, language) + (f"+{variant}" if variant else "")
 
 
 @contextlib.contextmanager
 def _load_library():
-    """Loads a fresh copy of the library; yields it and its sample rate in Hz."""
+    """Load a fresh copy of the library; yield it and its sample rate in Hz."""
     library = ctypes.CDLL(_loader().get_library_path())
     try:
         rate_hz = library.espeak_Initialize(
@@ -204,9 +203,9 @@ def _load_library():
         if rate_hz <= 0:
             raise RuntimeError(
                 f"eSpeak NG cannot read its voices in {_data_folder()} "
-                "(it takes no path of more than 160 bytes)."
+                "(paths may have at most 160 bytes)"
             )
-        # It seeds its noise with the time of the day.
+        # Otherwise the noise depends on the time of day.
         _call(library.espeak_ng_SetRandSeed, ctypes.c_long(1))
         yield library, rate_hz
         library.espeak_Terminate()
@@ -215,7 +214,7 @@ def _load_library():
 
 
 def _synthesize(library, text, parameters):
-    """Returns the samples of a text, int16, at the library's own rate."""
+    """Return the int16 samples of a text at the library's rate."""
     blocks = []
 
     @CALLBACK

@@ -1,4 +1,4 @@
-"""Augmentation that SpeechBrain does not have, or not at a bearable price."""
+"""Augmentation that SpeechBrain lacks, or computes too slowly."""
 
 import math
 
@@ -11,13 +11,13 @@ class SpeedPerturb(nn.Module):
     """Play a batch faster or slower; "Audio Augmentation for Speech Recognition", 2015.
 
     SpeechBrain's class of this name resamples to ``100 * rate // percent``, which
-    seldom shares a divisor with the rate: a speed of 116 % then takes 13,793 filters
-    where these ratios take 25.
+    seldom shares a divisor with the rate. A speed of 116 % then needs 13,793 filters;
+    the ratios here need 25.
 
     Arguments
     ---------
     speed_percent : list of int
-        The speeds, one of which is drawn for each batch; 100 leaves it as it is.
+        Speeds in percent; one is drawn for each batch. 100 changes nothing.
 
     Raises
     ------
@@ -37,23 +37,23 @@ class SpeedPerturb(nn.Module):
         self.speed_percent = list(speed_percent)
 
     def forward(self, wavs):
-        """(B, N) samples in, (B, about 100 N / speed) out."""
+        """Map (B, N) samples to (B, about 100 N / speed) samples."""
         index = torch.randint(len(self.speed_percent), ()).item()
         return torchaudio.functional.resample(wavs, self.speed_percent[index], 100)
 
 
 class RandomGain(nn.Module):
-    """Record each utterance at another level.
+    """Change the level of each utterance by a random gain.
 
     Arguments
     ---------
     lowest_db, highest_db : float
-        The gains are drawn uniformly from this interval; 0 and 0 leave all as it is.
+        Gains are drawn uniformly from this interval; 0 and 0 change nothing.
 
     Raises
     ------
     ValueError
-        If they are no interval.
+        If they do not form an interval.
 
     Example
     -------
@@ -70,7 +70,7 @@ class RandomGain(nn.Module):
         self.lowest_db, self.highest_db = lowest_db, highest_db
 
     def forward(self, wavs):
-        """(B, N) samples in, as many out."""
+        """Map (B, N) samples to (B, N) samples."""
         if self.lowest_db == self.highest_db == 0:
             return wavs
         gains_db = torch.empty(len(wavs), 1, device=wavs.device)
@@ -81,15 +81,15 @@ class RandomGain(nn.Module):
 class Telephone(nn.Module):
     """Send a batch through a telephone: 300 to 4000 Hz, and 8 bits of mu-law.
 
-    As ITU-T G.711: 8000 samples a second, companded with mu = 255; silence, for which
-    torchaudio's mu-law has no code, becomes 1e-4.
+    As ITU-T G.711: 8000 samples per second, companded with mu = 255. Silence becomes
+    1e-4, since torchaudio's mu-law has no code for it.
 
     Arguments
     ---------
     probability : float
-        Of a batch to be sent; from 0 to 1.
+        Probability for each batch, from 0 to 1.
     sample_rate_hz : int
-        Of the samples, before and after.
+        Sample rate of input and output.
 
     Raises
     ------
@@ -118,7 +118,7 @@ class Telephone(nn.Module):
         self.sample_rate_hz = sample_rate_hz
 
     def forward(self, wavs):
-        """(B, N) samples between -1 and 1 in, as many out."""
+        """Map (B, N) samples between -1 and 1 to (B, N) samples."""
         if torch.rand(()).item() >= self.probability:
             return wavs
         narrow = torchaudio.functional.resample(wavs, self.sample_rate_hz, self.RATE_HZ)
@@ -132,21 +132,21 @@ class Telephone(nn.Module):
 
 
 class VocalTractWarp(nn.Module):
-    """Give each utterance another length of vocal tract.
+    """Change each utterance's vocal tract length.
 
     "Vocal Tract Length Perturbation (VTLP) improves speech recognition", Jaitly and
-    Hinton, 2013, equation 1: frequencies below 4800 Hz are multiplied by a factor of
-    the utterance, those above are stretched so that the highest stays where it is.
-    Unlike a change of speed it leaves the tempo alone.
+    Hinton, 2013, equation 1: frequencies below 4800 Hz are multiplied by a random
+    factor per utterance; higher ones are stretched so that the highest frequency stays
+    fixed. Unlike speed perturbation, it keeps the tempo.
 
     Arguments
     ---------
     largest : float
-        Factors are drawn from 1 - largest to 1 + largest; 0 leaves all as it is.
+        Factors are drawn from 1 - largest to 1 + largest; 0 changes nothing.
     num_features : int
-        Mel filters of the features, spread as SpeechBrain's Fbank spreads them.
+        Number of mel filters, spaced as in SpeechBrain's Fbank.
     sample_rate_hz : int
-        Of the samples.
+        Sample rate of the audio.
 
     Raises
     ------
@@ -170,14 +170,14 @@ class VocalTractWarp(nn.Module):
         self.nyquist_hz = sample_rate_hz / 2
 
     def forward(self, features):
-        """(B, T, F) log-mel features in, the same shape out."""
+        """Map (B, T, F) log-mel features to the same shape."""
         if self.largest == 0:
             return features
         spread = 2 * torch.rand(len(features), 1, device=features.device) - 1
         return self.warp(features, 1 + self.largest * spread)
 
     def warp(self, features, factors):
-        """Read each filter where the warped spectrum has it.
+        """Read each filter at its frequency in the warped spectrum.
 
         Arguments
         ---------

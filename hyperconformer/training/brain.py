@@ -31,11 +31,12 @@ SECONDS_BETWEEN_CURVES = 60
 
 
 def consistency_loss(log_probs, lengths, token_counts):
-    """How far two augmented views of each utterance disagree, frame by frame.
+    """Return the disagreement of two augmented views of each utterance.
 
     "CR-CTC: Consistency Regularization on CTC for Improved Speech Recognition",
-    arXiv:2410.05101, equation 4: each view is drawn to the other's distribution,
-    which is held fixed; divided by the tokens, as the CTC loss is.
+    arXiv:2410.05101, equation 4: the frame-wise divergence from each view to the other
+    view's distribution, which is held fixed. It is divided by the number of tokens, as
+    the CTC loss is.
 
     Arguments
     ---------
@@ -66,24 +67,24 @@ def consistency_loss(log_probs, lengths, token_counts):
 
 @register_checkpoint_hooks
 class TrainingBrain(sb.Brain):
-    """What every training does: a schedule over its whole length, a log, a curve.
+    """Training with a schedule over its whole length, a log and a curve.
 
-    It ends with the epochs of the YAML file, or earlier: after ``max_updates``, or
-    after ``max_train_s`` seconds spent in updates.
+    Training ends after the epochs of the YAML file, after ``max_updates``, or after
+    ``max_train_s`` seconds spent in updates, whichever comes first.
 
     Arguments
     ---------
     train_loader : dict
-        Options of the training set's loader, of which ``batch_sampler`` is reshuffled
-        for each epoch.
+        Options of the training set's loader. Its ``batch_sampler`` is reshuffled for
+        each epoch.
     **kwargs
         As ``speechbrain.Brain``.
     """
 
     def __init__(self, train_loader, **kwargs):
         super().__init__(**kwargs)
-        # The sampler has shuffled the batches: with several processes SpeechBrain must
-        # only deal them out, so that two do what one does in two steps.
+        # The sampler shuffles the batches. With several processes, SpeechBrain must
+        # only distribute them, so that two processes do what one does in two steps.
         self.hparams.sorting = "by the batch sampler"
         self.batch_sampler = train_loader["batch_sampler"]
         self.batches = None
@@ -98,21 +99,21 @@ class TrainingBrain(sb.Brain):
         )
 
     def on_fit_start(self):
-        """Build optimizers, recover, and see how much of the training is done.
+        """Build optimizers, recover, and compute the progress of the training.
 
         Raises
         ------
         ValueError
-            If an epoch has fewer batches than make an update.
+            If an epoch has too few batches for one update.
         """
-        # With several processes, train_sampler deals each its own batches.
+        # With several processes, train_sampler gives each process its own batches.
         batches = len(self.train_sampler or self.batch_sampler)
         self.epoch_updates = batches // self.grad_accumulation_factor
         if self.epoch_updates < 1:
             raise ValueError(
                 f"grad_accumulation_factor is {self.grad_accumulation_factor}, but an "
-                f"epoch has only {batches} batches for each process: nothing would be "
-                "learnt. Lower it, or make the batches smaller"
+                f"epoch has only {batches} batches for each process: there would "
+                "be no update. Lower it, or make the batches smaller"
             )
         if self.hparams.max_updates is not None:
             self.optimizer_step_limit = self.hparams.max_updates
@@ -120,11 +121,11 @@ class TrainingBrain(sb.Brain):
         if self.optimizer_step > 0:
             self._resume()
         if self._optimizer_step_limit_exceeded and self.step == 0:
-            counter = self.hparams.epoch_counter  # nothing is left to train
+            counter = self.hparams.epoch_counter  # the training is complete
             counter.current = counter.limit
 
     def init_optimizers(self):
-        """Build the optimizer, and remember its settings."""
+        """Build the optimizer and record its settings."""
         super().init_optimizers()
         self.optimizer_settings = [
             {key: x for key, x in group.items() if key not in ("params", "lr")}
@@ -132,7 +133,7 @@ class TrainingBrain(sb.Brain):
         ]
 
     def _resume(self):
-        """Go on with the settings of now: the checkpoint brought those of before."""
+        """Restore this run's settings, which the checkpoint has overwritten."""
         for group, settings in zip(
             self.optimizer.param_groups, self.optimizer_settings
         ):
@@ -144,7 +145,7 @@ class TrainingBrain(sb.Brain):
             self._set_rate(epochs_done=self.hparams.epoch_counter.current)
 
     def _resume_inside_epoch(self):
-        """Begin the epoch again where it has other batches than before."""
+        """Restart the epoch if its batches have changed."""
         before, epoch = self.batches, self.hparams.epoch_counter.current + 1
         self.batch_sampler.set_epoch(epoch)
         now = self._describe_batches()
@@ -154,8 +155,8 @@ class TrainingBrain(sb.Brain):
             return
         logger.warning(
             f"the checkpoint was written inside epoch {epoch}, after {self.step} of "
-            f"{before.get('for each process', 'its')} batches. The epoch has other "
-            f"batches now, {now['for each process']} of them for each of "
+            f"{before.get('for each process', 'its')} batches. The epoch now has "
+            f"other batches, {now['for each process']} for each of "
             f"{now['processes']} processes (the batch size, the number of processes, "
             "the training utterances or the seed differ). So it begins again, with "
             "the weights of the checkpoint"
@@ -166,8 +167,8 @@ class TrainingBrain(sb.Brain):
                 loader._speechbrain_recovery_skip_to = None
 
     def _describe_batches(self):
-        """What tells an epoch's batches from others."""
-        # Not to the sampler's end, where it shuffles again.
+        """Return a description that identifies an epoch's batches."""
+        # The sampler reshuffles at its end: stop before it.
         batches = list(itertools.islice(self.batch_sampler, len(self.batch_sampler)))
         return {
             "for each process": len(self.train_sampler or self.batch_sampler),
@@ -181,22 +182,22 @@ class TrainingBrain(sb.Brain):
         Arguments
         ---------
         epoch : int
-            The epoch to come.
+            The new epoch.
         """
         self.batch_sampler.set_epoch(epoch)
         self.batches = self._describe_batches()
-        # Seeds the loader's processes, apart from the random states of this one, which
-        # a resumed run has restored already.
+        # Seeds the loader's processes only: a resumed run has already restored the
+        # random states of this process.
         self.loader_random.manual_seed(self.hparams.seed + epoch)
 
     @staticmethod
     def mean_over_processes(value):
-        """The mean of what each process has found.
+        """Return the mean of a value over all processes.
 
         Arguments
         ---------
         value : float
-            Of this process.
+            This process's value.
 
         Returns
         -------
@@ -209,13 +210,13 @@ class TrainingBrain(sb.Brain):
         return sum(values) / len(values)
 
     def _should_save_intra_epoch_ckpt(self, last_ckpt_time, steps_since_ckpt):
-        # Gradients are no part of a checkpoint: none between accumulated batches.
+        # Checkpoints hold no gradients: write none between accumulated batches.
         return self.step % self.grad_accumulation_factor == 0 and (
             super()._should_save_intra_epoch_ckpt(last_ckpt_time, steps_since_ckpt)
         )
 
     def fit_batch(self, batch):
-        """Train on a batch, by the clock; step the learning rate after an update."""
+        """Train on a batch and time it; set the learning rate after an update."""
         started = time.monotonic()
         loss = super().fit_batch(batch)
         self.train_s += time.monotonic() - started
@@ -225,7 +226,7 @@ class TrainingBrain(sb.Brain):
         return loss
 
     def _check_seconds(self):
-        """End the training where its seconds are spent."""
+        """End the training when its seconds are used up."""
         if self.hparams.max_train_s is not None:
             # All processes must end together.
             self.spent_s = self.mean_over_processes(self.train_s)
@@ -234,15 +235,15 @@ class TrainingBrain(sb.Brain):
 
     def _set_rate(self, epochs_done):
         schedule = self.hparams.lr_schedule
-        if hasattr(schedule, "progress"):  # SpeechBrain's count updates
+        if hasattr(schedule, "progress"):  # SpeechBrain's schedules count updates
             schedule.progress = self._measure_progress(epochs_done)
         schedule(self.optimizer)
 
     def _measure_progress(self, epochs_done):
-        """The fraction of the training that is done, in [0, 1].
+        """Return the fraction of the training that is done, in [0, 1].
 
-        Of the epochs, the updates or the seconds, whichever ends the training first.
-        It is not counted in batches, so that a run may be resumed with others.
+        It refers to epochs, updates or seconds, whichever ends the training first. It
+        does not count batches, so that a run may resume with other batches.
         """
         updates = self.step // self.grad_accumulation_factor
         updates += epochs_done * self.epoch_updates
@@ -268,14 +269,14 @@ class TrainingBrain(sb.Brain):
         self.batches = state.get("batches")
 
     def end_epoch(self, epoch, train_stats, valid_stats, **keep):
-        """Log, keep a checkpoint and redraw the curve, once a minute and at the end.
+        """Log, keep a checkpoint, and redraw the curve once a minute and at the end.
 
         Arguments
         ---------
         epoch : int
-            The epoch that was validated.
+            The validated epoch.
         train_stats, valid_stats : dict of str to float
-            What is logged.
+            Statistics to log.
         **keep
             Which checkpoints to keep, see SpeechBrain's ``save_and_keep_only``.
         """
@@ -294,7 +295,7 @@ class TrainingBrain(sb.Brain):
         if sb.utils.distributed.if_main_process():
             last = epoch == self.hparams.number_of_epochs
             last = last or self._optimizer_step_limit_exceeded
-            # A picture takes longer than an epoch of a tiny corpus.
+            # Drawing takes longer than an epoch of a tiny corpus.
             if last or time.monotonic() - self.curve_drawn > SECONDS_BETWEEN_CURVES:
                 self._draw_curve()
 
@@ -304,7 +305,7 @@ class TrainingBrain(sb.Brain):
         self.curve_drawn = time.monotonic()
 
     def find_checkpoints(self, **wanted):
-        """The checkpoints to evaluate.
+        """Return the checkpoints to evaluate.
 
         Arguments
         ---------
@@ -331,20 +332,21 @@ class TrainingBrain(sb.Brain):
 
 
 class ASRBrain(TrainingBrain):
-    """Trains and evaluates a recogniser with a CTC head, and maybe another one.
+    """Training and evaluation of a recogniser with a CTC head and optional other heads.
 
     Its module ``recognizer`` is a
-    :class:`hyperconformer.integration.recognizer.Recognizer`, beside which there may be
-    a ``phone_ctc``, a :class:`hyperconformer.training.phones.PhoneCTC`; the other parts
-    come from the YAML file (``hyperconformer.training.run`` names them all).
+    :class:`hyperconformer.integration.recognizer.Recognizer`. The module ``phone_ctc``,
+    a :class:`hyperconformer.training.phones.PhoneCTC`, is optional. The other parts
+    come from the YAML file (``hyperconformer.training.run`` lists them).
 
     Arguments
     ---------
     tokenizer : sentencepiece.SentencePieceProcessor
         Tokens to text.
     train_loader : dict
-        What ``hyperconformer.training.data.train_loader_options`` returned: its
-        sampler is reshuffled for each epoch, its collation told when to augment.
+        From ``hyperconformer.training.data.train_loader_options``. Its sampler is
+        reshuffled for each epoch; its collation joins utterances once augmentation
+        begins.
     **kwargs
         As ``speechbrain.Brain``.
     """
@@ -357,14 +359,14 @@ class ASRBrain(TrainingBrain):
         self.test_chunk = None
 
     def compute_forward(self, batch, stage):
-        """Samples to log-probabilities.
+        """Compute log-probabilities from samples.
 
         Arguments
         ---------
         batch : speechbrain.dataio.batch.PaddedBatch
             With ``sig`` and ``tokens_bos``.
         stage : speechbrain.Stage
-            Where we are.
+            Training, validation or test.
 
         Returns
         -------
@@ -395,22 +397,21 @@ class ASRBrain(TrainingBrain):
         )
 
     def _chunk_config(self, stage):
-        """What a frame may see in this batch, as SpeechBrain's DynChunkTrainConfig."""
+        """Return the chunk rule of this batch, as SpeechBrain's DynChunkTrainConfig."""
         sampler = self.hparams.dynchunktrain_config_sampler
         if stage == sb.Stage.TEST:
             return self.test_chunk
-        # A run without chunks draws no number for them.
+        # A run without chunks draws no random number for them.
         return sampler(stage) if sampler.chunkwise_prob > 0 else None
 
     @property
     def _views(self):
-        """How often an utterance stands in an augmented batch."""
+        """The number of views of an utterance in an augmented batch."""
         augmented = self.hparams.feature_augment is not None
         return 2 if augmented and self.hparams.consistency_weight > 0 else 1
 
     def compute_objectives(self, predictions, batch, stage):
-        """CTC loss, joined with that of the decoder or the transducer, with the
-        consistency of two views, and in training with that of the phones.
+        """Compute the loss of CTC, decoder or transducer, consistency and phones.
 
         Arguments
         ---------
@@ -419,7 +420,7 @@ class ASRBrain(TrainingBrain):
         batch : speechbrain.dataio.batch.PaddedBatch
             With ``tokens`` and ``tokens_eos``.
         stage : speechbrain.Stage
-            Where we are.
+            Training, validation or test.
 
         Returns
         -------
@@ -488,7 +489,7 @@ class ASRBrain(TrainingBrain):
         stats["WER"] = summarize(self.wer)["error_rate"]
         stats["CER"] = summarize(self.cer)["error_rate"]
         if stage == sb.Stage.VALID:
-            # Kept by recency: what is averaged at the end are the last ones.
+            # Keep the latest: the last checkpoints are averaged at the end.
             self.end_epoch(
                 epoch,
                 self.train_stats,
@@ -505,7 +506,7 @@ class ASRBrain(TrainingBrain):
     def evaluate_split(
         self, name, dataset, loader_options, wer_file, errors_file, chunk=None
     ):
-        """Word and character error rates of a set, with an alignment file.
+        """Compute word and character error rates of a set; write its alignments.
 
         Arguments
         ---------
@@ -514,19 +515,19 @@ class ASRBrain(TrainingBrain):
         dataset : speechbrain DynamicItemDataset
             The set.
         loader_options : dict
-            For its loader.
+            Options of its loader.
         wer_file : str or pathlib.Path
-            Where the alignments go.
+            File of the alignments.
         errors_file : str or pathlib.Path
-            Where the counts of each utterance go.
+            File of the error counts of each utterance.
         chunk : speechbrain DynChunkTrainConfig, optional
-            How far each frame may see; None = the whole utterance.
+            The chunk rule; None = the whole utterance.
 
         Returns
         -------
         dict
-            ``loss``, ``WER`` and ``CER``, the rates in percent, or not a number where
-            the references hold no words.
+            ``loss``, ``WER`` and ``CER``, the rates in percent, or NaN if the
+            references contain no words.
         """
         self.test_name, self.test_chunk = name, chunk
         self.evaluate(dataset, test_loader_kwargs=loader_options)

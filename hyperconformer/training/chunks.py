@@ -1,9 +1,9 @@
 """Dynamic chunk training: one model for the whole utterance and for several latencies.
 
 "Unified Streaming and Non-streaming Two-pass End-to-end Model for Speech
-Recognition", arXiv:2012.05481: each batch is trained under a chunk rule drawn at
-random. SpeechBrain's sampler draws it; here its settings are checked, and the rules
-of the evaluation are made.
+Recognition", arXiv:2012.05481: each batch is trained under a random chunk rule.
+SpeechBrain's sampler draws it. This module checks the sampler's settings and makes the
+rules of the evaluation.
 """
 
 import torch
@@ -15,7 +15,7 @@ from hyperconformer.mixers.base import TokenMixer
 
 
 def chunks_to_test(config):
-    """The rules under which the sets are decoded.
+    """Return the chunk rules for decoding the sets.
 
     Arguments
     ---------
@@ -26,12 +26,12 @@ def chunks_to_test(config):
     Returns
     -------
     dict of str to speechbrain DynChunkTrainConfig or None
-        What is appended to a set's name, such as ``"_640ms"``, to the rule.
+        Suffix of the set's name, such as ``"_640ms"``, to the rule.
 
     Raises
     ------
     ValueError
-        If there is none, or one is no number of whole frames.
+        If there is no rule, or a chunk is not a whole number of frames.
     """
     chunks_ms = config["test_chunks_ms"]
     if not chunks_ms:
@@ -46,7 +46,7 @@ def chunks_to_test(config):
 
 
 def check_chunk_training(config):
-    """Refuse settings of chunks before the training begins, not in its midst.
+    """Check the chunk settings before the training begins.
 
     Arguments
     ---------
@@ -56,7 +56,7 @@ def check_chunk_training(config):
     Raises
     ------
     ValueError
-        If a setting is out of range, or the model cannot honour a rule.
+        If a setting is out of range, or the model does not support a rule.
     """
     configs = list(chunks_to_test(config).values())
     sampler = config["dynchunktrain_config_sampler"]
@@ -84,13 +84,13 @@ def _check_sampler(sampler):
             )
     if sampler.test_config is not None:
         raise ValueError(
-            "the sampler's test_config is not used: the rules of the evaluation "
-            f"stand in test_chunks_ms; got {sampler.test_config}"
+            "the sampler's test_config is not used: set the rules of the evaluation "
+            f"in test_chunks_ms; got {sampler.test_config}"
         )
 
 
 def _check_model(recognizer, rule):
-    """A mixer says itself what it cannot honour, of a single frame already."""
+    """Run every mixer on one frame: it refuses an unsupported rule."""
     for mixer in recognizer.modules():
         if isinstance(mixer, TokenMixer):
             with torch.no_grad():

@@ -28,15 +28,15 @@ TOKEN_UNITS = ["char", "unigram", "bpe"]
 
 
 def read_transcripts(manifest, tokenizer=None):
-    """The transcripts of a manifest, in their normal form.
+    """Return the transcripts of a manifest, normalised.
 
     Arguments
     ---------
     manifest : str or pathlib.Path
         CSV with the column ``wrd``.
     tokenizer : sentencepiece.SentencePieceProcessor, optional
-        Whose form they get, see :func:`hyperconformer.text.as_written`. None = that of
-        :func:`hyperconformer.text.normalize`.
+        Normalise as for this tokenizer, see :func:`hyperconformer.text.as_written`.
+        None = as in :func:`hyperconformer.text.normalize`.
 
     Returns
     -------
@@ -56,22 +56,22 @@ def train_tokenizer(manifest, folder, unit, vocab_size):
     manifest : str or pathlib.Path
         CSV with the column ``wrd``.
     folder : str or pathlib.Path
-        Where the model goes, in the place of other ones.
+        Folder of the model, which replaces other models there.
     unit : str
         ``"char"``, ``"unigram"`` or ``"bpe"``.
     vocab_size : int
-        Number of tokens; for characters their number is found in the text.
+        Number of tokens; ignored for characters, which the text determines.
 
     Returns
     -------
     pathlib.Path
-        The model: token 0 is unknown and serves as the CTC blank and the padding, 1
-        begins and 2 ends a sentence.
+        The model. Token 0 is the unknown token, the CTC blank and the padding; 1 is the
+        begin and 2 the end of a sentence.
 
     Raises
     ------
     ValueError
-        If there is no such unit, or the transcripts cannot have so many tokens.
+        If the unit is unknown, or the transcripts do not allow this number of tokens.
     """
     if unit not in TOKEN_UNITS:
         raise ValueError(unknown("token_unit", unit, TOKEN_UNITS))
@@ -88,8 +88,8 @@ def train_tokenizer(manifest, folder, unit, vocab_size):
 
 
 def _train_sentencepiece(sentences, unit, vocab_size):
-    # SpeechBrain's wrapper leaves the path of its text in the model, and breaks
-    # where that has a blank. These are its settings.
+    # SpeechBrain's wrapper stores the path of its text in the model, and fails if the
+    # path contains a space. These are its settings.
     model = io.BytesIO()
     try:
         SentencePieceTrainer.train(
@@ -107,7 +107,7 @@ def _train_sentencepiece(sentences, unit, vocab_size):
     except RuntimeError as error:
         at_most = re.search(r"Please set it to a value <= (\d+)", str(error))
         at_least = re.search(r"smaller than required_chars. \d+ vs (\d+)", str(error))
-        # Each character, the three special tokens, and the mark of a word's beginning.
+        # All characters, the three special tokens, and the mark of a word's start.
         characters = len(set("".join(sentences)) - {" "}) + 4
         if at_most:
             limit = f"have {at_most[1]} {unit} tokens at most"
@@ -125,12 +125,12 @@ def _train_sentencepiece(sentences, unit, vocab_size):
 
 
 def keep_tokenizer(folder, name, content):
-    """Make a tokenizer the only one of a folder.
+    """Write a tokenizer as the only one of a folder.
 
     Arguments
     ---------
     folder : str or pathlib.Path
-        Where it goes; made if absent.
+        The folder; made if absent.
     name : str
         The file's name, ``*.model``.
     content : bytes
@@ -144,12 +144,12 @@ def keep_tokenizer(folder, name, content):
 
 
 def find_tokenizer(folder, vocab_size=None):
-    """The tokenizer that :func:`keep_tokenizer` has left in a folder.
+    """Return the tokenizer that :func:`keep_tokenizer` wrote into a folder.
 
     Arguments
     ---------
     folder : str or pathlib.Path
-        Where it lies.
+        The folder.
     vocab_size : int, optional
         Its number of tokens; earlier versions may have left several tokenizers.
 
@@ -165,7 +165,7 @@ def find_tokenizer(folder, vocab_size=None):
 
 
 def load_tokenizer(file):
-    """Load a SentencePiece model that another run trained.
+    """Load a SentencePiece model.
 
     Arguments
     ---------
@@ -181,7 +181,7 @@ def load_tokenizer(file):
     FileNotFoundError
         If there is no such file.
     ValueError
-        If its first tokens are not those of :func:`train_tokenizer`.
+        If its special tokens differ from those of :func:`train_tokenizer`.
     """
     if not pathlib.Path(file).is_file():
         raise FileNotFoundError(f"no such tokenizer_file: {file}")
@@ -196,7 +196,7 @@ def load_tokenizer(file):
 
 
 def text_item(tokenizer):
-    """The dynamic item that makes tokens of a transcript.
+    """Return the dynamic item that maps a transcript to tokens.
 
     Arguments
     ---------
@@ -206,8 +206,8 @@ def text_item(tokenizer):
     Returns
     -------
     speechbrain DynamicItem
-        Takes ``wrd`` and provides ``words, tokens, tokens_bos, tokens_eos``, the
-        words in the form in which the tokenizer writes them.
+        Takes ``wrd`` and provides ``words, tokens, tokens_bos, tokens_eos``, with the
+        words as the tokenizer writes them.
     """
 
     @sb.utils.data_pipeline.takes("wrd")
@@ -216,7 +216,7 @@ def text_item(tokenizer):
         words = as_written(wrd, tokenizer)
         ids = tokenizer.encode_as_ids(words)
         yield words
-        yield torch.tensor(ids, dtype=torch.long)  # none of an empty transcript
+        yield torch.tensor(ids, dtype=torch.long)  # empty for an empty transcript
         yield torch.tensor([tokenizer.bos_id(), *ids])
         yield torch.tensor([*ids, tokenizer.eos_id()])
 
@@ -224,7 +224,7 @@ def text_item(tokenizer):
 
 
 def make_dataset(manifest, tokenizer, sample_rate_hz, sort=None, max_duration_s=None):
-    """A SpeechBrain dataset of samples and tokens.
+    """Make a SpeechBrain dataset of samples and tokens.
 
     Arguments
     ---------
@@ -237,7 +237,7 @@ def make_dataset(manifest, tokenizer, sample_rate_hz, sort=None, max_duration_s=
     sort : str, optional
         ``"ascending"`` or ``"descending"`` by duration; None keeps the order.
     max_duration_s : float, optional
-        Longer utterances are left out.
+        Skip longer utterances.
 
     Returns
     -------
@@ -263,28 +263,26 @@ def make_dataset(manifest, tokenizer, sample_rate_hz, sort=None, max_duration_s=
             key_max_value=limit,
         )
     if len(dataset) == 0:
-        raise ValueError(
-            f"{manifest} holds no utterance of at most {max_duration_s} s to work on"
-        )
+        raise ValueError(f"{manifest} holds no utterance of at most {max_duration_s} s")
     return dataset
 
 
 def draw_fraction(dataset, fraction, seed):
-    """A part of the utterances; a smaller part of the same seed lies in a larger one.
+    """Draw a fraction of the utterances; with one seed, smaller fractions are nested.
 
     Arguments
     ---------
     dataset : DynamicItemDataset
-        The whole.
+        All utterances.
     fraction : float
         In (0, 1].
     seed : int
-        What decides which.
+        Random seed.
 
     Returns
     -------
     DynamicItemDataset
-        In the order that they had; at least one.
+        At least one utterance, in the original order.
 
     Raises
     ------
@@ -301,12 +299,12 @@ def draw_fraction(dataset, fraction, seed):
 
 
 def pad_batch(examples):
-    """Collate a batch; its transcripts may all be empty.
+    """Collate a batch, even if all transcripts are empty.
 
     Arguments
     ---------
     examples : list of dict
-        As :func:`make_dataset` gives them.
+        Examples of :func:`make_dataset`.
 
     Returns
     -------
@@ -316,32 +314,32 @@ def pad_batch(examples):
 
 
 def _pad_right(tensors, **options):
-    """SpeechBrain's padding, which divides by the longest length even if that is 0."""
+    """Pad as SpeechBrain, which divides by zero if all lengths are 0."""
     if any(len(tensor) for tensor in tensors):
         return batch_pad_right(tensors, **options)
     return tensors[0].new_zeros(len(tensors), 1), torch.zeros(len(tensors))
 
 
 class JoiningBatch:
-    """Collates a batch in which some utterances are joined two and two.
+    """Collation that joins some utterances of a batch in pairs.
 
-    More and longer sentences from the same speech: on small corpora it keeps a model
-    from learning the training sentences by heart.
+    It gives more and longer sentences from the same speech. On small corpora this keeps
+    a model from memorising the training sentences.
 
     Arguments
     ---------
     fraction : float
-        Part of the utterances that is joined, in [0, 1].
+        Fraction of the utterances that is joined, in [0, 1].
     seed : int
-        Which ones depends on it, on the epoch and on the batch, and on nothing that a
-        resumed run or another number of loader processes would change.
+        Random seed. The choice depends on it, the epoch and the batch only, so that a
+        resumed run or another number of loader processes does not change it.
 
     Attributes
     ----------
     enabled : bool
-        Whether to join at all, for the first epochs to go without.
+        Whether to join; False for the first epochs.
     epoch : int
-        The epoch.
+        The current epoch.
 
     Raises
     ------
@@ -358,7 +356,7 @@ class JoiningBatch:
         self.epoch = 0
 
     def __call__(self, examples):
-        """A list of examples to a PaddedBatch."""
+        """Collate a list of examples into a PaddedBatch."""
         names = " ".join(example["id"] for example in examples)
         key = f"{self.seed} {self.epoch} {names}".encode()
         source = torch.Generator().manual_seed(zlib.crc32(key))
@@ -386,7 +384,7 @@ class JoiningBatch:
 def train_loader_options(
     dataset, *, max_batch_s, max_batch_utterances, seed, workers, join_fraction
 ):
-    """Options of a loader whose batches hold a bounded number of seconds.
+    """Return options of a loader with a bounded number of seconds per batch.
 
     Arguments
     ---------
@@ -401,7 +399,7 @@ def train_loader_options(
     workers : int
         Loader processes.
     join_fraction : float
-        Part of the utterances that is joined two and two.
+        Fraction of the utterances that is joined in pairs.
 
     Returns
     -------
@@ -419,16 +417,16 @@ def train_loader_options(
 
 
 def make_sampler(dataset, length_key, max_length, max_examples, seed):
-    """A sampler of shuffled batches, each of examples of like lengths.
+    """Make a sampler of shuffled batches of similar lengths.
 
     Arguments
     ---------
     dataset : DynamicItemDataset
         The training set.
     length_key : str
-        The static item that holds an example's length.
+        Static item with the length of an example.
     max_length : float
-        The lengths in a batch together, padding included.
+        Sum of the lengths in a batch, padding included.
     max_examples : int
         Examples in a batch at most.
     seed : int
@@ -451,7 +449,7 @@ def make_sampler(dataset, length_key, max_length, max_examples, seed):
 
 
 def manifest_durations(manifest):
-    """Utterances and hours of a manifest.
+    """Return the number of utterances and hours of a manifest.
 
     Arguments
     ---------

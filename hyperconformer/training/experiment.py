@@ -1,4 +1,4 @@
-"""What every training run begins with: its settings, its folder, its corpus."""
+"""Start of a training run: settings, output folder, corpus, tokenizer and model."""
 
 import logging
 import pathlib
@@ -38,7 +38,7 @@ logger = logging.getLogger(__name__)
 
 
 class Experiment(NamedTuple):
-    """What a run works with.
+    """The parts of a training run.
 
     Attributes
     ----------
@@ -49,7 +49,7 @@ class Experiment(NamedTuple):
     tokenizer : sentencepiece.SentencePieceProcessor
         Text to tokens.
     tokenizer_file : pathlib.Path
-        Where that lies.
+        The file of the tokenizer.
     output : pathlib.Path
         The run's folder.
     plain : str
@@ -64,14 +64,14 @@ class Experiment(NamedTuple):
     plain: str
 
     def save_model(self, modules, settings=(), ngram=None):
-        """Leave a model folder in the run's folder.
+        """Write a model folder into the run's folder.
 
         Arguments
         ---------
         modules : list of str
             Keys of the YAML file that are modules with weights.
         settings : list of str
-            Other keys that whoever loads the model needs.
+            Other keys that loading the model needs.
         ngram : dict, optional
             As for :func:`hyperconformer.model_folder.save_model`.
 
@@ -97,11 +97,11 @@ def open_experiment(config_file, overrides, used_keys, test_only=False):
     config_file : str or pathlib.Path
         The YAML file.
     overrides : str or dict or None
-        Changes to it.
+        Changes to the YAML file.
     used_keys : collection of str
         The keys that the run reads, see :func:`hyperconformer.config.read_config`.
     test_only : bool
-        True leaves the settings as they stand there.
+        True keeps the settings of a trained model unchanged.
 
     Returns
     -------
@@ -110,8 +110,8 @@ def open_experiment(config_file, overrides, used_keys, test_only=False):
     Raises
     ------
     FileNotFoundError, ValueError
-        On a wrong YAML file, a missing corpus or an empty split, or if the folder holds
-        a run of another model or of other tokens.
+        If the YAML file is wrong, the corpus is missing, a split is empty, or the
+        folder holds a run of another model or with other tokens.
     """
     if not test_only:
         import_pyplot()  # for curve.png: it would be missed after the first epoch only
@@ -123,8 +123,8 @@ def open_experiment(config_file, overrides, used_keys, test_only=False):
     settings["corpus"] = load_corpus(resolve_config(text, keys=["corpus"]))
     if settings.get("new_head") and settings["init_from"] is None:
         raise ValueError(
-            "new_head goes with init_from, which is null: a model that begins anew has "
-            "no other head"
+            "new_head goes with init_from, which is null: a new model has no head to "
+            "replace"
         )
     output = pathlib.Path(settings["output_folder"])
     checkpoints = pathlib.Path(settings["checkpointer"]["checkpoints_dir"])
@@ -135,12 +135,12 @@ def open_experiment(config_file, overrides, used_keys, test_only=False):
     sb.create_experiment_directory(str(output), save_env_desc=False)
     manifests = prepare_corpus(settings, output)
     tokenizer, file = prepare_tokenizer(settings, manifests, output, earlier)
-    # How many tokens there are is known only now, and the model is built with it.
+    # The model needs the number of tokens, which is known only now.
     found = {"vocab_size": tokenizer.vocab_size()}
     plain = resolve_config(text, found)
     sb.utils.seed.seed_everything(settings["seed"], verbose=False)
     config = load_hyperpyyaml(text, found)
-    # A trained model stays what it is, however it is tested.
+    # Tests do not change a trained model.
     keep = test_only and earlier is not None
     if sb.utils.distributed.if_main_process() and not keep:
         write_atomically(output / SETTINGS_FILE, plain.encode())
@@ -149,16 +149,16 @@ def open_experiment(config_file, overrides, used_keys, test_only=False):
 
 
 def _trains_tokenizer(settings):
-    """Whether the tokens are found in the transcripts."""
+    """Return whether the run trains its own tokenizer."""
     borrowed = settings.get("init_from") is not None and not settings.get("new_head")
     return settings.get("tokenizer_file") is None and not borrowed
 
 
 def _fit_tokens(earlier, settings):
-    """Settings of tokens that say no more than the tokenizer, which is compared itself.
+    """Return token settings that need no comparison: the tokenizer itself is compared.
 
-    Only sub-words that are trained have a number that is asked for; of characters and
-    of somebody else's tokens it is found.
+    Only trained sub-words have a requested number of tokens. For characters and given
+    tokenizers, the number is determined.
     """
     trained = _trains_tokenizer(settings) and _trains_tokenizer(earlier)
     same = {} if trained else {"token_unit": earlier["token_unit"]}
@@ -168,7 +168,7 @@ def _fit_tokens(earlier, settings):
 
 
 def prepare_corpus(config, output):
-    """Make the manifests on one process, and say how much speech there is.
+    """Make the manifests on one process and log the amount of speech.
 
     Arguments
     ---------
@@ -195,7 +195,7 @@ def prepare_corpus(config, output):
         )
 
     sb.utils.distributed.run_on_main(make)
-    if not manifests:  # Another process made them; they are reused as they are.
+    if not manifests:  # Another process made them: reuse them.
         make()
     wanted = [config["train_split"], config["valid_split"], *config["test_splits"]]
     for split in wanted:
@@ -211,10 +211,10 @@ def prepare_corpus(config, output):
 
 
 def prepare_tokenizer(config, manifests, output, earlier=None):
-    """The run's tokenizer, kept in its folder.
+    """Return the run's tokenizer, stored in its folder.
 
-    A resumed run keeps its own. Another one takes ``tokenizer_file``, or the tokenizer
-    of the model in ``init_from``, or trains one on the transcripts.
+    A resumed run keeps its tokenizer. A new run takes ``tokenizer_file``, or the
+    tokenizer of the model in ``init_from``, or trains one on the transcripts.
 
     Arguments
     ---------
@@ -225,7 +225,7 @@ def prepare_tokenizer(config, manifests, output, earlier=None):
     output : pathlib.Path
         The run's folder.
     earlier : dict, optional
-        The settings of the run that is resumed.
+        The settings of the resumed run.
 
     Returns
     -------
@@ -235,21 +235,21 @@ def prepare_tokenizer(config, manifests, output, earlier=None):
     Raises
     ------
     FileNotFoundError
-        If there is no such file or model.
+        If the file or the model does not exist.
     ValueError
-        If the tokens are not those of the weights that the run begins with, or lack a
-        part of the transcripts.
+        If the tokens differ from those of the initial weights, or do not cover the
+        transcripts.
     """
     folder, manifest = output / "tokenizer", manifests[config["train_split"]]
     source = None if config.get("new_head") else config.get("init_from")
     given = config["tokenizer_file"]
     if earlier is not None:
         file = find_tokenizer(folder, earlier["vocab_size"])
-        file = file or earlier.get("tokenizer_file")  # of which older runs kept no copy
+        file = file or earlier.get("tokenizer_file")  # older runs kept no copy
         if file is None:
             raise ValueError(
                 f"{folder} does not hold the tokenizer of {earlier['vocab_size']} "
-                "tokens that this run was begun with. Put it back, or give another "
+                "tokens that this run started with. Put it back, or give another "
                 "--output_folder"
             )
         if given is not None:
@@ -276,7 +276,7 @@ def prepare_tokenizer(config, manifests, output, earlier=None):
 
 
 def _require_equal(given, expected, advice):
-    """Refuse a tokenizer whose tokens stand for something else than the weights'."""
+    """Refuse a tokenizer whose tokens differ from those of the weights."""
     tokens, weights = (
         [tokenizer.id_to_piece(token) for token in range(tokenizer.vocab_size())]
         for tokenizer in map(load_tokenizer, (given, expected))
@@ -296,24 +296,24 @@ def _require_equal(given, expected, advice):
 
 
 def require_tokens(tokenizer, sentences, name):
-    """Refuse transcripts of which a tokenizer lacks a part: it would count as blank.
+    """Refuse transcripts with unknown tokens, which would count as CTC blank.
 
     Arguments
     ---------
     tokenizer : sentencepiece.SentencePieceProcessor
-        Somebody else's.
+        The tokenizer, trained on other text.
     sentences : list of str
-        What is to be trained on.
+        The training transcripts.
     name : str or pathlib.Path
-        Of the tokenizer, for the message.
+        Name of the tokenizer, for the message.
 
     Raises
     ------
     ValueError
-        Naming what is unknown.
+        If the tokenizer does not cover the transcripts.
     """
     unk_id, unknown = tokenizer.unk_id(), set()
-    # A hundred characters are looked up, not a hundred thousand sentences.
+    # Looking up characters is faster than encoding all sentences.
     suspects = {c for c in set().union(*sentences) if unk_id in tokenizer.encode(c)}
     for sentence in sentences:
         if not suspects.isdisjoint(sentence):

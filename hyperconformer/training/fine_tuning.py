@@ -10,7 +10,7 @@ from hyperconformer.model_folder import load_weights, read_settings
 
 logger = logging.getLogger(__name__)
 
-# The weights of a model folder that mean tokens: all but features and encoder.
+# Weights that depend on the tokens: all but features and encoder.
 HEADS = re.compile(
     r"recognizer\.(ctc_head|decoder_head|transducer|transformer\.decoder"
     r"|transformer\.custom_tgt_module)\..*"
@@ -18,10 +18,10 @@ HEADS = re.compile(
 
 
 def start_from(source, settings, extractor, recognizer, new_head=False):
-    """Give a model the weights of another one, and its feature statistics.
+    """Load the weights and feature statistics of another model.
 
-    Statistics are left alone where the two normalise features in different ways. The
-    other model is not built: its weights fill the modules of this one.
+    Statistics are kept if the two models normalise features differently. The other
+    model is not built: its weights are loaded into this model's modules.
 
     Arguments
     ---------
@@ -30,25 +30,25 @@ def start_from(source, settings, extractor, recognizer, new_head=False):
     settings : str
         HyperPyYAML text without references that describes this run's model.
     extractor, recognizer : torch.nn.Module
-        This run's; changed in place.
+        This run's modules; changed in place.
     new_head : bool
-        True takes over the front end and the encoder only, for other tokens. The CTC
-        head, and a decoder or a transducer, stay as they are.
+        True loads the front end and the encoder only, for other tokens. The CTC head,
+        and a decoder or transducer, keep their weights.
 
     Raises
     ------
     FileNotFoundError
-        If there is no such model.
+        If the model does not exist.
     ValueError
-        If its sampling rate or its weights are not those of this run's model.
+        If its sample rate or its weights do not fit this run's model.
     """
     theirs = flatten(read_settings(source))
     ours = flatten(YAML().load(settings))
     rates = [model.get("sample_rate") for model in (theirs, ours)]
     if rates[0] != rates[1]:
         raise ValueError(
-            f"init_from: {source} hears {rates[0]} Hz, this run has sample_rate: "
-            f"{rates[1]}"
+            f"init_from: {source} was trained at {rates[0]} Hz, this run has "
+            f"sample_rate: {rates[1]}"
         )
     own_statistics = {key: x.clone() for key, x in extractor.state_dict().items()}
     modules = {"extractor": extractor, "recognizer": recognizer}

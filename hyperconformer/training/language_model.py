@@ -1,4 +1,4 @@
-"""Training a language model, for shallow fusion with a recogniser of like tokens."""
+"""Training a language model for shallow fusion with a recogniser."""
 
 import logging
 import pathlib
@@ -18,7 +18,7 @@ from hyperconformer.training.results import write_results
 
 logger = logging.getLogger(__name__)
 
-# Every key that a training file may have beside those that it refers to itself.
+# All keys of a training file, except those that only its own references use.
 USED_KEYS = {
     "task",
     "seed",
@@ -53,15 +53,15 @@ USED_KEYS = {
 
 
 class LMBrain(TrainingBrain):
-    """Trains a language model to tell the next token, and measures its perplexity.
+    """Training of a language model, with its perplexity.
 
-    Its one module, ``language_model``, maps (B, T) tokens, begun with the sentence
-    begin, to (B, T, V) logits of the tokens that follow, the last the sentence end:
-    what SpeechBrain's ``TransformerLMScorer`` asks of it.
+    Its one module, ``language_model``, maps (B, T) tokens, which start with the
+    sentence begin, to (B, T, V) logits of the next tokens, of which the last is the
+    sentence end, as SpeechBrain's ``TransformerLMScorer`` requires.
     """
 
     def compute_forward(self, batch, stage):
-        """Tokens to logits.
+        """Compute logits from tokens.
 
         Arguments
         ---------
@@ -83,7 +83,7 @@ class LMBrain(TrainingBrain):
         return self.modules.language_model(tokens, input_mask=real), real
 
     def compute_objectives(self, predictions, batch, stage):
-        """Mean negative log-likelihood of the batch's tokens, sentence ends included.
+        """Compute the mean negative log-likelihood per token, sentence ends included.
 
         Arguments
         ---------
@@ -92,7 +92,7 @@ class LMBrain(TrainingBrain):
         batch : speechbrain.dataio.batch.PaddedBatch
             With ``tokens_eos`` and ``words``.
         stage : speechbrain.Stage
-            Where we are.
+            Training, validation or test.
 
         Returns
         -------
@@ -110,14 +110,14 @@ class LMBrain(TrainingBrain):
         return loss
 
     def on_stage_start(self, stage, epoch=None):
-        """Reshuffle for a new epoch, or begin to count."""
+        """Reshuffle for a new epoch, or reset the counts."""
         if stage == sb.Stage.TRAIN:
             self.start_epoch(epoch)
         else:
             self.nats, self.tokens, self.words = 0.0, 0, 0
 
     def on_stage_end(self, stage, stage_loss, epoch=None):
-        """Log, keep the best and the last checkpoint and redraw the curve."""
+        """Log, keep the best and the last checkpoint, and redraw the curve."""
         if stage == sb.Stage.TRAIN:
             self.train_stats = {"loss": self.mean_over_processes(stage_loss)}
             return
@@ -135,7 +135,7 @@ class LMBrain(TrainingBrain):
             self.test_stats = stats
 
     def evaluate_split(self, name, dataset, loader_options):
-        """Perplexities of a set under the best checkpoint.
+        """Compute the perplexities of a set with the best checkpoint.
 
         Arguments
         ---------
@@ -144,12 +144,12 @@ class LMBrain(TrainingBrain):
         dataset : speechbrain DynamicItemDataset
             The set.
         loader_options : dict
-            For its loader.
+            Options of its loader.
 
         Returns
         -------
         dict
-            ``loss`` in nats a token, ``token perplexity`` and ``word perplexity``.
+            ``loss`` in nats per token, ``token perplexity`` and ``word perplexity``.
         """
         self.test_name = name
         self.evaluate(dataset, test_loader_kwargs=loader_options)
@@ -162,14 +162,14 @@ class LMBrain(TrainingBrain):
 
 
 def perplexity(nats, count):
-    """The number of equally likely choices that are as hard to guess.
+    """Return the perplexity, the exponential of the mean negative log-likelihood.
 
     Arguments
     ---------
     nats : float
-        Negative log-likelihood of all that was guessed.
+        Negative log-likelihood of all predictions.
     count : int
-        Guesses.
+        Number of predictions.
 
     Returns
     -------
@@ -187,7 +187,7 @@ def perplexity(nats, count):
 def train(config_file, run_options=None, overrides=None):
     """Prepare the corpus, train, evaluate and export.
 
-    Started again with the same arguments it continues from its last checkpoint.
+    With the same arguments, an interrupted run continues from its last checkpoint.
 
     Arguments
     ---------
@@ -206,7 +206,7 @@ def train(config_file, run_options=None, overrides=None):
     Raises
     ------
     FileNotFoundError, ValueError
-        On a wrong YAML file, a missing corpus or text, or an empty split.
+        If the YAML file is wrong, the corpus or a text is missing, or a split is empty.
     """
     run_options = run_options or {}
     test_only = bool(run_options.get("test_only"))
@@ -237,7 +237,7 @@ def _run(experiment, run_options):
         "num_workers": config["loader_workers"],
         "collate_fn": PaddedBatch,
     }
-    # The checkpointer must know all that a resumed run needs.
+    # The checkpointer must save everything that a resumed run needs.
     config["checkpointer"].add_recoverables(
         {
             "language_model": config["language_model"],
@@ -277,10 +277,10 @@ def _run(experiment, run_options):
 
 
 def read_texts(files, tokenizer):
-    """Sentences of plain text files, one a line, written as the transcripts are.
+    """Read sentences of plain text files, one per line, written like transcripts.
 
-    Lines that hold a character which the tokenizer does not know are left out, and
-    counted in the log.
+    Lines with a character that the tokenizer does not know are skipped and counted in
+    the log.
 
     Arguments
     ---------
@@ -298,7 +298,7 @@ def read_texts(files, tokenizer):
     FileNotFoundError
         If a file does not exist.
     ValueError
-        If no line of a file can be used.
+        If a file has no usable line.
     """
     sentences = []
     for file in map(pathlib.Path, files):
@@ -318,27 +318,27 @@ def read_texts(files, tokenizer):
         if not known:
             raise ValueError(
                 f"{file}: no line has only characters that the tokenizer knows; "
-                "is it written as the transcripts are, in upper case perhaps?"
+                "write it like the transcripts, perhaps in upper case"
             )
         sentences += known
     return sentences
 
 
 def make_text_dataset(sentences, tokenizer):
-    """A SpeechBrain dataset of sentences.
+    """Make a SpeechBrain dataset of sentences.
 
     Arguments
     ---------
     sentences : list of str
-        Words with spaces between them.
+        Words separated by spaces.
     tokenizer : sentencepiece.SentencePieceProcessor
         Text to tokens.
 
     Returns
     -------
     DynamicItemDataset
-        With ``id, words, tokens_bos, tokens_eos``, and the static ``num_tokens`` of
-        each sentence with its end.
+        With ``id, words, tokens_bos, tokens_eos``, and the static ``num_tokens``, which
+        includes the sentence end.
     """
     ids = tokenizer.encode(sentences)
     data = {
@@ -353,7 +353,7 @@ def make_text_dataset(sentences, tokenizer):
 
 
 def report(results, model, output):
-    """Print the perplexities, and where everything lies.
+    """Print the perplexities and the paths of the results.
 
     Arguments
     ---------

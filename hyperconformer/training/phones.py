@@ -17,38 +17,38 @@ from hyperconformer.linear import Linear
 from hyperconformer.text import normalize, read_text
 
 BLANK_INDEX = 0
-# WORD  PH PH ..., or WORD(2)  PH PH ... for another way to say it; # a remark.
+# WORD  PH PH ..., or WORD(2)  PH PH ... for another pronunciation; # a comment.
 ENTRY = re.compile(r"(?P<word>\S+?)(\(\d+\))?\s+(?P<phones>[^\s#][^#]*)(#.*)?")
 
 
 class PhoneCTC(nn.Module):
-    """Lets an inner layer of the encoder hear phones, while training.
+    """CTC on phones at an inner layer of the encoder, for training only.
 
     "Hierarchical multitask learning with CTC", Sanabria and Metze, 2018
     (arXiv:1807.06234), section 3.2: the loss becomes
     ``(1 - weight) * loss of the tokens + weight * CTC loss of the phones``.
-    Letters say little of how a word sounds (``W`` is seven phones, ``ONE`` three);
-    where speech is scarce, phones teach the layers below what letters cannot. The
-    recogniser itself stays as it is: this head is left behind after training.
+    Letters say little about the sound of a word (``W`` is seven phones, ``ONE`` three).
+    With little speech, phones teach the lower layers what letters cannot. The trained
+    recogniser does not contain this head.
 
     Arguments
     ---------
     lexicon : str or pathlib.Path
         Pronunciation dictionary in CMU's format: a word and its phones on each line.
-        Of several pronunciations the first counts.
+        The first of several pronunciations is used.
     d_model : int
         Width D of the encoder's frames.
     layer : int
-        Whose output is heard: 1 is the first layer of the encoder.
+        The layer whose output predicts phones; 1 is the first layer of the encoder.
     weight : float
-        The phones' part in the loss, in (0, 1).
+        Weight of the phone loss, in (0, 1).
     pronunciations : dict of str to str, optional
-        Words that the corpus says otherwise, as ``{A: EY}``.
+        Pronunciations that replace those of the lexicon, as ``{A: EY}``.
 
     Raises
     ------
     FileNotFoundError
-        If there is no lexicon.
+        If the lexicon does not exist.
     ValueError
         If it cannot be read, or a setting is out of range.
     """
@@ -79,23 +79,23 @@ class PhoneCTC(nn.Module):
         self.head = Linear(d_model, len(names) + 1)
 
     def require(self, transcripts, num_layers):
-        """See that every word can be pronounced, and that the layer is there.
+        """Check that the lexicon has every word, and the encoder the layer.
 
         Arguments
         ---------
         transcripts : iterable of str
-            What is to be trained on.
+            The training transcripts.
         num_layers : int
-            Of the encoder.
+            Number of encoder layers.
 
         Raises
         ------
         ValueError
-            Naming the words that cannot, or the layer.
+            If words or the layer are missing.
         """
         if self.layer > num_layers:
             raise ValueError(
-                f"layer {self.layer} hears phones, but the encoder has {num_layers}"
+                f"phone_ctc uses layer {self.layer}, but the encoder has {num_layers}"
             )
         spoken = {word for text in transcripts for word in text.split()}
         missing = sorted(spoken - set(self.words))
@@ -106,7 +106,7 @@ class PhoneCTC(nn.Module):
             )
 
     def forward(self, hidden, relative_lengths, transcripts):
-        """The loss of a batch.
+        """Compute the loss of a batch.
 
         Arguments
         ---------
@@ -115,7 +115,7 @@ class PhoneCTC(nn.Module):
         relative_lengths : torch.Tensor
             (B,) lengths in (0, 1].
         transcripts : list of str
-            Words separated by blanks, one transcript for each of the B utterances.
+            One transcript per utterance, words separated by spaces.
 
         Returns
         -------
@@ -128,7 +128,7 @@ class PhoneCTC(nn.Module):
         ]
         counts = torch.tensor([len(one) for one in phones])
         targets = pad_sequence(phones, batch_first=True).to(hidden[0].device)
-        # Where layers were dropped, there are fewer.
+        # Layer drop leaves fewer layers.
         heard = hidden[min(self.layer, len(hidden) - 1)]
         return ctc_loss(
             self.head(self.norm(heard)).log_softmax(-1),
@@ -141,7 +141,7 @@ class PhoneCTC(nn.Module):
 
 @register_checkpoint_hooks
 class PhoneInventory:
-    """What the outputs of a :class:`PhoneCTC` stand for, in a checkpoint.
+    """The phones of a :class:`PhoneCTC`'s outputs, stored in a checkpoint.
 
     Arguments
     ---------
@@ -188,8 +188,8 @@ def read_lexicon(path):
     Arguments
     ---------
     path : str or pathlib.Path
-        In CMU's format; comments are lines that begin with ``;;;``, and what follows
-        a ``#``.
+        In CMU's format. Comments are lines that begin with ``;;;``, and text after
+        ``#``.
 
     Returns
     -------
@@ -199,9 +199,9 @@ def read_lexicon(path):
     Raises
     ------
     FileNotFoundError
-        If there is none.
+        If the file does not exist.
     ValueError
-        If a line is something else, or there is no line.
+        If a line is malformed, or there is no entry.
     """
     path = pathlib.Path(path)
     if not path.is_file():

@@ -1,4 +1,4 @@
-"""What a run measured, in files that programs read."""
+"""Measurements of a run, in machine-readable files."""
 
 import csv
 import json
@@ -16,7 +16,7 @@ import hyperconformer
 
 
 def write_results(path, splits, brain, model, valid, test, **measures):
-    """Write ``results.json``: error rates, speed, sizes, and on what they were had.
+    """Write ``results.json``: error rates, speed, sizes and environment.
 
     Arguments
     ---------
@@ -25,13 +25,13 @@ def write_results(path, splits, brain, model, valid, test, **measures):
     splits : dict of str to dict
         Split to its measures.
     brain : hyperconformer.training.brain.TrainingBrain
-        Who trained.
+        The Brain of the training.
     model : torch.nn.Module
-        What was trained to be used, without heads that only help to train it.
+        The trained model, without heads for training only.
     valid, test : str
-        Which of the splits are for choosing, and for reporting.
+        The splits for choosing settings and for reporting.
     **measures
-        More of them.
+        Further measures.
     """
     content = {
         "splits": splits,
@@ -49,12 +49,12 @@ def write_results(path, splits, brain, model, valid, test, **measures):
 
 
 def versions():
-    """What a measurement depends on.
+    """Return the environment of a measurement.
 
     Returns
     -------
     dict
-        Versions, the processor's kind and the number of threads.
+        Versions, processor architecture and number of threads.
     """
     return {
         "python": platform.python_version(),
@@ -67,37 +67,37 @@ def versions():
 
 
 def peak_memory_bytes(device):
-    """The most memory that was held: by tensors on a GPU, by the process elsewhere.
+    """Return the peak memory: of tensors on a GPU, else of the process.
 
     Arguments
     ---------
     device : str or torch.device
-        Where the model lives.
+        The model's device.
 
     Returns
     -------
     int or None
-        None where the system does not tell.
+        None if the system does not report it.
     """
     if torch.device(device).type == "cuda":
         return torch.cuda.max_memory_allocated(device)
     if sys.platform == "win32":
         return None
-    import resource  # POSIX alone has it
+    import resource  # POSIX only
 
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return peak if sys.platform == "darwin" else peak * 1024
 
 
 def count_macs(function, *arguments):
-    """Multiply-adds of matrix products, convolutions and attention in a call.
+    """Count multiply-adds of matrix products, convolutions and attention in a call.
 
     Arguments
     ---------
     function : callable
-        What is called.
+        The function to call.
     *arguments
-        With what.
+        Its arguments.
 
     Returns
     -------
@@ -108,33 +108,33 @@ def count_macs(function, *arguments):
     >>> count_macs(torch.nn.Linear(3, 4), torch.zeros(5, 3))
     60
     """
-    # With gradients: without them its hooks fail on a module that returns parameters.
+    # Without gradients, its hooks fail on a module that returns parameters.
     with FlopCounterMode(display=False) as counter:
         function(*arguments)
-    return counter.get_total_flops() // 2  # it counts two for a multiply-add
+    return counter.get_total_flops() // 2  # a multiply-add counts as two operations
 
 
 def cost_against_length(recognizer, make_features, lengths_s, repetitions=3):
-    """Time and memory of a single utterance, for several lengths.
+    """Measure time and memory of a single utterance, for several lengths.
 
     Arguments
     ---------
     recognizer : hyperconformer.integration.recognizer.Recognizer
-        Whose encoder and CTC head are measured.
+        The model; encoder and CTC head are measured.
     make_features : callable
-        From seconds to (1, T, F) features and (1,) frames.
+        Function from seconds to (1, T, F) features and (1,) frames.
     lengths_s : list of float
         The lengths.
     repetitions : int
-        Of which the median counts, after one that does not.
+        Number of timed calls after one warm-up; the median counts.
 
     Returns
     -------
     list of dict
         ``audio_s``, ``forward_s``, ``update_s`` (forward and backward), and
-        ``kept_bytes``, what the forward pass keeps for the backward pass.
+        ``kept_bytes``, which the forward pass keeps for the backward pass.
     """
-    recognizer.eval()  # no dropout: whether a mixer has one is not the question
+    recognizer.eval()  # no dropout, which some mixers lack
     costs = []
     for audio_s in lengths_s:
         features = make_features(audio_s)
@@ -156,7 +156,7 @@ def cost_against_length(recognizer, make_features, lengths_s, repetitions=3):
 
 
 def median_seconds(function, repetitions, device):
-    """The median time of a call, after one that is not counted."""
+    """Return the median time of a call, after one warm-up."""
     times = []
     for _ in range(repetitions + 1):
         started = time.perf_counter()
@@ -168,14 +168,14 @@ def median_seconds(function, repetitions, device):
 
 
 def kept_bytes(forward, parameters=()):
-    """Memory that a forward pass keeps for its backward pass.
+    """Measure the memory that a forward pass keeps for its backward pass.
 
     Arguments
     ---------
     forward : callable
-        Takes nothing; returns what the backward pass would start from.
+        Function without arguments that returns the output.
     parameters : iterable of torch.Tensor
-        Tensors that are there anyway: they and their views do not count.
+        Tensors that exist anyway; they and their views are not counted.
 
     Returns
     -------
@@ -192,7 +192,7 @@ def kept_bytes(forward, parameters=()):
 
     def keep(tensor):
         storage = tensor.untyped_storage()
-        # The tensor is held, so that no later one can get its address.
+        # Keep the tensor, so that no later one reuses its address.
         kept[storage.data_ptr()] = (storage.nbytes(), tensor)
         return tensor
 
@@ -204,7 +204,7 @@ def kept_bytes(forward, parameters=()):
 
 
 def write_errors(path, words, characters):
-    """Write the errors of each utterance, for comparisons utterance by utterance.
+    """Write the errors of each utterance, for paired comparisons.
 
     Arguments
     ---------

@@ -1,7 +1,7 @@
-"""Checkpoints that a killed run continues from as if nothing had happened.
+"""Checkpoints from which a killed run continues exactly.
 
-SpeechBrain's checkpointer, with what it lacks: a checkpoint counts only once it is
-whole, a write that fails leaves nothing behind, and the random states are part of it.
+They extend SpeechBrain's checkpointer: a checkpoint is valid only when it is complete,
+a failed write leaves nothing behind, and the random states are saved.
 """
 
 import contextlib
@@ -41,36 +41,36 @@ from hyperconformer.corpora.manifest import write_atomically
 
 logger = logging.getLogger(__name__)
 
-# What a run was begun with, in its folder.
+# The settings of a run, in its folder.
 SETTINGS_FILE = "hyperparams.yaml"
 MODULES = ("extractor", "recognizer", "language_model", "phone_ctc")
 
-# What the weights of a checkpoint mean, and what reads its other files: a resumed run
-# has the same. Everything else may change.
+# Settings that define the meaning of a checkpoint's weights and the readers of its
+# other files. A resumed run must not change them; it may change everything else.
 TESTED = r"task|sample_rate|token_unit|vocab_size"
 TESTED += r"|(extractor|recognizer|language_model)(\..*)?"
 TRAINED = r"init_from|new_head|phone_ctc(\..*)?|optimizer|lr_schedule"
-# Of these, what changes no weight's meaning. The phones themselves are compared when
-# they are loaded.
+# Exceptions that do not change the meaning of a weight. The phones themselves are
+# compared when they are loaded.
 FREE = re.compile(
     r".*\.(\w*drop\w*|backend)|phone_ctc\.(weight|lexicon|pronunciations\..*)"
 )
-# Settings that earlier versions did not have, as they stood.
+# Settings that earlier versions lacked, with their implicit values.
 OLD_SETTINGS = {"new_head": False}
 
-# In a checkpoint's meta file: how long each of its other files is.
+# Key in a checkpoint's meta file: the size of each other file in bytes.
 SIZES = "file_sizes"
 
 
 def read_earlier_settings(output, checkpoints):
-    """The settings of the run that has left checkpoints.
+    """Return the settings of the run that wrote the checkpoints.
 
     Arguments
     ---------
     output : pathlib.Path
         The run's folder.
     checkpoints : pathlib.Path
-        Where its checkpoints lie.
+        The folder of its checkpoints.
 
     Returns
     -------
@@ -80,7 +80,7 @@ def read_earlier_settings(output, checkpoints):
     Raises
     ------
     ValueError
-        If nothing tells what the checkpoints belong to.
+        If the settings of the checkpoints are missing.
     """
     if not any(_is_whole(path) for path in checkpoints.glob(f"{CKPT_PREFIX}*")):
         return None
@@ -98,7 +98,7 @@ def read_earlier_settings(output, checkpoints):
 
 
 def require_same_model(earlier, now, output, test_only):
-    """Refuse to resume a run with settings that its weights were not trained with.
+    """Refuse to resume a run with settings that do not fit its weights.
 
     Arguments
     ---------
@@ -109,12 +109,12 @@ def require_same_model(earlier, now, output, test_only):
     output : pathlib.Path
         The run's folder, for the message.
     test_only : bool
-        True leaves out what matters for training only.
+        True ignores settings that matter for training only.
 
     Raises
     ------
     ValueError
-        Naming the settings that differ.
+        If settings differ; the message names them.
     """
     fixed = re.compile(TESTED if test_only else f"{TESTED}|{TRAINED}")
     there, here = (flatten({**OLD_SETTINGS, **x}) for x in (earlier, now))
@@ -128,7 +128,7 @@ def require_same_model(earlier, now, output, test_only):
         for key, values in changed.items()
         if fixed.fullmatch(key) and not FREE.fullmatch(key)
     }
-    # By the names that a user writes, where a part refers to them.
+    # Prefer the names that a user writes and that a part refers to.
     names = {}
     for key, values in parts.items():
         written = [
@@ -146,22 +146,22 @@ def require_same_model(earlier, now, output, test_only):
         raise ValueError(
             f"the checkpoints in {output} belong to a run with other settings: "
             f"{', '.join(shown[:8])}{more}. Give another --output_folder, or delete "
-            "this one to begin again; nothing was changed"
+            "this one to start again; nothing was changed"
         )
 
 
 class WholeCheckpointer(Checkpointer):
-    """SpeechBrain's checkpointer, never to load half a checkpoint.
+    """SpeechBrain's checkpointer, without incomplete checkpoints.
 
-    SpeechBrain writes the file that makes a folder a checkpoint before all others, so
-    that a run killed while it writes would continue from what there is. Here that file
-    comes last, after the others have reached the disk, and lists their sizes; a
-    folder without it, or with a file missing or cut off, is none.
+    SpeechBrain first writes the meta file that marks a folder as a checkpoint, so that
+    a run killed during a write would continue from an incomplete checkpoint. Here the
+    meta file comes last, after the others have reached the disk, and lists their sizes.
+    A folder without it, or with a missing or truncated file, is not a checkpoint.
 
     Arguments
     ---------
     checkpoints_dir : str or pathlib.Path
-        Where the checkpoints lie.
+        The folder of the checkpoints.
     recoverables : dict, optional
         As SpeechBrain's.
 
@@ -179,7 +179,7 @@ class WholeCheckpointer(Checkpointer):
     """
 
     def save_checkpoint(self, *args, **kwargs):
-        """As SpeechBrain's; all or nothing.
+        """Save a checkpoint as SpeechBrain does, but atomically.
 
         Arguments
         ---------
@@ -194,7 +194,7 @@ class WholeCheckpointer(Checkpointer):
         Raises
         ------
         OSError
-            If it cannot be written; what was begun is removed again.
+            If it cannot be written; its incomplete folder is removed.
         """
         run_on_main(self._remove_remains)
         try:
@@ -211,12 +211,12 @@ class WholeCheckpointer(Checkpointer):
         return checkpoint
 
     def load_checkpoint(self, checkpoint):
-        """As SpeechBrain's; says what is wrong with one of a run that had fewer parts.
+        """Load a checkpoint as SpeechBrain does; explain one of another model.
 
         Arguments
         ---------
         checkpoint : speechbrain Checkpoint
-            What to load.
+            The checkpoint.
 
         Raises
         ------
@@ -229,12 +229,12 @@ class WholeCheckpointer(Checkpointer):
             for name in self.recoverables
             if name not in checkpoint.paramfiles
             and not self.optional_recoverables.get(name)
-            and "dataloader" not in name  # one that had not begun has none
+            and "dataloader" not in name  # a loader that had not begun has no state
         ]
         if missing and not self.allow_partial_load:
             raise ValueError(
                 f"{checkpoint.path} is of a run without {', '.join(missing)}, which "
-                "this run has. Start the command that it was begun with, or give "
+                "this run has. Repeat the original command, or give "
                 "another --output_folder"
             )
         try:
@@ -244,12 +244,12 @@ class WholeCheckpointer(Checkpointer):
                 raise
             raise ValueError(
                 f"{checkpoint.path} is of another model than this run's: {error}. "
-                "Start the command that it was begun with, or give another "
+                "Repeat the original command, or give another "
                 "--output_folder"
             ) from error
 
     def _save_checkpoint_metafile(self, fpath, meta_to_include, end_of_epoch):
-        # What SpeechBrain would write now; :func:`_finish` does, at the end.
+        # SpeechBrain would write this now; :func:`_finish` writes it at the end.
         return {
             "unixtime": time.time(),
             "end-of-epoch": end_of_epoch,
@@ -261,7 +261,7 @@ class WholeCheckpointer(Checkpointer):
 
     @staticmethod
     def _construct_checkpoint_objects(checkpoint_dirs):
-        # As SpeechBrain's, which parses each file anew a dozen times an epoch.
+        # As SpeechBrain's, which parses each file a dozen times per epoch.
         return [
             Checkpoint(
                 path,
@@ -272,7 +272,7 @@ class WholeCheckpointer(Checkpointer):
         ]
 
     def _remove_remains(self):
-        """Remove what a killed run has left half written or half deleted."""
+        """Remove checkpoints that a killed run wrote or deleted incompletely."""
         for path in self.checkpoints_dir.glob(f"{CKPT_PREFIX}*"):
             if not _is_whole(path):
                 shutil.rmtree(path)
@@ -283,13 +283,13 @@ class WholeCheckpointer(Checkpointer):
         last = f"from {last.path.name}" if last else "at the beginning"
         return (
             f"cannot write a checkpoint into {self.checkpoints_dir}, where "
-            f"{free_mib:.0f} MiB are free: {error}. Make room and start the same "
+            f"{free_mib:.0f} MiB are free: {error}. Free some space and start the same "
             f"command again: it continues {last}"
         )
 
 
 def _finish(checkpoint):
-    """Make a folder a checkpoint: all its files are there, on the disk."""
+    """Mark a folder as a checkpoint, once all its files are on the disk."""
     sizes = {}
     for file in sorted(checkpoint.path.iterdir()):
         with open(file, "rb") as stream:
@@ -301,7 +301,7 @@ def _finish(checkpoint):
 
 def _is_whole(path):
     meta = _read_meta(path)
-    # SpeechBrain's own checkpoints list no sizes.
+    # SpeechBrain's checkpoints list no sizes.
     return isinstance(meta, dict) and all(
         (path / name).is_file() and (path / name).stat().st_size == size
         for name, size in meta.get(SIZES, {}).items()
@@ -309,7 +309,7 @@ def _is_whole(path):
 
 
 def _read_meta(path):
-    """What a checkpoint says of itself; None where it says nothing yet."""
+    """Return a checkpoint's meta data; None if it has none yet."""
     file = path / METAFNAME
     return _parse_meta(file, file.stat().st_mtime_ns) if file.is_file() else None
 
@@ -320,7 +320,7 @@ def _parse_meta(file, changed_ns):
 
 
 def count_processes():
-    """The number of processes that train together.
+    """Return the number of training processes.
 
     Returns
     -------
@@ -333,8 +333,8 @@ def count_processes():
 class RandomStates:
     """The random states of Python, NumPy and PyTorch, of every process.
 
-    A recoverable for SpeechBrain's checkpointer. With another number of processes than
-    saved them each keeps the state that it was seeded with, and says so.
+    A recoverable for SpeechBrain's checkpointer. If the number of processes has
+    changed, each process keeps its seeded state and logs a warning.
 
     Example
     -------

@@ -31,10 +31,10 @@ from hyperconformer.training.results import (
     write_results,
 )
 
-# Seconds of speech in an utterance for which multiply-adds are counted.
+# Length in seconds of the utterance whose multiply-adds are counted.
 MACS_AUDIO_S = 10
 
-# Every key that a training file may have beside those that it refers to itself.
+# All keys of a training file, except those that only its own references use.
 USED_KEYS = {
     "seed",
     "output_folder",
@@ -93,7 +93,7 @@ USED_KEYS = {
 def train(config_file, run_options=None, overrides=None):
     """Prepare the corpus, train, evaluate, export and transcribe one file.
 
-    Started again with the same arguments it continues from its last checkpoint.
+    With the same arguments, an interrupted run continues from its last checkpoint.
 
     Arguments
     ---------
@@ -112,7 +112,7 @@ def train(config_file, run_options=None, overrides=None):
     Raises
     ------
     FileNotFoundError, ValueError
-        On a wrong YAML file, a missing corpus or an empty split.
+        If the YAML file is wrong, the corpus is missing or a split is empty.
     """
     run_options = run_options or {}
     test_only = bool(run_options.get("test_only"))
@@ -129,7 +129,7 @@ def train(config_file, run_options=None, overrides=None):
     results = _run(experiment, run_options)
     if sb.utils.distributed.if_main_process():
         model = experiment.output / "model"
-        # A finished model is not changed by the way it is tested.
+        # Tests do not change a finished model.
         if not test_only or not model.is_dir():
             parts = ["extractor", "recognizer"]
             ngram = getattr(config["test_search"], "ngram", None)
@@ -171,7 +171,7 @@ def _run(experiment, run_options):
             PhoneInventory(phones.phones),
             optional_load=True,  # older checkpoints do not name them
         )
-    # The checkpointer must know all that a resumed run needs.
+    # The checkpointer must save everything that a resumed run needs.
     config["checkpointer"].add_recoverables(
         {
             **modules,
@@ -239,20 +239,20 @@ def _run(experiment, run_options):
 
 
 def measure_costs(config, device):
-    """What encoder and CTC head cost.
+    """Measure the cost of encoder and CTC head.
 
     Arguments
     ---------
     config : dict
-        The loaded YAML file. Its recogniser is left in evaluation mode.
+        The loaded YAML file. Its recogniser stays in evaluation mode.
     device : str or torch.device
-        Where that is.
+        The device of the recogniser.
 
     Returns
     -------
     dict
-        ``macs_per_audio_s``, multiply-adds for a second of speech in utterances of
-        :data:`MACS_AUDIO_S`, and ``against_length`` where ``cost_lengths_s`` asks.
+        ``macs_per_audio_s``, multiply-adds per second of speech in utterances of
+        :data:`MACS_AUDIO_S`, and ``against_length`` if ``cost_lengths_s`` is set.
     """
     recognizer = config["recognizer"].eval()
 
@@ -273,8 +273,8 @@ def measure_costs(config, device):
 def measure_features(config, manifests):
     """Fit the feature normalisation on training speech.
 
-    Not when it is known from the model that the run begins with, nor when each
-    utterance is normalised by itself.
+    Nothing is done if the initial model has statistics, or if each utterance is
+    normalised by itself.
 
     Arguments
     ---------
@@ -296,7 +296,7 @@ def measure_features(config, manifests):
 
 
 def report(results, model, test_manifest, output):
-    """Print the error rates and one transcript, and where everything lies.
+    """Print the error rates, one transcript and the paths of the results.
 
     Arguments
     ---------
@@ -305,7 +305,7 @@ def report(results, model, test_manifest, output):
     model : pathlib.Path
         The model folder.
     test_manifest : pathlib.Path
-        Of the set that the transcribed file is taken from.
+        Manifest of the transcribed file.
     output : pathlib.Path
         The run's folder.
     """
@@ -313,9 +313,9 @@ def report(results, model, test_manifest, output):
     for split, stats in results.items():
         print(f"{split:<20}{stats['WER']:>8.2f}{stats['CER']:>8.2f}")
         if math.isnan(stats["WER"]):
-            print("(nan: its references hold no words, so that there is no rate)")
+            print("(nan: its references hold no words, so there is no error rate)")
     row = next(iter(load_data_csv(str(test_manifest)).values()))
-    # Our own: it may name classes of the user's own.
+    # This run's model is trusted: it may name the user's classes.
     asr = ASR.from_hparams(source=model, trusted=True)
     text = asr.transcribe_file(row["wav"])
     print(f"\n$ hyperconformer transcribe {row['wav']} --model {output}")

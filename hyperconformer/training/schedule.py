@@ -14,10 +14,10 @@ from speechbrain.utils.checkpoints import (
 class WarmupCosine:
     """Linear warm-up to the peak, then half a cosine down to zero.
 
-    SpeechBrain's schedules want the number of updates written into the YAML file,
-    which nobody knows with batches of bounded seconds. This one follows
-    :attr:`progress`, the fraction of the training that is done, which the Brain sets
-    before each call. It stays right when a run is resumed with other batches.
+    SpeechBrain's schedules need the number of updates in the YAML file, which is
+    unknown with batches of bounded seconds. This one follows :attr:`progress`, the
+    fraction of the training that is done, which the Brain sets before each call. It
+    stays correct if a run resumes with other batches.
 
     Arguments
     ---------
@@ -26,7 +26,7 @@ class WarmupCosine:
     warmup_fraction : float
         Fraction of the training that warms up, in (0, 1).
     final_fraction : float
-        Rate at the end over the peak.
+        Final learning rate, divided by the peak.
 
     Attributes
     ----------
@@ -58,7 +58,7 @@ class WarmupCosine:
         self.progress = 0.0
 
     def rate(self, progress):
-        """The learning rate at a point of the training.
+        """Return the learning rate at a point of the training.
 
         Arguments
         ---------
@@ -77,7 +77,7 @@ class WarmupCosine:
         return self.peak_lr * (self.final_fraction + (1 - self.final_fraction) * cosine)
 
     def __call__(self, optimizer):
-        """Set the optimizer's rate to that of :attr:`progress`.
+        """Set the optimizer's learning rate for :attr:`progress`.
 
         Arguments
         ---------
@@ -100,7 +100,7 @@ class WarmupCosine:
     @mark_as_loader
     def _load(self, path, end_of_epoch):
         del end_of_epoch
-        # Older checkpoints count updates, whose number in all is not known here; the
-        # Brain sets the fraction anew.
+        # Older checkpoints count updates of an unknown total; the Brain sets the
+        # fraction again.
         state = torch.load(path, weights_only=True)
         self.progress = state.get("progress", self.progress)

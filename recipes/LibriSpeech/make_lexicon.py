@@ -1,7 +1,8 @@
 #!/usr/bin/env python3
 """Write the pronunciations of all words of a LibriSpeech folder's training splits.
 
-python recipes/LibriSpeech/make_lexicon.py LIBRISPEECH_FOLDER lexicon.txt
+``python recipes/LibriSpeech/make_lexicon.py LIBRISPEECH_FOLDER`` writes
+LIBRISPEECH_FOLDER/lexicon.txt.
 """
 
 import pathlib
@@ -11,21 +12,22 @@ from hyperconformer.corpora.librispeech import read_transcripts
 from hyperconformer.corpora.pronunciation import pronounce, write_lexicon
 
 
-def main(data_folder, output):
+def main(data_folder):
     """Collect the words, and pronounce them."""
-    files = sorted(pathlib.Path(data_folder).glob("*train*/*/*/*.trans.txt"))
+    data_folder = pathlib.Path(data_folder)
+    files = sorted(data_folder.glob("*train*/*/*/*.trans.txt"))
     if not files:
         raise FileNotFoundError(f"no *train*/*/*/*.trans.txt in {data_folder}")
     texts = [text for file in files for text in read_transcripts(file).values()]
     words = {word for text in texts for word in text.split()}
-    write_lexicon(pathlib.Path(output), pronounce(words))
-    print(f"{output}: {len(words)} words of {len(texts)} transcripts")
+    write_lexicon(data_folder / "lexicon.txt", pronounce(words))
+    print(f"{data_folder}/lexicon.txt: {len(words)} words of {len(texts)} transcripts")
 
 
 if __name__ == "__main__":
-    if len(sys.argv) != 3:
+    if len(sys.argv) != 2:
         sys.exit(__doc__)
     try:
-        main(*sys.argv[1:])
+        main(sys.argv[1])
     except (ImportError, OSError, ValueError) as error:
         sys.exit(f"make_lexicon.py: {error}")

@@ -44,8 +44,7 @@ def swept(tmp_path_factory):
         *(sys.executable, "-m", "hyperconformer.cli", "ablate", str(file)),
         *("--results", str(folder / "results"), f"--data_folder={folder / 'spoken'}"),
     ]
-    # The row is recorded of torch's operations: what the C++ kernels of dropout draw
-    # depends on the width of the processor's vectors.
+    # The row is recorded of torch's operations, whose rounding changes less.
     forced = {"OMP_NUM_THREADS": "1", "HYPERCONFORMER_BACKEND": "torch"}
     options = {"cwd": ROOT, "env": {**os.environ, **forced}}
     first = subprocess.Popen(command, stdout=subprocess.DEVNULL, **options)

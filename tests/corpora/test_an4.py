@@ -48,7 +48,7 @@ def test_a_last_run_trains_on_everything(an4_folder, tmp_path):
 @pytest.mark.parametrize(
     "valid_speakers, message",
     [
-        (["nobody"], "Unknown valid_speakers: nobody. Known.*maxy"),
+        (["nobody"], "unknown valid_speakers: nobody; known.*maxy"),
         (0, "from 1 to 9, got 0"),
         (10, "from 1 to 9, got 10"),
     ],

@@ -19,7 +19,7 @@ def test_unknown_corpus_names_the_known_ones(tmp_path):
 
 
 def test_unknown_option_names_the_known_ones(tmp_path):
-    with pytest.raises(ValueError, match=r"'an4': held_out\. Known.*valid_speakers"):
+    with pytest.raises(ValueError, match=r"'an4': held_out; known.*valid_speakers"):
         corpora.prepare("an4", tmp_path, tmp_path, held_out=3)
 
 

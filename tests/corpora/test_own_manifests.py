@@ -108,7 +108,7 @@ def test_csv_rows_that_cannot_be_used_are_named(own, tmp_path):
         "text": "unreadable audio",
     }
     assert reasons["gone"][1] == "no such file"
-    assert "hold a comma" in reasons["train.csv:6"][1]
+    assert "contain a comma" in reasons["train.csv:6"][1]
 
 
 @pytest.mark.parametrize(
@@ -119,7 +119,7 @@ def test_csv_rows_that_cannot_be_used_are_named(own, tmp_path):
         (b"", "holds 0 with: none"),
         (b"ID,wav,wrd\n", "holds 0 with: ID, wav, wrd"),
         (b"ID,wav,wrd\na,b.wav,\xe9\n", "train.csv is not UTF-8"),
-        (b'ID,wav,wrd\na,b.wav,"GO\n', "train.csv is no CSV file"),
+        (b'ID,wav,wrd\na,b.wav,"GO\n', "train.csv is not a CSV file"),
         (b"ID,wav,start,stop,wrd\na,b.wav,0,99,GO\n", "start and stop, .*#t=START,END"),
         (b"ID,wav,wrd\na,b.wav,GO\n", "all 1 utterances were skipped: 1 transcript wi"),
     ],
@@ -262,7 +262,9 @@ def test_jsonl_lines_that_cannot_be_used_are_named(own, tmp_path):
 )
 def test_what_is_no_jsonl_manifest_is_refused(own, tmp_path, content):
     (own / "train.jsonl").write_bytes(content)
-    with pytest.raises(ValueError, match="one JSON object a line with the keys audio"):
+    with pytest.raises(
+        ValueError, match="one JSON object per line with the keys audio"
+    ):
         prepare("jsonl", own, tmp_path / "out")
 
 
@@ -350,7 +352,7 @@ def test_a_function_of_ones_own_file(own, tmp_path, monkeypatch):
     rows = read_manifest(prepare(bound, own, tmp_path / "out")["train"])
     assert {row["spk_id"] for row in rows} == {"she"}
     with pytest.raises(
-        ValueError, match="corpus 'prepare': speakers. Known options: s"
+        ValueError, match="corpus 'prepare': speakers; known options: s"
     ):
         prepare(mine, own, tmp_path / "out", speakers="you")
     with pytest.raises(ValueError, match="'nothing' should return a dict .*got None"):
@@ -358,10 +360,10 @@ def test_a_function_of_ones_own_file(own, tmp_path, monkeypatch):
     with pytest.raises(ValueError, match="no such function: .*my_corpora.prepared"):
         load_corpus("corpus: !name:my_corpora.prepared")
     with pytest.raises(
-        ValueError, match="Unknown corpus 'my_corpora.*!name:my_corpora"
+        ValueError, match="unknown corpus 'my_corpora.*!name:my_corpora"
     ):
         prepare("my_corpora.prepare", own, tmp_path)
-    with pytest.raises(ValueError, match="Unknown corpus 5"):
+    with pytest.raises(ValueError, match="unknown corpus 5"):
         prepare(load_corpus("corpus: !name:my_corpora.number"), own, tmp_path)
 
 

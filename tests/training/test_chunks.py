@@ -60,7 +60,7 @@ def test_the_rule_reaches_the_encoder():
         ({"test_chunks_ms": []}, "test_chunks_ms is empty"),
         ({"test_chunks_ms": [650]}, "multiple of 40 ms, got 650 ms"),
         ({"test_chunks_ms": [0]}, "multiple of 40 ms, got 0 ms"),
-        ({"test_left_context_ms": -1}, ">= 0 ms, got -1"),
+        ({"test_left_context_ms": -1}, ">= 0 ms and finite, got -1"),
         ({"chunkwise_prob": 1.5}, "chunkwise_prob must be in [0, 1], got 1.5"),
         ({"limited_left_context_prob": -1}, "limited_left_context_prob must be"),
         ({"attention_type": "mixture_of_attention"}, "cannot honour a chunk rule"),

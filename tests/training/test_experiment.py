@@ -99,7 +99,7 @@ def settings(overrides="", yaml="recipes/AN4/hparams/hyperconformer.yaml"):
         ("mixer_options.tied: true", r"mixer_options.tied \(absent there, True here"),
         ("frontend_width: 320", r"frontend_width \(640 there, 320 here"),
         ("num_decoder_layers: 1", r"num_decoder_layers \(0 there, 1 here"),
-        ("normalization: utterance", r"normalization \(global there, utterance here"),
+        ("normalization: utterance", r"normalization \(level there, utterance here"),
         ("sample_rate: 8000", r"sample_rate \(16000 there, 8000 here"),
         ("phone_ctc: null", "phone_ctc"),
         ("phone_ctc.layer: 2", r"phone_ctc.layer \(3 there, 2 here"),

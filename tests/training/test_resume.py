@@ -125,7 +125,7 @@ def test_an_epoch_of_two_processes_begins_again_in_one(train, printed, tmp_path)
     assert train(folder, death=("update", 3), processes=2) == -9, printed(folder)
     assert train(folder) == 0, printed(folder)
     assert "inside epoch 1, after 2 of 3 batches" in printed(folder)
-    assert "5 of them for each of 1 processes" in printed(folder)
+    assert "5 for each of 1 processes" in printed(folder)
     log = read_train_log(folder / "train_log.txt")
     assert log["updates"] == [2 + 5, 2 + 5 + 5] and log["lr"][-1] == 0.0
 

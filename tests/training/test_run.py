@@ -278,7 +278,7 @@ def test_fine_tuning_of_another_model_is_refused_or_named(trained, caplog):
     with pytest.raises(ValueError, match="other tensors than the settings of this run"):
         start_from(folder, settings, other.extractor, other.recognizer)
     telephone = settings.replace("sample_rate: 16000", "sample_rate: 8000")
-    with pytest.raises(ValueError, match="hears 16000 Hz, .* sample_rate: 8000"):
+    with pytest.raises(ValueError, match="trained at 16000 Hz, .* sample_rate: 8000"):
         start_from(folder, telephone, *parts)
     start_from(folder, settings.replace("causal: false", "causal: true"), *parts)
     assert "recognizer.frontend.causal (False there, True here)" in caplog.text
