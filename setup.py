@@ -35,6 +35,7 @@ EXTRAS["dev"] = [
     "ipykernel>=6",
     "ruff>=0.6",
     "mypy>=1.13",
+    "types-PyYAML",
     "pre-commit>=3",
 ]
 
