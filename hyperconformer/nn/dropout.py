@@ -1,7 +1,7 @@
 """Dropout with cheap random numbers on the CPU."""
 
 from torch import nn
-from torch.nn.modules.module import _has_any_global_hook
+from torch.nn.modules import module as hooks
 
 from hyperconformer.core.recording import is_recorded
 from hyperconformer.ops.dropout import dropout
@@ -102,7 +102,11 @@ def has_hooks(module):
         or module._backward_hooks
         or module._backward_pre_hooks
         or "forward" in vars(module)
-        or _has_any_global_hook()
+        # The same as _has_any_global_hook, which torch 2.7 does not have.
+        or hooks._global_backward_pre_hooks
+        or hooks._global_backward_hooks
+        or hooks._global_forward_pre_hooks
+        or hooks._global_forward_hooks
     )
 
 
