@@ -19,9 +19,13 @@ if TYPE_CHECKING:  # Type checkers and editors cannot follow __getattr__.
     from hyperconformer.encoders.transformer import (
         TransformerEncoder as TransformerEncoder,
     )
+    from hyperconformer.hub.pretrained import CTCEncoder as CTCEncoder
+    from hyperconformer.hub.pretrained import Encoder as Encoder
+    from hyperconformer.hub.pretrained import FolderPretrainer as FolderPretrainer
     from hyperconformer.lm.linear_attention import (
         LinearAttentionTransformerLM as LinearAttentionTransformerLM,
     )
+    from hyperconformer.lm.transformer import TransformerLM as TransformerLM
     from hyperconformer.mixers.base import TokenMixer as TokenMixer
     from hyperconformer.mixers.hyperglu import HyperGLU as HyperGLU
     from hyperconformer.mixers.hyperglu import HyperGLUConfig as HyperGLUConfig
@@ -35,11 +39,31 @@ if TYPE_CHECKING:  # Type checkers and editors cannot follow __getattr__.
     from hyperconformer.mixers.registry import build_mixer as build_mixer
     from hyperconformer.mixers.registry import list_mixers as list_mixers
     from hyperconformer.mixers.registry import register_mixer as register_mixer
+    from hyperconformer.model.features import FeatureExtractor as FeatureExtractor
     from hyperconformer.model.frontend import ConvolutionFrontEnd as ConvolutionFrontEnd
+    from hyperconformer.model.recognizer import Recognizer as Recognizer
+    from hyperconformer.model.transducer import Transducer as Transducer
     from hyperconformer.model.transformer_asr import (
         HyperConformerASR as HyperConformerASR,
     )
     from hyperconformer.nn.convolution import ConvolutionModule as ConvolutionModule
+    from hyperconformer.search.ctc_beam import CTCSearcher as CTCSearcher
+    from hyperconformer.search.ctc_beam import NGramSearcher as NGramSearcher
+    from hyperconformer.search.greedy import GreedySearcher as GreedySearcher
+    from hyperconformer.search.joint import JointSearcher as JointSearcher
+    from hyperconformer.search.transducer import (
+        TransducerSearcher as TransducerSearcher,
+    )
+    from hyperconformer.training.augment import RandomGain as RandomGain
+    from hyperconformer.training.augment import SpeedPerturb as SpeedPerturb
+    from hyperconformer.training.augment import Telephone as Telephone
+    from hyperconformer.training.augment import VocalTractWarp as VocalTractWarp
+    from hyperconformer.training.phones import PhoneCTC as PhoneCTC
+    from hyperconformer.training.resume import WholeCheckpointer as WholeCheckpointer
+    from hyperconformer.training.schedule import WarmupCosine as WarmupCosine
+    from hyperconformer.transcribe.offline import ASR as ASR
+    from hyperconformer.transcribe.streaming import StreamingASR as StreamingASR
+    from hyperconformer.transcribe.streaming import StreamingModel as StreamingModel
 
 __version__ = "0.2.0"
 

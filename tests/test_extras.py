@@ -10,7 +10,12 @@ import pytest
 from hyperconformer.cli.console import run_command
 from hyperconformer.core.extras import MissingExtraError, import_extra, import_pyplot
 from hyperconformer.corpora.synthetic.pronunciation import pronounce
-from hyperconformer.corpora.synthetic.synthesis import speak
+from hyperconformer.corpora.synthetic.synthesis import (
+    _find_voice,
+    list_languages,
+    list_variants,
+    speak,
+)
 
 ROOT = pathlib.Path(__file__).resolve().parents[1]
 
@@ -25,6 +30,8 @@ ROOT = pathlib.Path(__file__).resolve().parents[1]
 )
 def test_the_extra_is_named_in_one_line(monkeypatch, capsys, package, extra, use):
     monkeypatch.setitem(sys.modules, package, None)
+    for cached in (list_languages, list_variants, _find_voice):
+        cached.cache_clear()
     with pytest.raises(MissingExtraError, match=package):
         use()
     assert run_command("program", use) == 1

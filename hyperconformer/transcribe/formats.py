@@ -92,6 +92,7 @@ def cues(words):
 
     Example
     -------
+    >>> from hyperconformer.core.words import Word
     >>> words = [Word("GO", 0.0, 0.4, 1.0), Word("ON", 0.5, 0.9, 1.0)]
     >>> [len(cue) for cue in cues([*words, Word("STOP", 5.0, 5.4, 1.0)])]
     [2, 1]

@@ -111,7 +111,7 @@ def test_empty_splits_are_refused(split, tmp_path):
 
 PROGRAM = """
 import sys
-from hyperconformer.corpora import spoken
+from hyperconformer.corpora.synthetic import spoken
 spoken.synthesize_corpus(sys.argv[1], {"train": 20, "valid": 2, "test": 2}, workers=2)
 """
 

@@ -112,7 +112,7 @@ def test_every_source_travels_in_the_wheel():
     assert len(sources) > 3
     assert all((source.parent / "__init__.py").exists() for source in sources)
     setup = (cpp.HEADERS.parents[1] / "setup.py").read_text()
-    assert '"": ["*.cpp", "*.h"]' in setup
+    assert '"": ["*.cpp", "*.h", "py.typed"]' in setup
 
 
 class Layer(torch.nn.Module):

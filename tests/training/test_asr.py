@@ -197,7 +197,7 @@ def test_features_are_measured_only_where_that_is_used(trained, normalization):
         "normalization_utterances": 2,
     }
     measure_features(config, {"train": next(trained[0].glob("manifests/*train*.csv"))})
-    assert extractor.mean.any().item() == (normalization == "global")
+    assert extractor.mean.any().item() == (normalization == "level")
     extractor.mean.fill_(3.0)  # as the model has it that fine-tuning begins with
     measure_features(config, {})
     assert (extractor.mean == 3.0).all()
@@ -260,14 +260,14 @@ def test_fine_tuning_goes_on_without_the_other_model(tuned):
     assert "beginning with the weights" not in again("--number_of_epochs=9")
 
 
-@pytest.mark.parametrize("normalization", ["global", "utterance"])
+@pytest.mark.parametrize("normalization", ["level", "utterance"])
 def test_fine_tuning_takes_statistics_that_mean_the_same(normalization):
     source = "hyperconformer-an4"
     settings = (find_model(source) / "hyperparams.yaml").read_text()
-    settings = settings.replace(": global", f": {normalization}")
+    settings = settings.replace(": level", f": {normalization}")
     extractor = FeatureExtractor(Fbank(n_mels=80), 80, normalization)
     start_from(source, settings, extractor, ASR.from_hparams(source).recognizer)
-    assert extractor.mean.any().item() == (normalization == "global")
+    assert extractor.mean.any().item() == (normalization == "level")
 
 
 def test_fine_tuning_of_another_model_is_refused_or_named(trained, caplog):
