@@ -1,5 +1,6 @@
 """SpeechBrain's Transformer language model, with this project's call."""
 
+import torch
 from speechbrain.lobes.models.transformer import TransformerLM as speechbrain_lm
 
 
@@ -20,11 +21,13 @@ class TransformerLM(speechbrain_lm.TransformerLM):
     """
 
     @property
-    def num_tokens(self):
+    def num_tokens(self) -> int:
         """Tokens of the vocabulary, as in the other language models."""
         return self.custom_src_module.emb.Embedding.num_embeddings
 
-    def forward(self, tokens, input_mask=None):
+    def forward(
+        self, tokens: torch.Tensor, input_mask: torch.Tensor | None = None
+    ) -> torch.Tensor:
         """Predict the token after each.
 
         Arguments

@@ -2,6 +2,8 @@
 
 import copy
 import math
+from collections.abc import Iterable
+from typing import Any, cast
 
 import torch
 import torch.nn.functional as F
@@ -188,37 +190,43 @@ class FeatureExtractor(nn.Module):
     (torch.Size([2, 101, 80]), [101, 51])
     """
 
+    mean: torch.Tensor
+    std: torch.Tensor
+
     def __init__(
         self,
-        features,
-        num_features,
-        normalization="global",
-        top_db=80.0,
-        remove_offset=False,
+        features: nn.Module,
+        num_features: int,
+        normalization: str = "global",
+        top_db: float | None = 80.0,
+        remove_offset: bool = False,
     ):
         super().__init__()
+        # PyTorch types what a module holds as tensors and modules.
+        self.features = cast(Any, features)
         if normalization not in ("global", "level", "utterance"):
             raise ValueError(
                 "normalization must be 'global', 'level' or 'utterance', got "
                 f"{normalization!r}"
             )
         # SpeechBrain's Fbank does not hand this option to its Filterbank.
-        features.compute_fbanks.top_db = math.inf if top_db is None else top_db
+        self.features.compute_fbanks.top_db = math.inf if top_db is None else top_db
         if remove_offset:
             if not _is_plain_fbank(features):
                 raise ValueError(
                     "remove_offset needs an Fbank without deltas or context, on an "
                     "STFT that pads with zeros"
                 )
-            stft = ZeroMeanSTFT(features.compute_STFT.sample_rate)
-            vars(stft).update(vars(features.compute_STFT))
-            features.compute_STFT = stft
-        self.features = features
+            stft = ZeroMeanSTFT(self.features.compute_STFT.sample_rate)
+            stft.__dict__.update(vars(self.features.compute_STFT))
+            self.features.compute_STFT = stft
         self.normalization = normalization
         self.register_buffer("mean", torch.zeros(num_features))
         self.register_buffer("std", torch.ones(num_features))
 
-    def forward(self, wavs, wav_lens=None):
+    def forward(
+        self, wavs: torch.Tensor, wav_lens: torch.Tensor | None = None
+    ) -> tuple[torch.Tensor, torch.Tensor]:
         """Extract and normalise.
 
         Arguments
@@ -259,7 +267,7 @@ class FeatureExtractor(nn.Module):
         count = lengths[:, None, None] * features.shape[2]
         return (total - count.log()) * (decibels / math.log(10))
 
-    def check_streamable(self):
+    def check_streamable(self) -> None:
         """Refuse settings that need the whole utterance.
 
         Raises
@@ -293,7 +301,9 @@ class FeatureExtractor(nn.Module):
     def _fbanks(self, spectra):
         return self.features.compute_fbanks(spectral_magnitude(spectra))
 
-    def window_features(self, samples, recorded):
+    def window_features(
+        self, samples: torch.Tensor, recorded: torch.Tensor
+    ) -> torch.Tensor:
         """Features of consecutive windows, without the padding of :meth:`forward`.
 
         Arguments
@@ -318,7 +328,7 @@ class FeatureExtractor(nn.Module):
         return (self._fbanks(spectra) - self.mean) / self.std
 
     @torch.no_grad()
-    def fit(self, utterances):
+    def fit(self, utterances: Iterable[torch.Tensor]) -> None:
         """Measure mean and deviation of each feature.
 
         Arguments
@@ -331,7 +341,7 @@ class FeatureExtractor(nn.Module):
         ValueError
             If there are no utterances.
         """
-        count, total, squares = 0, 0.0, 0.0
+        count, total, squares = 0, torch.zeros(()), torch.zeros(())
         for samples in utterances:
             samples = samples.unsqueeze(0).to(self.mean.device)
             everything = torch.ones_like(samples, dtype=torch.bool)

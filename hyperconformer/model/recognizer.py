@@ -1,13 +1,17 @@
 """The whole recogniser: front end, encoder, CTC head, and maybe a second head."""
 
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
+from speechbrain.utils.dynamic_chunk_training import DynChunkTrainConfig
 from torch import nn
 
-from hyperconformer.core.masks import lengths_to_padding_mask
-from hyperconformer.core.state import prefixed, within
+from hyperconformer.core.masks import ChunkRule, lengths_to_padding_mask
+from hyperconformer.core.state import State, prefixed, within
+from hyperconformer.model.frontend import ConvolutionFrontEnd
+from hyperconformer.model.transducer import Transducer
+from hyperconformer.model.transformer_asr import HyperConformerASR
 from hyperconformer.nn.linear import Linear
 
 
@@ -57,12 +61,19 @@ class Recognizer(nn.Module):
         If there are both a decoder and a transducer.
     """
 
-    def __init__(self, frontend, transformer, d_model, vocab_size, transducer=None):
+    def __init__(
+        self,
+        frontend: ConvolutionFrontEnd,
+        transformer: HyperConformerASR,
+        d_model: int,
+        vocab_size: int,
+        transducer: Transducer | None = None,
+    ):
         super().__init__()
         self.frontend = frontend
         self.transformer = transformer
         self.ctc_head = Linear(d_model, vocab_size)
-        self.decoder_head = None
+        self.decoder_head: Linear | None = None
         if hasattr(transformer, "decoder"):
             self.decoder_head = Linear(d_model, vocab_size)
         self.transducer = transducer
@@ -70,11 +81,17 @@ class Recognizer(nn.Module):
             raise ValueError("a transducer stands in a decoder's place, got both")
 
     @property
-    def needs_targets(self):
+    def needs_targets(self) -> bool:
         """Whether a head is trained on the tokens so far."""
         return self.decoder_head is not None or self.transducer is not None
 
-    def forward(self, features, lengths, targets=None, dynchunktrain_config=None):
+    def forward(
+        self,
+        features: torch.Tensor,
+        lengths: torch.Tensor,
+        targets: torch.Tensor | None = None,
+        dynchunktrain_config: DynChunkTrainConfig | None = None,
+    ) -> Recognition:
         """Recognise.
 
         Arguments
@@ -111,10 +128,18 @@ class Recognizer(nn.Module):
         elif targets is not None:
             mask = lengths_to_padding_mask(lengths, encoded.shape[1])
             decoded = self.transformer.decode_targets(targets, encoded, mask)
+            assert self.decoder_head is not None  # It needs targets.
             seq = _log_probs(self.decoder_head(decoded))
         return Recognition(ctc, lengths, encoded, seq, logits, hidden)
 
-    def init_state(self, batch_size, *, chunk, device=None, dtype=None):
+    def init_state(
+        self,
+        batch_size: int,
+        *,
+        chunk: ChunkRule,
+        device: torch.device | None = None,
+        dtype: torch.dtype | None = None,
+    ) -> State:
         """The state before the first feature of ``batch_size`` streams.
 
         Arguments
@@ -138,7 +163,7 @@ class Recognizer(nn.Module):
         ValueError
             If a part cannot stream.
         """
-        like = {"device": device, "dtype": dtype}
+        like: dict[str, Any] = {"device": device, "dtype": dtype}
         return {
             **prefixed("frontend", self.frontend.init_state(batch_size, **like)),
             **prefixed(
@@ -147,7 +172,13 @@ class Recognizer(nn.Module):
             ),
         }
 
-    def step(self, features, lengths, chunk, state):
+    def step(
+        self,
+        features: torch.Tensor,
+        lengths: torch.Tensor,
+        chunk: ChunkRule,
+        state: State,
+    ) -> tuple[torch.Tensor, torch.Tensor, State]:
         """Recognise the next features of each stream.
 
         Arguments

@@ -44,7 +44,7 @@ class Transducer(nn.Module):
     torch.Size([2])
     """
 
-    def __init__(self, d_model, vocab_size, width=256):
+    def __init__(self, d_model: int, vocab_size: int, width: int = 256):
         super().__init__()
         self.embedding = Embedding(vocab_size, width)
         self.predictor = GRU(hidden_size=width, input_size=width)
@@ -52,7 +52,7 @@ class Transducer(nn.Module):
         self.joint = Transducer_joint(joint="sum", nonlinearity=nn.Tanh)
         self.output = Linear(width, vocab_size)
 
-    def forward(self, encoded, tokens):
+    def forward(self, encoded: torch.Tensor, tokens: torch.Tensor) -> torch.Tensor:
         """What follows each beginning of known tokens, in each frame.
 
         Arguments
@@ -73,7 +73,9 @@ class Transducer(nn.Module):
         return self.output(self.joint(frames.unsqueeze(2), predicted.unsqueeze(1)))
 
     @torch.no_grad()
-    def decode(self, encoded, memory=None):
+    def decode(
+        self, encoded: torch.Tensor, memory: tuple[torch.Tensor, ...] | None = None
+    ) -> tuple[list[int], float, tuple[torch.Tensor, ...]]:
         """Greedy search through the next frames of one stream.
 
         Arguments

@@ -1,6 +1,7 @@
 """Augmentation that SpeechBrain lacks, or computes too slowly."""
 
 import math
+from collections.abc import Sequence
 
 import torch
 import torchaudio
@@ -30,15 +31,15 @@ class SpeedPerturb(nn.Module):
     torch.Size([2, 800])
     """
 
-    def __init__(self, speed_percent):
+    def __init__(self, speed_percent: Sequence[int]):
         super().__init__()
         if not speed_percent or min(speed_percent) < 1:
             raise ValueError(f"speeds must be positive percents, got {speed_percent}")
         self.speed_percent = list(speed_percent)
 
-    def forward(self, wavs):
+    def forward(self, wavs: torch.Tensor) -> torch.Tensor:
         """Map (B, N) samples to (B, about 100 N / speed) samples."""
-        index = torch.randint(len(self.speed_percent), ()).item()
+        index = int(torch.randint(len(self.speed_percent), ()))
         return torchaudio.functional.resample(wavs, self.speed_percent[index], 100)
 
 
@@ -61,7 +62,7 @@ class RandomGain(nn.Module):
     [0.10000000149011612, 0.10000000149011612, 0.10000000149011612]
     """
 
-    def __init__(self, lowest_db, highest_db):
+    def __init__(self, lowest_db: float, highest_db: float):
         super().__init__()
         if not -math.inf < lowest_db <= highest_db < math.inf:
             raise ValueError(
@@ -69,7 +70,7 @@ class RandomGain(nn.Module):
             )
         self.lowest_db, self.highest_db = lowest_db, highest_db
 
-    def forward(self, wavs):
+    def forward(self, wavs: torch.Tensor) -> torch.Tensor:
         """Map (B, N) samples to (B, N) samples."""
         if self.lowest_db == self.highest_db == 0:
             return wavs
@@ -106,7 +107,7 @@ class Telephone(nn.Module):
     LOWEST_HZ = 300.0
     LEVELS = 256
 
-    def __init__(self, probability, sample_rate_hz):
+    def __init__(self, probability: float, sample_rate_hz: int):
         super().__init__()
         if not 0 <= probability <= 1:
             raise ValueError(f"a probability lies in [0, 1], got {probability}")
@@ -117,7 +118,7 @@ class Telephone(nn.Module):
         self.probability = probability
         self.sample_rate_hz = sample_rate_hz
 
-    def forward(self, wavs):
+    def forward(self, wavs: torch.Tensor) -> torch.Tensor:
         """Map (B, N) samples between -1 and 1 to (B, N) samples."""
         if torch.rand(()).item() >= self.probability:
             return wavs
@@ -161,7 +162,7 @@ class VocalTractWarp(nn.Module):
 
     HIGHEST_SCALED_HZ = 4800.0
 
-    def __init__(self, largest, num_features, sample_rate_hz):
+    def __init__(self, largest: float, num_features: int, sample_rate_hz: int):
         super().__init__()
         if not 0 <= largest <= 0.5:
             raise ValueError(f"vocal tracts warp by 0 to 0.5, got {largest}")
@@ -169,14 +170,14 @@ class VocalTractWarp(nn.Module):
         self.num_features = num_features
         self.nyquist_hz = sample_rate_hz / 2
 
-    def forward(self, features):
+    def forward(self, features: torch.Tensor) -> torch.Tensor:
         """Map (B, T, F) log-mel features to the same shape."""
         if self.largest == 0:
             return features
         spread = 2 * torch.rand(len(features), 1, device=features.device) - 1
         return self.warp(features, 1 + self.largest * spread)
 
-    def warp(self, features, factors):
+    def warp(self, features: torch.Tensor, factors: torch.Tensor) -> torch.Tensor:
         """Read each filter at its frequency in the warped spectrum.
 
         Arguments

@@ -2,6 +2,7 @@
 
 import pathlib
 import re
+from collections.abc import Iterable, Sequence
 
 import torch
 from speechbrain.nnet.losses import ctc_loss
@@ -53,7 +54,14 @@ class PhoneCTC(nn.Module):
         If it cannot be read, or a setting is out of range.
     """
 
-    def __init__(self, lexicon, d_model, layer, weight, pronunciations=None):
+    def __init__(
+        self,
+        lexicon: str | pathlib.Path,
+        d_model: int,
+        layer: int,
+        weight: float,
+        pronunciations: dict[str, str] | None = None,
+    ):
         super().__init__()
         if layer < 1 or not 0 < weight < 1:
             raise ValueError(
@@ -78,7 +86,7 @@ class PhoneCTC(nn.Module):
         self.norm = nn.LayerNorm(d_model)
         self.head = Linear(d_model, len(names) + 1)
 
-    def require(self, transcripts, num_layers):
+    def require(self, transcripts: Iterable[str], num_layers: int) -> None:
         """Check that the lexicon has every word, and the encoder the layer.
 
         Arguments
@@ -105,7 +113,12 @@ class PhoneCTC(nn.Module):
                 f"{', '.join(missing[:10])}"
             )
 
-    def forward(self, hidden, relative_lengths, transcripts):
+    def forward(
+        self,
+        hidden: Sequence[torch.Tensor],
+        relative_lengths: torch.Tensor,
+        transcripts: Sequence[str],
+    ) -> torch.Tensor:
         """Compute the loss of a batch.
 
         Arguments

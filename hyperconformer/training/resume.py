@@ -12,6 +12,7 @@ import random
 import re
 import shutil
 import time
+from typing import Any
 
 import numpy as np
 import torch
@@ -178,7 +179,7 @@ class WholeCheckpointer(Checkpointer):
     0
     """
 
-    def save_checkpoint(self, *args, **kwargs):
+    def save_checkpoint(self, *args: Any, **kwargs: Any) -> Checkpoint | None:
         """Save a checkpoint as SpeechBrain does, but atomically.
 
         Arguments
@@ -210,7 +211,7 @@ class WholeCheckpointer(Checkpointer):
         ddp_barrier()
         return checkpoint
 
-    def load_checkpoint(self, checkpoint):
+    def load_checkpoint(self, checkpoint: Checkpoint) -> None:
         """Load a checkpoint as SpeechBrain does; explain one of another model.
 
         Arguments

@@ -45,7 +45,12 @@ class WarmupCosine:
     [0.5, 1.0, 0.5, 0.0]
     """
 
-    def __init__(self, peak_lr, warmup_fraction=0.1, final_fraction=0.0):
+    def __init__(
+        self,
+        peak_lr: float,
+        warmup_fraction: float = 0.1,
+        final_fraction: float = 0.0,
+    ):
         if not 0 < warmup_fraction < 1:
             raise ValueError(
                 f"warmup_fraction must be in (0, 1), got {warmup_fraction}"
@@ -57,7 +62,7 @@ class WarmupCosine:
         self.final_fraction = final_fraction
         self.progress = 0.0
 
-    def rate(self, progress):
+    def rate(self, progress: float) -> float:
         """Return the learning rate at a point of the training.
 
         Arguments
@@ -76,7 +81,7 @@ class WarmupCosine:
         cosine = 0.5 * (1 + math.cos(math.pi * left))
         return self.peak_lr * (self.final_fraction + (1 - self.final_fraction) * cosine)
 
-    def __call__(self, optimizer):
+    def __call__(self, optimizer: torch.optim.Optimizer) -> float:
         """Set the optimizer's learning rate for :attr:`progress`.
 
         Arguments
