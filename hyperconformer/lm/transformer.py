@@ -7,11 +7,6 @@ from speechbrain.lobes.models.transformer import TransformerLM as speechbrain_lm
 class TransformerLM(speechbrain_lm.TransformerLM):
     """SpeechBrain's ``TransformerLM``: same constructor, state dict and output.
 
-    Arguments
-    ---------
-    *args, **kwargs
-        As ``speechbrain.lobes.models.transformer.TransformerLM.TransformerLM``.
-
     Example
     -------
     >>> import torch

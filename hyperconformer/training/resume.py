@@ -158,13 +158,7 @@ class WholeCheckpointer(Checkpointer):
     a run killed during a write would continue from an incomplete checkpoint. Here the
     meta file comes last, after the others have reached the disk, and lists their sizes.
     A folder without it, or with a missing or truncated file, is not a checkpoint.
-
-    Arguments
-    ---------
-    checkpoints_dir : str or pathlib.Path
-        The folder of the checkpoints.
-    recoverables : dict, optional
-        As SpeechBrain's.
+    The constructor is SpeechBrain's.
 
     Example
     -------
