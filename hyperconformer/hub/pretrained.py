@@ -7,11 +7,16 @@ checkpoints named ``KEY.ckpt``; a model folder has safetensors under its own nam
 """
 
 import pathlib
+from typing import Any
 
+import torch
 from safetensors.torch import load_file
 from speechbrain.utils.fetching import FetchSource
 from speechbrain.utils.parameter_transfer import Pretrainer
 from torch import nn
+
+from hyperconformer.model.features import FeatureExtractor
+from hyperconformer.model.recognizer import Recognizer
 
 
 class Encoder(nn.Module):
@@ -25,12 +30,14 @@ class Encoder(nn.Module):
         Features to frames.
     """
 
-    def __init__(self, extractor, recognizer):
+    def __init__(self, extractor: FeatureExtractor, recognizer: Recognizer):
         super().__init__()
         self.extractor = extractor
         self.recognizer = recognizer
 
-    def forward(self, wavs, wav_lens=None):
+    def forward(
+        self, wavs: torch.Tensor, wav_lens: torch.Tensor | None = None
+    ) -> torch.Tensor:
         """Encode.
 
         Arguments
@@ -54,7 +61,9 @@ class Encoder(nn.Module):
 class CTCEncoder(Encoder):
     """Samples to CTC log-probabilities, the module ``encoder`` of ``EncoderASR``."""
 
-    def forward(self, wavs, wav_lens=None):
+    def forward(
+        self, wavs: torch.Tensor, wav_lens: torch.Tensor | None = None
+    ) -> torch.Tensor:
         """Recognise.
 
         Arguments
@@ -84,7 +93,7 @@ class FolderPretrainer(Pretrainer):
         Name to file name in the folder.
     """
 
-    def __init__(self, loadables, files):
+    def __init__(self, loadables: dict[str, Any], files: dict[str, str]):
         hooks = {
             name: _load_module if isinstance(loadable, nn.Module) else _load_tokenizer
             for name, loadable in loadables.items()
@@ -92,7 +101,11 @@ class FolderPretrainer(Pretrainer):
         super().__init__(loadables=loadables, custom_hooks=hooks)
         self.files = files
 
-    def collect_files(self, default_source=None, **options):
+    def collect_files(
+        self,
+        default_source: str | pathlib.Path | FetchSource | None = None,
+        **options: Any,
+    ) -> dict[str, pathlib.Path]:
         """Find the files in the folder or hub repository that is being loaded.
 
         Arguments
@@ -111,6 +124,7 @@ class FolderPretrainer(Pretrainer):
                 origin, folder = default_source
                 self.add_paths({name: FetchSource(origin, f"{folder}/{file}")})
             else:
+                assert default_source is not None
                 self.add_paths({name: f"{pathlib.Path(default_source)}/{file}"})
         return super().collect_files(default_source, **options)
 

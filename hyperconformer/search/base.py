@@ -1,5 +1,13 @@
 """The protocol of searchers."""
 
+import pathlib
+from collections.abc import Callable, Sequence
+
+from sentencepiece import SentencePieceProcessor
+
+from hyperconformer.core.words import Hypothesis
+from hyperconformer.model.recognizer import Recognition
+
 
 class Searcher:
     """What every search offers.
@@ -13,9 +21,15 @@ class Searcher:
         How many it returns at most.
     """
 
-    nbest = 1
+    nbest: int = 1
+    hypotheses: Callable[[Recognition, SentencePieceProcessor], list[list[Hypothesis]]]
 
-    def prepare(self, tokenizer, sentences=(), folder=None):
+    def prepare(
+        self,
+        tokenizer: SentencePieceProcessor,
+        sentences: Sequence[str] = (),
+        folder: str | pathlib.Path | None = None,
+    ) -> None:
         """Make ready for a recogniser, before the first batch; here nothing to do.
 
         Arguments
@@ -28,7 +42,9 @@ class Searcher:
             The run's folder.
         """
 
-    def texts(self, recognition, tokenizer):
+    def texts(
+        self, recognition: Recognition, tokenizer: SentencePieceProcessor
+    ) -> list[str]:
         """Decode a batch.
 
         Arguments

@@ -6,8 +6,11 @@ Each is a :class:`Searcher`, and may stand after ``test_search:`` in a YAML file
 import dataclasses
 import math
 import pathlib
+from collections.abc import Iterable, Sequence
+from typing import Any
 
 import torch
+from sentencepiece import SentencePieceProcessor
 from speechbrain.decoders.ctc import CTCBeamSearcher
 from torch.nn.utils.rnn import pad_sequence
 
@@ -24,6 +27,7 @@ from hyperconformer.core.tokens import (
 from hyperconformer.core.words import Hypothesis
 from hyperconformer.hub.folder import MAX_BYTES, NGRAM_FILE, load_model
 from hyperconformer.lm.ngram import NGramScorer, train_arpa
+from hyperconformer.model.recognizer import Recognition
 from hyperconformer.search.base import Searcher
 
 # What the CTC beam search leaves out, in natural logarithms: tokens of a frame that are
@@ -83,15 +87,15 @@ class CTCSearcher(Searcher):
 
     def __init__(
         self,
-        beam_size=50,
-        nbest=1,
-        arpa=None,
-        lm_weight=0.5,
-        word_bonus=1.0,
-        hotwords=(),
-        hotword_weight=2.0,
-        lm_folder=None,
-        rescore_weight=0.5,
+        beam_size: int = 50,
+        nbest: int = 1,
+        arpa: str | pathlib.Path | None = None,
+        lm_weight: float = 0.5,
+        word_bonus: float = 1.0,
+        hotwords: Iterable[str] = (),
+        hotword_weight: float = 2.0,
+        lm_folder: str | pathlib.Path | None = None,
+        rescore_weight: float = 0.5,
     ):
         if not 1 <= nbest <= beam_size:
             raise ValueError(
@@ -108,7 +112,9 @@ class CTCSearcher(Searcher):
         self.lm_weight, self.word_bonus = lm_weight, word_bonus
         self.hotwords, self.hotword_weight = tuple(hotwords), hotword_weight
         self.rescore_weight = rescore_weight
-        self.arpa = self.search = self.lm = None
+        self.arpa: str | pathlib.Path | None = None
+        self.search: Any = None
+        self.lm: Any = None
         if arpa is not None:
             if not pathlib.Path(arpa).is_file():
                 raise FileNotFoundError(f"no such n-gram model: {arpa}")
@@ -119,7 +125,7 @@ class CTCSearcher(Searcher):
             self.lm = config["language_model"]
 
     @property
-    def ngram(self):
+    def ngram(self) -> dict[str, Any]:
         """The options that bring the n-gram model, for a model folder to keep.
 
         Empty without one, and where it is too large to travel with a model.
@@ -132,7 +138,12 @@ class CTCSearcher(Searcher):
             "word_bonus": self.word_bonus,
         }
 
-    def prepare(self, tokenizer, sentences=(), folder=None):
+    def prepare(
+        self,
+        tokenizer: SentencePieceProcessor,
+        sentences: Sequence[str] = (),
+        folder: str | pathlib.Path | None = None,
+    ) -> None:
         """Build the search for a recogniser.
 
         Arguments
@@ -183,7 +194,9 @@ class CTCSearcher(Searcher):
                 self.search, self.lm_weight, self.word_bonus
             )
 
-    def hypotheses(self, recognition, tokenizer):
+    def hypotheses(
+        self, recognition: Recognition, tokenizer: SentencePieceProcessor
+    ) -> list[list[Hypothesis]]:
         """Decode a batch.
 
         Arguments
@@ -269,13 +282,24 @@ class NGramSearcher(CTCSearcher):
         If a setting is out of range.
     """
 
-    def __init__(self, order=3, lm_weight=0.5, word_bonus=1.0, beam_size=50):
+    def __init__(
+        self,
+        order: int = 3,
+        lm_weight: float = 0.5,
+        word_bonus: float = 1.0,
+        beam_size: int = 50,
+    ):
         if order < 1:
             raise ValueError(f"order must be >= 1, got {order}")
         super().__init__(beam_size, lm_weight=lm_weight, word_bonus=word_bonus)
         self.order = order
 
-    def prepare(self, tokenizer, sentences=(), folder=None):
+    def prepare(
+        self,
+        tokenizer: SentencePieceProcessor,
+        sentences: Sequence[str] = (),
+        folder: str | pathlib.Path | None = None,
+    ) -> None:
         """Train the n-gram model and build the search.
 
         Arguments
@@ -287,6 +311,7 @@ class NGramSearcher(CTCSearcher):
         folder : str or pathlib.Path
             Where the model goes, as ``lm.arpa``.
         """
+        assert folder is not None
         arpa = pathlib.Path(folder) / NGRAM_FILE
         # The model is no smaller than so much text: better said before than after.
         if sum(map(len, sentences)) > MAX_BYTES[NGRAM_FILE]:

@@ -1,8 +1,11 @@
 """Greedy CTC search."""
 
+from sentencepiece import SentencePieceProcessor
 from speechbrain.decoders.ctc import filter_ctc_output
 
 from hyperconformer.core.tokens import BLANK_INDEX
+from hyperconformer.core.words import Hypothesis
+from hyperconformer.model.recognizer import Recognition
 from hyperconformer.search.base import Searcher
 from hyperconformer.search.ctc_beam import _hypothesis
 
@@ -10,7 +13,9 @@ from hyperconformer.search.ctc_beam import _hypothesis
 class GreedySearcher(Searcher):
     """The best token of each frame, collapsed: fast, one hypothesis."""
 
-    def hypotheses(self, recognition, tokenizer):
+    def hypotheses(
+        self, recognition: Recognition, tokenizer: SentencePieceProcessor
+    ) -> list[list[Hypothesis]]:
         """Decode a batch.
 
         Arguments

@@ -1,6 +1,10 @@
 """Beam search with decoder, CTC and a language model."""
 
+import pathlib
+from collections.abc import Sequence
+
 import torch
+from sentencepiece import SentencePieceProcessor
 from speechbrain.decoders import (
     CTCScorer,
     S2STransformerBeamSearcher,
@@ -12,6 +16,7 @@ from hyperconformer.core.masks import relative_to_frames
 from hyperconformer.core.tokens import BLANK_INDEX, BOS_INDEX, EOS_INDEX
 from hyperconformer.core.words import Hypothesis
 from hyperconformer.hub.folder import load_model
+from hyperconformer.model.recognizer import Recognition, Recognizer
 from hyperconformer.search.base import Searcher
 from hyperconformer.search.ctc_beam import _require_same_tokens
 
@@ -69,14 +74,14 @@ class JointSearcher(Searcher, S2STransformerBeamSearcher):
 
     def __init__(
         self,
-        recognizer,
-        lm_folder=None,
-        lm_weight=0.5,
-        lm_temperature=1.0,
-        temperature=1.0,
-        ctc_weight=0.4,
-        beam_size=10,
-        max_decode_ratio=1.0,
+        recognizer: Recognizer,
+        lm_folder: str | pathlib.Path | None = None,
+        lm_weight: float = 0.5,
+        lm_temperature: float = 1.0,
+        temperature: float = 1.0,
+        ctc_weight: float = 0.4,
+        beam_size: int = 10,
+        max_decode_ratio: float = 1.0,
     ):
         if recognizer.decoder_head is None:
             raise ValueError(
@@ -120,7 +125,12 @@ class JointSearcher(Searcher, S2STransformerBeamSearcher):
         self.lm_folder = lm_folder
         self.lm_tokenizer = tokenizer
 
-    def prepare(self, tokenizer, sentences=(), folder=None):
+    def prepare(
+        self,
+        tokenizer: SentencePieceProcessor,
+        sentences: Sequence[str] = (),
+        folder: str | pathlib.Path | None = None,
+    ) -> None:
         """Refuse a language model whose tokens mean something else.
 
         Arguments
@@ -140,7 +150,9 @@ class JointSearcher(Searcher, S2STransformerBeamSearcher):
         if self.lm_tokenizer is not None:
             _require_same_tokens(tokenizer, self.lm_tokenizer, self.lm_folder)
 
-    def hypotheses(self, recognition, tokenizer):
+    def hypotheses(
+        self, recognition: Recognition, tokenizer: SentencePieceProcessor
+    ) -> list[list[Hypothesis]]:
         """Decode a batch.
 
         Arguments
@@ -162,7 +174,9 @@ class JointSearcher(Searcher, S2STransformerBeamSearcher):
         ]
 
     @torch.no_grad()
-    def forward(self, encoded, relative_lengths):
+    def forward(
+        self, encoded: torch.Tensor, relative_lengths: torch.Tensor
+    ) -> tuple[list[list[int]], torch.Tensor, torch.Tensor, torch.Tensor]:
         """Search.
 
         Arguments
@@ -190,11 +204,13 @@ class JointSearcher(Searcher, S2STransformerBeamSearcher):
         self.max_steps = steps.repeat_interleave(self.beam_size)
         return super().forward(encoded[:, :longest], frames / longest)
 
-    def set_n_out(self):
+    def set_n_out(self) -> int:
         """The number of tokens; SpeechBrain asks its own kind of Linear."""
         return self.fc.out_features
 
-    def change_max_decoding_length(self, min_decode_steps, max_decode_steps):
+    def change_max_decoding_length(
+        self, min_decode_steps: int, max_decode_steps: int
+    ) -> tuple[int, int]:
         """As many steps as the longest utterance may take."""
         return min_decode_steps, int(self.max_steps.max())
 

@@ -1,5 +1,9 @@
 """Greedy search of a transducer."""
 
+from sentencepiece import SentencePieceProcessor
+
+from hyperconformer.core.words import Hypothesis
+from hyperconformer.model.recognizer import Recognition, Recognizer
 from hyperconformer.search.base import Searcher
 from hyperconformer.search.ctc_beam import _hypothesis
 
@@ -18,12 +22,14 @@ class TransducerSearcher(Searcher):
         If it has none.
     """
 
-    def __init__(self, recognizer):
+    def __init__(self, recognizer: Recognizer):
         if recognizer.transducer is None:
             raise ValueError("this search needs a transducer, got a recogniser without")
         self.transducer = recognizer.transducer
 
-    def hypotheses(self, recognition, tokenizer):
+    def hypotheses(
+        self, recognition: Recognition, tokenizer: SentencePieceProcessor
+    ) -> list[list[Hypothesis]]:
         """Decode a batch.
 
         Arguments

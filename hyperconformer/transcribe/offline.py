@@ -9,16 +9,23 @@ TURN ON THE LIGHT
 Word(text='TURN', start_s=0.24, end_s=0.44, confidence=0.98)
 """
 
+import pathlib
+from typing import Any, TypeVar
+
+import numpy as np
 import torch
+from sentencepiece import SentencePieceProcessor
 from torch.nn.utils.rnn import pad_sequence
 
 from hyperconformer.audio import MAX_RATE_HZ, AudioError, prepare_samples, read_blocks
 from hyperconformer.core.masks import relative_to_frames
 from hyperconformer.core.tokens import BLANK_INDEX, NO_TEXT
-from hyperconformer.core.words import Hypothesis, Transcription
+from hyperconformer.core.words import Hypothesis, Transcription, Word
 from hyperconformer.hub.folder import DEFAULT_MODEL, load_model
-from hyperconformer.model.recognizer import Recognition
+from hyperconformer.model.features import FeatureExtractor
+from hyperconformer.model.recognizer import Recognition, Recognizer
 from hyperconformer.search.alignment import WORD_START, align_words
+from hyperconformer.search.base import Searcher
 from hyperconformer.search.ctc_beam import CTCSearcher
 from hyperconformer.search.greedy import GreedySearcher
 from hyperconformer.search.transducer import TransducerSearcher
@@ -49,6 +56,8 @@ USUAL_S, SHORT_PAUSE_S = 8.0, 0.4
 SILENCE = 2**-15
 # The log-probability of all but the blank in such silence.
 IMPOSSIBLE = -1e4
+
+AnyASR = TypeVar("AnyASR", bound="ASR")
 
 
 class ASR:
@@ -86,12 +95,12 @@ class ASR:
 
     def __init__(
         self,
-        extractor,
-        recognizer,
-        tokenizer,
-        sample_rate_hz,
-        search=None,
-        chunk_s=CHUNK_S,
+        extractor: FeatureExtractor,
+        recognizer: Recognizer,
+        tokenizer: SentencePieceProcessor,
+        sample_rate_hz: int,
+        search: Searcher | None = None,
+        chunk_s: float = CHUNK_S,
     ):
         if not chunk_s >= 1:
             raise ValueError(f"chunk_s must be >= 1, got {chunk_s}")
@@ -100,7 +109,7 @@ class ASR:
         self.tokenizer = tokenizer
         self.sample_rate_hz = sample_rate_hz
         self.chunk_s = chunk_s
-        self.ngram = {}
+        self.ngram: dict[str, Any] = {}
         self._check_parts()
         self.use_search(search)
         self.frame_samples = (
@@ -115,7 +124,7 @@ class ASR:
         self.audible = torch.tensor([piece.strip(WORD_START) != "" for piece in pieces])
         self.audible[[BLANK_INDEX, *NO_TEXT]] = False
 
-    def use_search(self, search=None):
+    def use_search(self, search: Searcher | None = None) -> None:
         """Decode with another search from now on.
 
         Arguments
@@ -137,8 +146,13 @@ class ASR:
 
     @classmethod
     def from_hparams(
-        cls, source=None, device="cpu", trusted=False, search=None, chunk_s=CHUNK_S
-    ):
+        cls: type[AnyASR],
+        source: str | pathlib.Path | None = None,
+        device: str | torch.device = "cpu",
+        trusted: bool = False,
+        search: Searcher | None = None,
+        chunk_s: float = CHUNK_S,
+    ) -> AnyASR:
         """Load a model folder.
 
         Nothing in the folder is run, see :mod:`hyperconformer.hub.folder`.
@@ -191,7 +205,7 @@ class ASR:
         except ValueError as error:
             raise ValueError(f"the model {source or DEFAULT_MODEL}: {error}") from error
 
-    def transcribe_file(self, path):
+    def transcribe_file(self, path: str | pathlib.Path) -> Transcription:
         """Recognise an audio file of any length.
 
         Arguments
@@ -215,7 +229,9 @@ class ASR:
         except ValueError as error:
             raise AudioError(f"{path}: {error}") from error
 
-    def transcribe(self, samples, sample_rate_hz):
+    def transcribe(
+        self, samples: np.ndarray | torch.Tensor, sample_rate_hz: int
+    ) -> Transcription:
         """Recognise samples.
 
         Arguments
@@ -239,7 +255,9 @@ class ASR:
             [prepare_samples(samples, sample_rate_hz, self.sample_rate_hz)]
         )
 
-    def align(self, samples, sample_rate_hz, text):
+    def align(
+        self, samples: np.ndarray | torch.Tensor, sample_rate_hz: int, text: str
+    ) -> tuple[Word, ...]:
         """When the words of a known text were spoken.
 
         Arguments
@@ -267,7 +285,9 @@ class ASR:
         frame_s = self.frame_samples / self.sample_rate_hz
         return align_words(recognition.ctc[0], tokens, self.tokenizer, frame_s)
 
-    def transcribe_batch(self, wavs, wav_lens):
+    def transcribe_batch(
+        self, wavs: torch.Tensor, wav_lens: torch.Tensor
+    ) -> list[Transcription]:
         """Recognise a padded batch, each utterance as if alone.
 
         Arguments

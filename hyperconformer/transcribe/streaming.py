@@ -16,18 +16,27 @@ words of it:
 
 import hashlib
 import math
-from typing import NamedTuple
+import pathlib
+from collections.abc import Iterable, Iterator, Sequence
+from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
 import torch
 import torch.nn.functional as F
+from sentencepiece import SentencePieceProcessor
 
 from hyperconformer.audio import as_samples, check_peak, read_audio
 from hyperconformer.core.state import StreamState, prefixed, within
 from hyperconformer.core.words import Word
 from hyperconformer.hub.folder import DEFAULT_STREAMING_MODEL, load_model
 from hyperconformer.model.chunks import chunk_config, chunk_rule
-from hyperconformer.model.features import frame_ms, look_ahead_ms, samples_after_centre
+from hyperconformer.model.features import (
+    FeatureExtractor,
+    frame_ms,
+    look_ahead_ms,
+    samples_after_centre,
+)
+from hyperconformer.model.recognizer import Recognizer
 from hyperconformer.search.alignment import WORD_START
 from hyperconformer.search.streaming import (
     GreedySearch,
@@ -67,7 +76,13 @@ class StreamingModel:
         If a part cannot stream, or a length does not fit.
     """
 
-    def __init__(self, extractor, recognizer, chunk_ms=640, left_context_ms=None):
+    def __init__(
+        self,
+        extractor: FeatureExtractor,
+        recognizer: Recognizer,
+        chunk_ms: float = 640,
+        left_context_ms: float | None = None,
+    ):
         extractor.check_streamable()
         if chunk_ms > MAX_CHUNK_MS:
             raise ValueError(
@@ -83,7 +98,9 @@ class StreamingModel:
         self.unheard = self.before - right
         self.capacity = (self.chunk_features - 1) * self.hop + self.before + right
         self.latency_ms = chunk_ms + look_ahead_ms(extractor)
-        self.device = extractor.mean.device
+        mean = extractor.mean
+        assert isinstance(mean, torch.Tensor)
+        self.device = mean.device
         self.model_id = self._identity()
         self.init_state(1)  # A part that cannot stream says so now.
 
@@ -96,7 +113,7 @@ class StreamingModel:
                 digest.update(tensor.detach().cpu().contiguous().numpy().tobytes())
         return digest.hexdigest()
 
-    def init_state(self, batch_size):
+    def init_state(self, batch_size: int) -> StreamState:
         """The state before the first sample of ``batch_size`` streams.
 
         Arguments
@@ -115,8 +132,11 @@ class StreamingModel:
         """
         if batch_size < 1:
             raise ValueError(f"batch_size must be >= 1, got {batch_size}")
-        like = {"device": self.device, "dtype": self.extractor.mean.dtype}
-        counters = {"dtype": torch.int64, "device": self.device}
+        like: dict[str, Any] = {
+            "device": self.device,
+            "dtype": self.extractor.mean.dtype,
+        }
+        counters: dict[str, Any] = {"dtype": torch.int64, "device": self.device}
         tensors = {
             # The samples from the next chunk's first window on, and how many they are.
             "samples": torch.zeros(batch_size, self.capacity, **like),
@@ -130,7 +150,7 @@ class StreamingModel:
         }
         return StreamState(self.model_id, tensors)
 
-    def reset(self, state, rows):
+    def reset(self, state: StreamState, rows: list[int]) -> StreamState:
         """The batch with the streams ``rows`` as they were before their first sample.
 
         Arguments
@@ -147,7 +167,7 @@ class StreamingModel:
         self.check_state(state)
         return state.replaced(rows, self.init_state(len(rows)))
 
-    def forget(self, state):
+    def forget(self, state: StreamState) -> StreamState:
         """The batch with what front end and encoder remember as before a first frame.
 
         Samples that wait for their chunk stay.
@@ -156,7 +176,7 @@ class StreamingModel:
         kept = {k: v for k, v in state.tensors.items() if not k.startswith("model.")}
         return StreamState(self.model_id, {**fresh, **kept})
 
-    def check_state(self, state):
+    def check_state(self, state: StreamState) -> None:
         """Refuse the state of another model.
 
         Raises
@@ -171,7 +191,12 @@ class StreamingModel:
             )
 
     @torch.inference_mode()
-    def feed(self, state, samples, last=False):
+    def feed(
+        self,
+        state: StreamState,
+        samples: Sequence[torch.Tensor],
+        last: bool | Sequence[bool] = False,
+    ) -> tuple[list[torch.Tensor], StreamState]:
         """Take the next samples of each stream, and recognise the chunks they fill.
 
         Arguments
@@ -202,7 +227,7 @@ class StreamingModel:
         self.check_state(state)
         last = [last] * state.batch_size if isinstance(last, bool) else list(last)
         samples = self._check_samples(state, samples, last)
-        outputs = [[] for _ in samples]
+        outputs: list[list[torch.Tensor]] = [[] for _ in samples]
         own = dict(state.tensors)
         for name in ("samples", "filled", "samples_seen", "closed"):
             own[name] = own[name].clone()
@@ -313,6 +338,9 @@ class Partial(NamedTuple):
         return " ".join([word.text for word in self.words] + [self.rest]).strip()
 
 
+AnyStreamingASR = TypeVar("AnyStreamingASR", bound="StreamingASR")
+
+
 class StreamingASR:
     """Recognises speech while it is spoken.
 
@@ -334,7 +362,13 @@ class StreamingASR:
         If a number is not positive, or a transducer shall have a beam.
     """
 
-    def __init__(self, model, tokenizer, beam_size=1, endpoint_s=1.0):
+    def __init__(
+        self,
+        model: StreamingModel,
+        tokenizer: SentencePieceProcessor,
+        beam_size: int = 1,
+        endpoint_s: float = 1.0,
+    ):
         if beam_size < 1 or not 0 < endpoint_s < math.inf:
             raise ValueError(
                 "beam_size must be >= 1 and finite endpoint_s > 0, "
@@ -350,15 +384,15 @@ class StreamingASR:
 
     @classmethod
     def from_hparams(
-        cls,
-        source=None,
-        chunk_ms=640,
-        left_context_ms=None,
-        device="cpu",
-        trusted=False,
-        beam_size=1,
-        endpoint_s=1.0,
-    ):
+        cls: type[AnyStreamingASR],
+        source: str | pathlib.Path | None = None,
+        chunk_ms: float = 640,
+        left_context_ms: float | None = None,
+        device: str | torch.device = "cpu",
+        trusted: bool = False,
+        beam_size: int = 1,
+        endpoint_s: float = 1.0,
+    ) -> AnyStreamingASR:
         """Load a model folder.
 
         Arguments
@@ -393,7 +427,7 @@ class StreamingASR:
         )
         return cls(model, tokenizer, beam_size, endpoint_s)
 
-    def open(self):
+    def open(self) -> "Stream":
         """Begin a stream.
 
         Returns
@@ -402,7 +436,9 @@ class StreamingASR:
         """
         return Stream(self)
 
-    def partials(self, pieces):
+    def partials(
+        self, pieces: Iterable[np.ndarray | torch.Tensor]
+    ) -> Iterator[Partial]:
         """What is known after each piece of a stream.
 
         Where the pieces end with an error or Ctrl-C, what was said before comes out
@@ -427,7 +463,12 @@ class StreamingASR:
             raise
         yield from stream.close()
 
-    def feed(self, streams, samples, last=False):
+    def feed(
+        self,
+        streams: Sequence["Stream"],
+        samples: Sequence[np.ndarray | torch.Tensor],
+        last: bool = False,
+    ) -> list[list[Partial]]:
         """Feed several streams at once; the chunks that are full are one batch.
 
         Arguments
@@ -450,14 +491,14 @@ class StreamingASR:
             As :meth:`StreamingModel.feed`; then no stream has moved.
         """
         state = StreamState.stack([stream.state for stream in streams])
-        samples = [as_samples(new) for new in samples]
-        log_probs, state = self.model.feed(state, samples, last)
+        tensors = [as_samples(new) for new in samples]
+        log_probs, state = self.model.feed(state, tensors, last)
         return [
             stream.take(new, after, last)
             for stream, new, after in zip(streams, log_probs, state.unstack())
         ]
 
-    def new_search(self):
+    def new_search(self) -> GreedySearch | PrefixBeamSearch | TransducerSearch:
         """A search at a segment's begin."""
         transducer = self.model.recognizer.transducer
         if transducer is not None:
