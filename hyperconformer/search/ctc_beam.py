@@ -310,8 +310,14 @@ class NGramSearcher(CTCSearcher):
             Training transcripts.
         folder : str or pathlib.Path
             Where the model goes, as ``lm.arpa``.
+
+        Raises
+        ------
+        ValueError
+            If no folder is given.
         """
-        assert folder is not None
+        if folder is None:
+            raise ValueError("an n-gram search needs a folder for its model, got None")
         arpa = pathlib.Path(folder) / NGRAM_FILE
         # The model is no smaller than so much text: better said before than after.
         if sum(map(len, sentences)) > MAX_BYTES[NGRAM_FILE]:
