@@ -1,6 +1,7 @@
 """Error messages that several parts share."""
 
 import difflib
+import reprlib
 
 
 def unknown(kind, got, known):
@@ -24,6 +25,32 @@ def unknown(kind, got, known):
     >>> unknown("key", "lrr", ["lr", "seed"])
     "unknown key 'lrr'; did you mean 'lr'? known: lr, seed"
     """
-    near = difflib.get_close_matches(str(got), known, n=1)
+    near = difflib.get_close_matches(
+        got if isinstance(got, str) else quoted(got), known, n=1
+    )
     hint = f"; did you mean {near[0]!r}?" if near else ";"
-    return f"unknown {kind} {got!r}{hint} known: {', '.join(known) or 'none'}"
+    return f"unknown {kind} {quoted(got)}{hint} known: {', '.join(known) or 'none'}"
+
+
+_SHORTENING = reprlib.Repr()
+_SHORTENING.maxstring = _SHORTENING.maxother = 200
+
+
+def quoted(value):
+    """A value for a message, shortened: nested YAML aliases print exponentially.
+
+    Arguments
+    ---------
+    value : object
+        What somebody has given.
+
+    Returns
+    -------
+    str
+
+    Example
+    -------
+    >>> quoted("GO"), quoted([[[[[[[[1]]]]]]]])
+    ("'GO'", '[[[[[[[...]]]]]]]')
+    """
+    return _SHORTENING.repr(value)

@@ -12,6 +12,7 @@ import torch
 from torch import nn
 
 from hyperconformer.core.masks import check_padding_mask
+from hyperconformer.core.messages import quoted
 from hyperconformer.core.recording import is_exported
 from hyperconformer.mixers.base import TokenMixer, frames_of_step
 from hyperconformer.ops.backend import check_backend
@@ -270,7 +271,8 @@ class MultiHeadHyperMixing(TokenMixer):
         self.layer_norm = nn.LayerNorm(d_model)
         if positions not in POSITIONS:
             raise ValueError(
-                f"positions must be one of {', '.join(POSITIONS)}, got {positions!r}"
+                f"positions must be one of {', '.join(POSITIONS)}, "
+                f"got {quoted(positions)}"
             )
         if positions == "rotary" and normalize_by_frames:
             raise ValueError("normalize_by_frames knows no rotary positions")

@@ -15,7 +15,7 @@ import typing
 from collections.abc import Callable
 from typing import Any, TypeVar
 
-from hyperconformer.core.messages import unknown
+from hyperconformer.core.messages import quoted, unknown
 from hyperconformer.mixers.base import TokenMixer
 
 MixerClass = TypeVar("MixerClass", bound=type[TokenMixer])
@@ -96,7 +96,7 @@ def mixer_class(mixer):
     """
     if inspect.isclass(mixer):
         if not issubclass(mixer, TokenMixer):
-            raise ValueError(f"a mixer must be a TokenMixer class, got {mixer!r}")
+            raise ValueError(f"a mixer must be a TokenMixer class, got {quoted(mixer)}")
         return mixer
     if not isinstance(mixer, str) or mixer not in _MIXERS:
         raise ValueError(unknown("mixer", mixer, list_mixers()))
@@ -155,7 +155,7 @@ def check_options(mixer, options):
         kind = type(options).__name__
         raise ValueError(
             f"options of mixer {label!r} must be names and values, "
-            f"got {options!r} ({kind})"
+            f"got {quoted(options)} ({kind})"
         )
     known = mixer_options(mixer)
     try:
@@ -170,7 +170,8 @@ def check_options(mixer, options):
         if option in wanted and not _fits(value, wanted[option]):
             raise ValueError(
                 f"option {option!r} of mixer {label!r} must be "
-                f"{_described(wanted[option])}, got {value!r} ({type(value).__name__})"
+                f"{_described(wanted[option])}, got {quoted(value)} "
+                f"({type(value).__name__})"
             )
 
 
@@ -250,7 +251,9 @@ def build_mixer(
     check_options(mixer, options)
     for name, size in (("d_model", d_model), ("num_heads", num_heads)):
         if not (_fits(size, int) and size >= 1):
-            raise ValueError(f"{name} must be a whole number from 1 on, got {size!r}")
+            raise ValueError(
+                f"{name} must be a whole number from 1 on, got {quoted(size)}"
+            )
     return mixer_class(mixer)(d_model=d_model, num_heads=num_heads, **options)
 
 

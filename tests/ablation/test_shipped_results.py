@@ -43,6 +43,7 @@ def test_every_planned_run_has_its_row(path):
     assert len(table) == len(ablation.arms()) * trials * len(ablation.seeds)
 
 
+@pytest.mark.slow
 def test_a_shipped_row_comes_out_again(tmp_path):
     """The command that stands in the table of mixers, on one CPU thread."""
     (row,) = [r for r in rows("mixers") if r["attention_type"] == "hypermixing"]

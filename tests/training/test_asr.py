@@ -197,7 +197,7 @@ def test_features_are_measured_only_where_that_is_used(trained, normalization):
         "normalization_utterances": 2,
     }
     measure_features(config, {"train": next(trained[0].glob("manifests/*train*.csv"))})
-    assert extractor.mean.any().item() == (normalization == "level")
+    assert extractor.mean.any().item() == (normalization == "global")
     extractor.mean.fill_(3.0)  # as the model has it that fine-tuning begins with
     measure_features(config, {})
     assert (extractor.mean == 3.0).all()
