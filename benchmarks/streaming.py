@@ -3,7 +3,7 @@
 A slow moment of the machine shall not look like a stream that slows down. So the last
 minute's chunks are timed in turn with those of a stream that begins at that moment.
 What came before is heard many chunks to a step, which leaves the state of single steps
-(tests/test_streaming.py holds that).
+(tests/transcribe/test_streaming.py holds that).
 """
 
 import pathlib
