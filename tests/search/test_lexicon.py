@@ -1,0 +1,146 @@
+"""The lexicon search against an exhaustive one, and what it refuses."""
+
+import itertools
+import math
+
+import kenlm
+import pytest
+import torch
+
+from hyperconformer.lm.ngram import train_arpa
+from hyperconformer.model.recognizer import Recognition
+from hyperconformer.search.lexicon import LexiconSearcher
+from tests.char_tokenizer import make_tokenizer
+
+SENTENCES = ["AB", "BA CA", "A", "CA AB BA", "B A", "ABC"]
+
+
+@pytest.fixture
+def tokenizer():
+    return make_tokenizer(*SENTENCES)
+
+
+@pytest.fixture
+def arpa(tmp_path):
+    return train_arpa(SENTENCES, tmp_path / "lm.arpa", order=2)
+
+
+def recognition(log_probs, lengths=None):
+    lengths = lengths or [log_probs.shape[1]] * len(log_probs)
+    return Recognition(
+        ctc=log_probs, lengths=torch.tensor(lengths), encoded=None, seq=None
+    )
+
+
+def best_by_exhaustion(frames, arpa, tokenizer, lm_weight, word_bonus):
+    """Scores each text by its best path, of all paths; the best text comes first."""
+    model = kenlm.Model(str(arpa))
+    words = {word for sentence in SENTENCES for word in sentence.split()}
+    tokens = [0, *range(3, tokenizer.vocab_size())]
+    best: dict[str, float] = {}
+    for path in itertools.product(tokens, repeat=len(frames)):
+        said = [token for token, _ in itertools.groupby(path) if token != 0]
+        text = " ".join(tokenizer.decode(said).split())
+        score = frames[range(len(frames)), path].sum().item()
+        if text and words.issuperset(text.split()):
+            best[text] = max(score, best.get(text, -math.inf))
+    scored = []
+    for text, score in best.items():
+        score += lm_weight * math.log(10) * model.score(text, bos=True, eos=True)
+        scored.append((score + word_bonus * len(text.split()), text))
+    return sorted(scored, reverse=True)
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_a_wide_beam_finds_the_best_of_all_texts(arpa, tokenizer, seed):
+    torch.manual_seed(seed)
+    frames = (2 * torch.randn(6, tokenizer.vocab_size())).log_softmax(-1)
+    search = LexiconSearcher(
+        arpa, lm_weight=0.7, word_bonus=0.3, beam_size=5000, beam_threshold=1e4, nbest=3
+    )
+    search.prepare(tokenizer)
+    found = search.hypotheses(recognition(frames[None]), tokenizer)[0]
+    expected = best_by_exhaustion(frames, arpa, tokenizer, 0.7, 0.3)
+    assert [one.text for one in found] == [text for _, text in expected[:3]]
+    for one, (score, _) in zip(found, expected):
+        assert one.score == pytest.approx(score, abs=1e-4)
+        assert list(one.tokens) == tokenizer.encode(one.text)
+
+
+def test_padding_and_batches_change_nothing(arpa, tokenizer):
+    frames = (2 * torch.randn(2, 9, tokenizer.vocab_size())).log_softmax(-1)
+    search = LexiconSearcher(arpa)
+    search.prepare(tokenizer)
+    together = search.hypotheses(recognition(frames, [9, 6]), tokenizer)
+    for utterance, length, found in zip(frames, (9, 6), together):
+        alone = search.hypotheses(recognition(utterance[None, :length]), tokenizer)
+        assert alone == [found]
+
+
+def test_words_stand_in_the_recognisers_letter_case(tmp_path, arpa, tokenizer, caplog):
+    lower = train_arpa([s.lower() for s in SENTENCES], tmp_path / "l.arpa", order=2)
+    frames = (2 * torch.randn(1, 9, tokenizer.vocab_size())).log_softmax(-1)
+    found = []
+    for path in (arpa, lower):
+        search = LexiconSearcher(path)
+        search.prepare(tokenizer)
+        found += search.hypotheses(recognition(frames), tokenizer)
+    assert found[0] == found[1]
+    assert "another letter case" in caplog.text
+
+
+def test_a_word_list_limits_what_can_be_found(tmp_path, arpa, tokenizer):
+    listed = tmp_path / "words.txt"
+    listed.write_text("AB\nCA\n", encoding="utf-8")
+    search = LexiconSearcher(arpa, listed, nbest=5)
+    search.prepare(tokenizer)
+    for seed in range(5):
+        torch.manual_seed(seed)
+        frames = torch.randn(1, 12, tokenizer.vocab_size()).log_softmax(-1)
+        for one in search.hypotheses(recognition(frames), tokenizer)[0]:
+            assert set(one.text.split()) <= {"AB", "CA"}
+
+
+def test_no_word_fits_a_single_frame(arpa, tokenizer):
+    search = LexiconSearcher(arpa)
+    search.prepare(tokenizer)
+    frames = torch.full((1, 1, tokenizer.vocab_size()), -1e10)
+    frames[0, 0, tokenizer.piece_to_id("C")] = 0.0  # no word of the lexicon
+    assert search.texts(recognition(frames), tokenizer) == [""]
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"nbest": 3, "beam_size": 2}, "nbest must be from 1 to beam_size = 2"),
+        ({"lm_weight": -1.0}, "lm_weight must be >= 0"),
+        ({"beam_threshold": 0.0}, "beam_threshold must be > 0"),
+    ],
+)
+def test_settings_out_of_range_are_refused(arpa, options, message):
+    with pytest.raises(ValueError, match=message):
+        LexiconSearcher(arpa, **options)
+
+
+def test_bad_files_are_named(tmp_path, arpa, tokenizer):
+    with pytest.raises(FileNotFoundError, match="nowhere.arpa"):
+        LexiconSearcher(tmp_path / "nowhere.arpa")
+    binary = tmp_path / "lm.bin"
+    binary.write_bytes(b"mmap lm http://kheafield.com/code format version 5\n\0")
+    with pytest.raises(ValueError, match="give its words"):
+        LexiconSearcher(binary)
+    words = tmp_path / "words.txt"
+    words.write_text("BA\n", encoding="utf-8")
+    with pytest.raises(ValueError, match="lm.bin is no n-gram model"):
+        LexiconSearcher(binary, words).prepare(tokenizer)
+    words.write_text("\u0416\n", encoding="utf-8")
+    with pytest.raises(ValueError, match="can write none of the 1 words"):
+        LexiconSearcher(arpa, words).prepare(tokenizer)
+
+
+def test_subwords_are_refused(arpa):
+    subwords = make_tokenizer(
+        *SENTENCES, vocab_size=8, model_type="bpe", hard_vocab_limit=False
+    )
+    with pytest.raises(ValueError, match="characters"):
+        LexiconSearcher(arpa).prepare(subwords)
