@@ -1,9 +1,8 @@
-"""The command line."""
+"""``hyperconformer transcribe``."""
 
 import io
 import json
 import pathlib
-import re
 import shutil
 import signal
 import subprocess
@@ -13,41 +12,15 @@ import types
 
 import pytest
 import soundfile
-import torch
+from command_line import run
 
-import hyperconformer
-from hyperconformer.cli.main import main
-from hyperconformer.evaluation import error_rates as evaluation
 from hyperconformer.hub.folder import (
     DEFAULT_MODEL,
     DEFAULT_STREAMING_MODEL,
-    find_model,
     list_shipped_models,
 )
-from hyperconformer.transcribe.offline import ASR
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
-
-
-@pytest.fixture(scope="module")
-def files(tmp_path_factory):
-    """Two audio files."""
-    folder = tmp_path_factory.mktemp("audio")
-    paths = [folder / "one.wav", folder / "two.flac"]
-    for path in paths:
-        soundfile.write(path, 0.1 * torch.randn(16000).numpy(), 16000)
-    return [str(path) for path in paths]
-
-
-def run(capsys, *arguments):
-    code = main([str(argument) for argument in arguments])
-    output = capsys.readouterr()
-    return code, output.out, output.err
-
-
-def test_the_documented_table_is_the_printed_one(capsys):
-    assert main(["mixers"]) == 0
-    assert capsys.readouterr().out in (ROOT / "docs/mixers.md").read_text()
 
 
 def test_files_are_transcribed_in_every_format(capsys, files, tiny_model):
@@ -111,108 +84,6 @@ def test_mistakes_are_messages(capsys, files, tiny_model, arguments, message):
     assert err.startswith("hyperconformer: ") and message in err
 
 
-def test_a_manifest_is_evaluated(capsys, files, tiny_model, tmp_path):
-    spoken = run(capsys, "transcribe", files[0], "--model", tiny_model)[1].strip()
-    manifest = tmp_path / "test.csv"
-    rows = [f"1,1.0,{files[0]},s,{spoken}", f"2,1.0,{files[1]},s,DAD"]
-    manifest.write_text("\n".join(["ID,duration,wav,spk_id,wrd", *rows, ""]))
-    alignments = tmp_path / "wer.txt"
-    code, out, _ = run(
-        capsys,
-        *("evaluate", manifest, "--model", tiny_model, "--alignments", alignments),
-    )
-    assert code == 0
-    words = len(spoken.split()) + 1
-    assert out.splitlines()[0].startswith("WER ") and f"of {words})" in out
-    assert "95 % interval 0.00 to" in out  # both drawn may be the first utterance
-    assert out.splitlines()[1].startswith("CER ")
-    assert "%WER" in alignments.read_text()
-    code, _, err = run(capsys, "evaluate", tmp_path / "no.csv", "--model", tiny_model)
-    assert code == 1 and "no such manifest" in err
-    manifest.write_text("a,b\n1,2\n")
-    code, _, err = run(capsys, "evaluate", manifest, "--model", tiny_model)
-    assert code == 1 and "columns ID, wav and wrd" in err
-
-
-def evaluate(capsys, model, path, *rows, header="ID,wav,wrd", encoding="utf-8"):
-    path.write_text("\n".join([header, *rows, ""]), encoding=encoding)
-    return run(capsys, "evaluate", path, "--model", model)
-
-
-def test_one_bad_row_does_not_stop_an_evaluation(capsys, files, tiny_model, tmp_path):
-    (tmp_path / "bad.wav").write_bytes(b"no audio")
-    soundfile.write(tmp_path / "empty.wav", [], 16000)
-    good = [f"good{i},{file},DAD BE" for i, file in enumerate(files)]
-    arguments = capsys, tiny_model, tmp_path / "m.csv"
-    _, expected, _ = evaluate(*arguments, *good)
-    rows = [
-        f"broken,{tmp_path}/bad.wav,DAD",
-        good[0],
-        f"gone,{tmp_path}/gone.wav,DAD",
-        f"silent,{tmp_path}/empty.wav,DAD",
-        f"short,{files[0]}",
-        f"long,{files[0]},DAD, BE",
-        f",{files[0]},DAD",
-        "nowhere,,DAD",
-        good[1],
-    ]
-    code, out, err = evaluate(*arguments, *rows)
-    assert code == 1 and out == expected and out.startswith("WER ")
-    for message in (
-        "utterance broken: .*bad.wav cannot be read as audio",
-        "utterance gone: no such audio file",
-        "utterance silent: .*empty.wav: the audio holds no samples",
-        "utterance m.csv:6: wrong number of columns",
-        "utterance m.csv:7: wrong number of columns",
-        "utterance m.csv:8: no ID",
-        "utterance nowhere: no audio",
-    ):
-        assert re.search(f"hyperconformer: {message}", err), message
-    assert (
-        err.strip()
-        .splitlines()[-1]
-        .endswith(
-            "7 of 9 utterances failed: "
-            "broken, gone, silent, m.csv:6, m.csv:7, m.csv:8, nowhere"
-        )
-    )
-    code, out, err = evaluate(*arguments, rows[0])
-    assert code == 1 and out == "" and "none of its 1 utterances can be used" in err
-    with pytest.raises(ValueError, match="m.csv: utterance broken: .*bad.wav"):
-        evaluation.evaluate(ASR.from_hparams(tiny_model), tmp_path / "m.csv", False)
-
-
-def test_references_in_any_form_are_compared_in_the_models(
-    capsys, caplog, files, tiny_model, tmp_path
-):
-    spoken = run(capsys, "transcribe", files[0], "--model", tiny_model)[1].strip()
-    arguments = capsys, tiny_model, tmp_path / "m.csv"
-    for text, encoding in ((spoken, "utf-8-sig"), (spoken.lower(), "utf-8")):
-        code, out, _ = evaluate(*arguments, f"a,{files[0]},{text}", encoding=encoding)
-        assert code == 0 and out.startswith("WER 0.00 %")
-        wide = "".join(chr(ord(c) + 0xFEE0) if c > " " else c for c in text)
-        code, out, _ = evaluate(*arguments, f"a,{files[0]},{wide}")
-        assert code == 0 and out.startswith("WER 0.00 %")
-    assert "m.csv: 1 of 1 entries are in another letter case" in caplog.text
-    assert "cannot write" not in caplog.text
-    assert evaluate(*arguments, f"a,{files[0]},ZOO")[0] == 0
-    assert "references hold letters that the recogniser cannot write" in caplog.text
-
-
-def test_a_rate_without_references_is_undefined(capsys, files, tiny_model, tmp_path):
-    spoken = run(capsys, "transcribe", files[0], "--model", tiny_model)[1].split()
-    code, out, _ = evaluate(capsys, tiny_model, tmp_path / "m.csv", f"a,{files[0]},")
-    assert code == 0 and out.splitlines()[0] == (
-        f"WER undefined: the references are empty ({len(spoken)} insertions)"
-    )
-    assert out.splitlines()[1].startswith("CER undefined")
-    # Words where nothing is said are errors of the whole set.
-    rows = [f"a,{files[0]},", f"b,{files[0]},{' '.join(spoken)}"]
-    _, out, _ = evaluate(capsys, tiny_model, tmp_path / "m.csv", *rows)
-    n = len(spoken)
-    assert out.startswith(f"WER 100.00 % ({n} of {n}), 95 % interval 0.00 to ")
-
-
 def test_loud_floats_are_warned_of_in_a_line(capsys, files, tiny_model, tmp_path):
     samples, rate_hz = soundfile.read(files[0])
     soundfile.write(tmp_path / "loud.wav", 32768 * samples, rate_hz, "FLOAT")
@@ -222,56 +93,12 @@ def test_loud_floats_are_warned_of_in_a_line(capsys, files, tiny_model, tmp_path
     assert err.count("\n") == 1
 
 
-def test_info_says_what_can_be_used(capsys):
-    code, out, _ = run(capsys, "info")
-    assert code == 0
-    names = (
-        "hyperconformer",
-        "torch",
-        "speechbrain",
-        "devices",
-        "c++ kernels",
-        "linear layers by onednn",
-        "kenlm",
-    )
-    for name in names:
-        assert f"\n{name}: " in f"\n{out}"
-    assert "WAV" in out and "hypermixing" in out and DEFAULT_MODEL in out
-
-
-def test_the_shipped_model_is_found_by_name(monkeypatch, tmp_path, tiny_model):
-    places = (tmp_path / "wheel", tmp_path / "clone")
-    monkeypatch.setattr("hyperconformer.hub.folder.SHIPPED_FOLDERS", places)
-    with pytest.raises(FileNotFoundError, match="not installed.*name a model folder"):
-        find_model()
-    (tmp_path / "clone").mkdir()
-    (tmp_path / "clone" / DEFAULT_MODEL).symlink_to(tiny_model)
-    assert list_shipped_models() == [DEFAULT_MODEL]
-    assert find_model() == find_model(DEFAULT_MODEL) == places[1] / DEFAULT_MODEL
-
-
 def test_what_is_shipped_transcribes_and_streams(capsys, files):
     """The models in the repository, found without being named."""
     assert {DEFAULT_MODEL, DEFAULT_STREAMING_MODEL} <= set(list_shipped_models())
     for arguments in ((), ("--stream",)):
         code, out, err = run(capsys, "transcribe", files[0], *arguments)
         assert code == 0 and out.endswith("\n"), err
-
-
-@pytest.fixture
-def streaming_model(tiny_model, tmp_path):
-    """The tiny model, causal, and features that do not wait for the utterance's end."""
-    folder = shutil.copytree(tiny_model, tmp_path / "streaming")
-    settings = folder / "hyperparams.yaml"
-    text = settings.read_text()
-    for old, new in (
-        ("normalization: utterance", "normalization: global\n  top_db: null"),
-        ("    residuals:", "    causal: True\n    residuals:"),
-    ):
-        assert old in text
-        text = text.replace(old, new)
-    settings.write_text(text)
-    return folder
 
 
 def test_streams_print_the_same_from_a_file_and_from_standard_input(
@@ -455,26 +282,3 @@ def test_two_transcripts_never_share_a_file(capsys, files, tiny_model, tmp_path)
     code, _, err = run(capsys, *command, "--overwrite")
     assert code == 1 and "would replace the audio" in err
     assert soundfile.info(audio).frames == 16000
-
-
-@pytest.mark.parametrize(
-    "command", ["info", "mixers", "--help", "transcribe {0} {0} --model {1}"]
-)
-def test_closed_pipes_and_full_disks(files, tiny_model, command):
-    command = command.format(files[0], tiny_model)
-    shell = f"set -o pipefail; {sys.executable} -m hyperconformer.cli {command}"
-    for rest in ("| true", "> /dev/full", ">&-"):
-        done = subprocess.run(
-            ["bash", "-c", f"{shell} {rest}"], cwd=ROOT, capture_output=True, text=True
-        )
-        assert "Traceback" not in done.stderr and "ignored" not in done.stderr
-        if rest == "> /dev/full" and command != "--help":  # argparse is content
-            assert done.returncode == 1
-            assert "No space left on device" in done.stderr.splitlines()[-1]
-
-
-def test_the_version(capsys):
-    with pytest.raises(SystemExit) as exit:
-        main(["--version"])
-    assert exit.value.code == 0
-    assert capsys.readouterr().out == f"hyperconformer {hyperconformer.__version__}\n"

@@ -1,0 +1,112 @@
+"""Options of every command that recognises, and the recogniser that they ask for."""
+
+import math
+import pathlib
+
+# Readings that a search keeps.
+BEAM = 50
+
+
+def add_options(command):
+    """Declare them; ``command`` is the command's parser."""
+    command.add_argument(
+        "--model",
+        metavar="DIR",
+        help="model folder, output folder of a training run, or owner/name on the "
+        "Hugging Face hub; without it the model that comes with the package",
+    )
+    command.add_argument("--device", default="cpu", help="for instance cpu or cuda")
+    command.add_argument(
+        "--trusted",
+        action="store_true",
+        help="let the model folder run code: only for your own",
+    )
+    command.add_argument(
+        "--beam", type=int, metavar="N", help="readings to keep in the search (50)"
+    )
+    command.add_argument(
+        "--hotwords", metavar="FILE", help="words or phrases to favour, one a line"
+    )
+    command.add_argument(
+        "--lm",
+        metavar="PATH",
+        help="language model: an ARPA file, or the output folder of hparams/lm.yaml; "
+        "`none` leaves out the n-grams that a model folder holds",
+    )
+    command.add_argument(
+        "--lm-weight",
+        type=float,
+        metavar="W",
+        help="weight of the language model (the model folder's; of another one 0.5)",
+    )
+
+
+def load_asr(options, nbest=1):
+    """The recogniser, with its search, that the options ask for."""
+    from hyperconformer.transcribe.offline import ASR
+
+    check_search(options, nbest)
+    asr = ASR.from_hparams(
+        source=options.model, device=options.device, trusted=options.trusted
+    )
+    wants = (nbest != 1, options.beam, options.hotwords, options.lm)
+    if any(wants) or options.lm_weight is not None:
+        asr.use_search(_search(options, nbest, asr.ngram))
+    return asr
+
+
+def check_search(options, nbest=1):
+    """Refuse numbers that cannot be, by the names that the user knows."""
+    if options.beam is not None and options.beam < 1:
+        raise ValueError(f"--beam must be at least 1, got {options.beam}")
+    if nbest < 1:
+        raise ValueError(f"--nbest must be from 1 upwards, got {nbest}")
+    if options.beam is not None and nbest > options.beam:
+        raise ValueError(
+            f"--nbest must be from 1 to --beam = {options.beam}, got {nbest}"
+        )
+    weight = options.lm_weight
+    if weight is not None and not (weight >= 0 and math.isfinite(weight)):
+        raise ValueError(f"--lm-weight must be a number from 0, got {weight}")
+    if weight is not None and options.lm == "none":
+        raise ValueError("--lm-weight needs a language model, got --lm none")
+
+
+def _search(options, nbest, ngram):
+    from hyperconformer.search.ctc_beam import CTCSearcher
+
+    hotwords = _read_hotwords(options.hotwords) if options.hotwords else []
+    lm = _language_model(options, ngram)
+    if not (lm or hotwords or options.beam) and nbest == 1:
+        return None  # the model's own greedy search
+    return CTCSearcher(
+        beam_size=options.beam or max(BEAM, nbest),
+        nbest=nbest,
+        hotwords=hotwords,
+        **lm,
+    )
+
+
+def _read_hotwords(path):
+    from hyperconformer.core.text import read_text
+
+    hotwords = [line for line in read_text(path).splitlines() if line.strip()]
+    if not hotwords:
+        raise ValueError(f"--hotwords {path} holds no words")
+    return hotwords
+
+
+def _language_model(options, ngram):
+    """Options of CTCSearcher: the model that is named, else the model folder's."""
+    if options.lm is None:
+        if options.lm_weight is None:
+            return ngram
+        if not ngram:
+            raise ValueError("--lm-weight needs a language model: name one with --lm")
+        return {**ngram, "lm_weight": options.lm_weight}
+    if options.lm == "none":
+        return {}
+    weight = 0.5 if options.lm_weight is None else options.lm_weight
+    if pathlib.Path(options.lm).is_dir():
+        return {"lm_folder": options.lm, "rescore_weight": weight}
+    return {"arpa": options.lm, "lm_weight": weight}
