@@ -1,1 +1,1 @@
-"""Ablations: a YAML file says what to vary, every run is a call of ``train.py``."""
+"""Ablations: a YAML file says what to vary, each run is a training of its own."""

@@ -9,6 +9,7 @@ from hyperconformer.ablation.execute import Executor, Store
 from hyperconformer.ablation.plan import label, planned_runs, read_ablation
 from hyperconformer.ablation.report import write_report
 from hyperconformer.ablation.search import Trials
+from hyperconformer.core.shipped import find_ablation
 
 
 def ablate(options):
@@ -17,7 +18,7 @@ def ablate(options):
     Arguments
     ---------
     options : argparse.Namespace
-        ``file``, ``dry_run``, ``jobs``, ``retry`` and ``results``, as
+        ``file`` (or a shipped ablation's name), ``dry_run``, ``jobs``, ``retry`` and ``results``, as
         ``hyperconformer ablate --help`` tells, and ``extra``, arguments for every run.
 
     Returns
@@ -26,11 +27,12 @@ def ablate(options):
         0 all done, 1 a run failed or the file is wrong, 130 interrupted.
     """
     try:
-        if not pathlib.Path("train.py").is_file():
-            raise FileNotFoundError("no train.py here: run this where train.py lies")
         if options.jobs < 1:
             raise ValueError(f"--jobs must be at least 1, got {options.jobs}")
-        ablation, extra = read_ablation(options.file), tuple(options.extra)
+        ablation, extra = (
+            read_ablation(find_ablation(options.file)),
+            tuple(options.extra),
+        )
         results = pathlib.Path(options.results)
         store, folder = Store(results / "runs"), results / ablation.name
         trials = None

@@ -1,4 +1,4 @@
-"""Runs ``train.py`` for whatever is missing, and keeps one row a run."""
+"""Runs the training command for whatever is missing, and keeps one row a run."""
 
 import concurrent.futures
 import datetime

@@ -24,6 +24,9 @@ METRICS = {
     "language_model": ("loss", "token perplexity", "word perplexity"),
 }
 
+# What trains, after the interpreter: the command line, wherever it is installed.
+TRAIN = ("-m", "hyperconformer.cli", "train")
+
 # More epochs than any budget of seconds lasts.
 MANY_EPOCHS = 1_000_000
 
@@ -94,7 +97,7 @@ class Ablation:
 
 @dataclasses.dataclass(frozen=True)
 class Run:
-    """One call of ``train.py``.
+    """One call of the training command.
 
     Arguments
     ---------
@@ -131,7 +134,7 @@ class Run:
         """What a user would type, as a list of words."""
         return [
             sys.executable,
-            "train.py",
+            *TRAIN,
             str(self.base),
             *(f"--{key}={as_argument(value)}" for key, value in self.overrides.items()),
             *self.extra,
@@ -345,7 +348,7 @@ def label(overrides):
 
 
 def _budget_overrides(budget):
-    """What makes ``train.py`` stop after the budget and not before."""
+    """What makes training stop after the budget and not before."""
     if not budget and isinstance(budget, dict):
         return {}
     if isinstance(budget, dict) and set(budget) == {"updates"}:
@@ -395,7 +398,7 @@ def _check_run(run, metric):
     if metric not in metrics:
         raise ValueError(unknown("metric", metric, metrics))
     mixer, options = config.get("attention_type"), config.get("mixer_options")
-    # One by `!name:` may stand where only train.py finds it.
+    # One by `!name:` may stand where only training finds it.
     if not isinstance(mixer, str):
         return
     check_options(mixer, {} if options is None else options)

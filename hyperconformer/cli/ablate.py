@@ -1,13 +1,25 @@
 """``hyperconformer ablate``: vary hyperparameters and report."""
 
+from hyperconformer.cli.shipped import PrintNames
+from hyperconformer.core.shipped import list_ablations
+
 
 def add_parser(commands):
     parser = commands.add_parser(
         "ablate",
         help="vary hyperparameters as a YAML file says, and report",
-        description="Further arguments (--key=value) go to every run of train.py.",
+        description="Further arguments (--key=value) go to every run, as those of "
+        "`hyperconformer train`.",
     )
-    parser.add_argument("file", metavar="YAML", help="hparams/ablations/NAME.yaml")
+    parser.add_argument(
+        "file", metavar="ABLATION", help="name of a shipped ablation, or a YAML file"
+    )
+    parser.add_argument(
+        "--list",
+        action=PrintNames,
+        find=list_ablations,
+        help="print the shipped ablations and exit",
+    )
     parser.add_argument("--dry-run", action="store_true", help="print plan and cost")
     parser.add_argument("--jobs", type=int, default=1, help="runs at once")
     parser.add_argument("--retry", action="store_true", help="do failed runs again")

@@ -18,8 +18,9 @@ def add_parser(commands):
     direction = parser.add_mutually_exclusive_group(required=True)
     direction.add_argument(
         "--recipe",
-        metavar="YAML",
-        help="the SpeechBrain checkpoint in SOURCE fits the model of this file",
+        metavar="RECIPE",
+        help="the SpeechBrain checkpoint in SOURCE fits the model of this recipe: the "
+        "name of a shipped one (hyperconformer train --list), or a YAML file",
     )
     direction.add_argument(
         "--to-speechbrain",
@@ -30,6 +31,7 @@ def add_parser(commands):
 
 
 def run(options):
+    from hyperconformer.core.shipped import find_recipe
     from hyperconformer.hub.convert import (
         export_speechbrain,
         find_checkpoints,
@@ -39,9 +41,10 @@ def run(options):
     if options.to_speechbrain:
         folder = export_speechbrain(options.source, options.output)
     else:
+        recipe = find_recipe(options.recipe)
         names = [checkpoint.name for checkpoint in find_checkpoints(options.source)]
         if len(names) > 1:
             print(f"averaging {', '.join(names)}", file=sys.stderr)
-        folder = import_speechbrain(options.source, options.output, options.recipe)
+        folder = import_speechbrain(options.source, options.output, recipe)
     print(folder)
     return 0

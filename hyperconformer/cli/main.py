@@ -18,6 +18,7 @@ from hyperconformer.cli import (
     mixers,
     read_aloud,
     shards,
+    train,
     transcribe,
 )
 from hyperconformer.cli.console import run_command
@@ -26,6 +27,7 @@ from hyperconformer.cli.console import run_command
 COMMANDS = (
     transcribe,
     evaluate,
+    train,
     ablate,
     convert,
     shards,

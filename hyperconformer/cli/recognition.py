@@ -30,7 +30,7 @@ def add_options(command):
     command.add_argument(
         "--lm",
         metavar="PATH",
-        help="language model: an ARPA file, or the output folder of hparams/lm.yaml; "
+        help="language model: an ARPA file, or the output folder of `train lm`; "
         "`none` leaves out the n-grams that a model folder holds",
     )
     command.add_argument(

@@ -1,4 +1,4 @@
-"""Two by two with the real train.py: interrupted, resumed, one run failing."""
+"""Two by two with real trainings: interrupted, resumed, one run failing."""
 
 import csv
 import json

@@ -69,7 +69,8 @@ def test_seeds_take_turns_and_the_budget_is_an_override(write):
     ]
     command = runs[0].command("OUT")
     assert command[1:] == [
-        *("train.py", str(ablation.base), "--max_updates=7", "--number_of_epochs=7"),
+        *("-m", "hyperconformer.cli", "train", str(ablation.base)),
+        *("--max_updates=7", "--number_of_epochs=7"),
         *("--nhead=1", "--seed=5", "--device=cpu", "--output_folder=OUT"),
     ]
     timed = read_ablation(write("budget: {seconds: 30}\n"))

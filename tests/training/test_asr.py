@@ -5,7 +5,6 @@ import json
 import os
 import pathlib
 import re
-import runpy
 import shlex
 import shutil
 import subprocess
@@ -336,25 +335,6 @@ def test_another_model_in_the_same_folder_is_refused_before_anything(trained):
         train(ROOT / "hparams/hyperconformer.yaml", {}, text)
     for path, stamp in before.items():
         assert stamp == (path.stat().st_mtime_ns, path.stat().st_size), path
-
-
-@pytest.mark.parametrize(
-    "given, minutes", [(["0.5"], 0.5), (["15"], 15), ([], 0), (["-1"], None)]
-)
-def test_minutes_between_checkpoints_may_be_fractions(given, minutes, capsys):
-    parse = runpy.run_path(str(ROOT / "train.py"))["parse"]
-    for form in ("--ckpt_interval_minutes {}", "--ckpt_interval_minutes={}"):
-        arguments = ["a.yaml", "--lr=3", "--precision", "bf16"]
-        arguments += [part for x in given for part in form.format(x).split()]
-        if minutes is None:
-            with pytest.raises(SystemExit):
-                parse(arguments)
-            assert "ckpt_interval_minutes" in capsys.readouterr().err
-            continue
-        file, options, overrides = parse(arguments)
-        assert (file, overrides, options.precision) == ("a.yaml", "lr: 3", "bf16")
-        assert options.ckpt_interval_minutes == minutes
-        assert ("ckpt_interval_minutes" in options.overridden_args) == bool(given)
 
 
 def test_what_a_tokenizer_lacks_is_named(trained):
