@@ -18,7 +18,7 @@ def ablate(options):
     Arguments
     ---------
     options : argparse.Namespace
-        ``file`` (or a shipped ablation's name), ``dry_run``, ``jobs``, ``retry`` and ``results``, as
+        ``file``, ``dry_run``, ``jobs``, ``retry`` and ``results``, as
         ``hyperconformer ablate --help`` tells, and ``extra``, arguments for every run.
 
     Returns
@@ -29,10 +29,8 @@ def ablate(options):
     try:
         if options.jobs < 1:
             raise ValueError(f"--jobs must be at least 1, got {options.jobs}")
-        ablation, extra = (
-            read_ablation(find_ablation(options.file)),
-            tuple(options.extra),
-        )
+        ablation = read_ablation(find_ablation(options.file))
+        extra = tuple(options.extra)
         results = pathlib.Path(options.results)
         store, folder = Store(results / "runs"), results / ablation.name
         trials = None

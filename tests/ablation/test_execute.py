@@ -141,9 +141,8 @@ def test_an_interruption_ends_the_runs_and_records_no_failure(project, tmp_path,
     command = [sys.executable, "-c", code, "ablate", str(path)]
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
     process = subprocess.Popen(command, env=environment, stderr=subprocess.PIPE)
-    wait_for(
-        lambda: len(list(tmp_path.glob("results/ablations/runs/*/output/calls"))) == 2
-    )
+    calls = "results/ablations/runs/*/output/calls"
+    wait_for(lambda: sum(file.stat().st_size for file in tmp_path.glob(calls)) == 2)
     process.send_signal(kind)
     _, said = process.communicate(timeout=900)
     assert process.returncode == 130 and b"goes on from here" in said
