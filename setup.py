@@ -40,6 +40,20 @@ EXTRAS["dev"] = [
     "pre-commit>=3",
 ]
 
+# Recipes, ablations and trained models stand at the top of the repository, and travel
+# in the wheel as data of the package: hyperconformer/core/shipped.py and
+# hyperconformer/hub/folder.py look for them in both places.
+SHIPPED = {
+    f"hyperconformer.{folder.replace('/', '.')}": folder
+    for folder in (
+        "pretrained",
+        "hparams",
+        *sorted(
+            path.relative_to(ROOT).as_posix() for path in ROOT.glob("recipes/*/hparams")
+        ),
+    )
+}
+
 setup(
     name="hyperconformer",
     version=VERSION,
@@ -50,15 +64,14 @@ setup(
     long_description_content_type="text/markdown",
     license="Apache-2.0",
     python_requires=">=3.10",
-    # The trained models stand at the top of the repository, and travel in the wheel
-    # as data of the package: hyperconformer/hub/folder.py looks for both.
     packages=[
         *find_packages(include=["hyperconformer", "hyperconformer.*"]),
-        "hyperconformer.pretrained",
+        *SHIPPED,
     ],
-    package_dir={"hyperconformer.pretrained": "pretrained"},
+    package_dir=SHIPPED,
     package_data={
         "": ["*.cpp", "*.h", "py.typed"],
+        **{package: ["*.yaml", "*/*.yaml"] for package in SHIPPED},
         "hyperconformer.pretrained": [
             f"*/{name}"
             for name in (

@@ -115,5 +115,6 @@ def plan_text(ablation, planned, trials, store):
     else:
         lines.append("no run is done yet that would tell how long one takes")
     if planned:
-        lines.append("the first: " + " ".join(planned[0][1].command("OUTPUT")[1:]))
+        first = " ".join(planned[0][1].command("OUTPUT")[1:])
+        lines.append(f"the first: python {first}")
     return "\n".join(lines) + "\n"
