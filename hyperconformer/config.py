@@ -1,12 +1,12 @@
 """Reading experiment YAML: HyperPyYAML with inheritance and strict keys.
 
-A file may begin with ``base: OTHER.yaml`` (relative to itself): it then says only
-what differs from that file, and lists after ``without:`` the keys that it does not
-need. With ``base: [OTHER.yaml, CHANGES.yaml]`` each file of the list changes those
-before it. A key that neither the base has nor the file itself refers to, or that
-nothing reads, is an error: a misspelt hyperparameter never passes in silence.
-A dotted name (``mixer_options.tied``) changes one entry of a mapping. Names of files,
-folders and splits are text, also where YAML would read a number or a date.
+A file may begin with ``base: OTHER.yaml`` (relative to itself, or the name of a shipped
+recipe): it then says only what differs from that file, and lists after ``without:`` the
+keys that it does not need. With ``base: [OTHER.yaml, CHANGES.yaml]`` each file of the
+list changes those before it. A key that neither the base has nor the file itself refers
+to, or that nothing reads, is an error: a misspelt hyperparameter never passes in
+silence. A dotted name (``mixer_options.tied``) changes one entry of a mapping. Names of
+files, folders and splits are text, also where YAML would read a number or a date.
 """
 
 import datetime
@@ -22,6 +22,7 @@ from ruamel.yaml.nodes import MappingNode, SequenceNode
 from ruamel.yaml.tag import Tag
 
 from hyperconformer.core.messages import unknown
+from hyperconformer.core.shipped import find_recipe
 from hyperconformer.core.text import read_text
 
 logger = logging.getLogger(__name__)
@@ -215,15 +216,23 @@ def _read_tree(path):
     if base is None:
         return tree
     first, *others = [base] if isinstance(base, str) else base
-    parent = _read_tree(path.parent / first)
+    parent = _read_tree(_find_base(path, first))
     for other in others:
-        _update(parent, _read_tree(path.parent / other), path.parent / other)
+        other = _find_base(path, other)
+        _update(parent, _read_tree(other), other)
     for key in tree.pop("without", []):
         if key not in parent:
             raise ValueError(f"{path}: {unknown('key', key, sorted(parent))}")
         del parent[key]
     _update(parent, tree, path, new_keys=_references(_dump(tree)))
     return parent
+
+
+def _find_base(path, name):
+    try:
+        return pathlib.Path(find_recipe(name, path.parent))
+    except ValueError as error:
+        raise ValueError(f"{path}: base: {error}") from error
 
 
 def _references(text):

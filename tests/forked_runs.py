@@ -51,13 +51,15 @@ class Runner:
         self.server.stdin.close()
         self.server.wait()
 
-    def run(self, arguments, log, death=None, processes=1):
+    def run(self, arguments, log, death=None, processes=1, folder=None):
         """One run, its output in the file ``log``; returns its exit status.
 
+        It works in ``folder``, else where the tests do.
         ``death`` is ``(moment, n)``: the run dies at the n-th moment of that kind, see
         MOMENTS, or ``("time", seconds)``. A status below zero is a signal's number.
         """
-        job = [[str(argument) for argument in arguments], str(log), death, processes]
+        words = [str(argument) for argument in arguments]
+        job = [words, str(log), death, processes, str(folder or os.getcwd())]
         print(json.dumps(job), file=self.server.stdin, flush=True)
         return json.loads(self.server.stdout.readline())
 
@@ -144,8 +146,9 @@ MOMENTS = {
 }
 
 
-def become(arguments, log, death, environment):
+def become(arguments, log, death, environment, folder):
     """Turn this process into a run of train.py."""
+    os.chdir(folder)
     file = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
     os.dup2(file, 1)
     os.dup2(file, 2)
@@ -170,7 +173,7 @@ def become(arguments, log, death, environment):
     os._exit(status or 0)
 
 
-def fork(arguments, log, death, processes):
+def fork(arguments, log, death, processes, folder):
     """Run, with one process or several; the highest status, or a signal's number."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
@@ -186,7 +189,8 @@ def fork(arguments, log, death, processes):
         }
         child = os.fork()
         if child == 0:
-            become(arguments, log, death, environment if processes > 1 else {})
+            environment = environment if processes > 1 else {}
+            become(arguments, log, death, environment, folder)
         children.append(child)
     if death and death[0] == "time":
         time.sleep(death[1])

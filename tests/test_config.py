@@ -36,6 +36,15 @@ def test_child_overrides_base(files):
     assert config["layers"] == 3 and config["width"] == 12 and config["lr"] == 0.1
 
 
+def test_a_base_may_be_a_shipped_recipe(files):
+    (files / "mine.yaml").write_text("base: an4/hyperconformer\nd_model: 40\n")
+    config = YAML().load(read_config(files / "mine.yaml"))
+    assert config["corpus"] == "an4" and config["d_model"] == 40
+    (files / "mine.yaml").write_text("base: [base.yaml, an4]\n")
+    with pytest.raises(ValueError, match="mine.yaml: base: unknown recipe 'an4'"):
+        read_config(files / "mine.yaml")
+
+
 def test_later_bases_change_earlier_ones(files):
     (files / "changes.yaml").write_text("layers: 4\nlr: 0.2\n")
     (files / "both.yaml").write_text("base: [base.yaml, changes.yaml]\nlr: 0.3\n")

@@ -14,6 +14,7 @@ from ruamel.yaml import YAML
 
 from hyperconformer.config import read_config
 from hyperconformer.core.messages import unknown
+from hyperconformer.core.shipped import find_recipe
 from hyperconformer.core.text import read_text
 from hyperconformer.encoders.stack import build_encoder_mixer
 from hyperconformer.mixers.registry import check_options
@@ -148,7 +149,7 @@ def read_ablation(path):
     Arguments
     ---------
     path : str or pathlib.Path
-        The file; its ``base`` is relative to it.
+        The file; its ``base`` is relative to it, or the name of a shipped recipe.
 
     Returns
     -------
@@ -170,7 +171,11 @@ def read_ablation(path):
         raise ValueError(f"{path} must hold keys and values, among them `base`")
     known = [field.name for field in dataclasses.fields(Ablation)]
     _check_keys(path, content, [name for name in known if name != "name"])
-    content["base"] = pathlib.Path(os.path.normpath(path.parent / content["base"]))
+    try:
+        base = find_recipe(content["base"], path.parent)
+    except ValueError as error:
+        raise ValueError(f"{path}: base: {error}") from error
+    content["base"] = pathlib.Path(os.path.normpath(base))
     for name in ("set", "axes", "budget", "baseline", "search"):
         if name in content and not isinstance(content[name], dict):
             raise ValueError(

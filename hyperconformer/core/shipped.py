@@ -49,30 +49,34 @@ def list_ablations() -> Dict[str, pathlib.Path]:
     return _by_stem(_folder("hparams") / "ablations")
 
 
-def find_recipe(name: Union[str, pathlib.Path]) -> str:
+def find_recipe(
+    name: Union[str, pathlib.Path], folder: Union[str, pathlib.Path] = "."
+) -> str:
     """The YAML file behind what a user names.
 
     Arguments
     ---------
     name : str or pathlib.Path
         A YAML file, or the name of a shipped recipe.
+    folder : str or pathlib.Path
+        What the file's path is relative to.
 
     Returns
     -------
     str
-        Its path; of a file as it was given.
+        Its path.
 
     Raises
     ------
     ValueError
         If there is neither such a file nor such a recipe.
     """
-    return _find("recipe", name, list_recipes())
+    return _find("recipe", pathlib.Path(folder, name), str(name), list_recipes())
 
 
 def find_ablation(name: Union[str, pathlib.Path]) -> str:
     """The same as :func:`find_recipe`, for an ablation."""
-    return _find("ablation", name, list_ablations())
+    return _find("ablation", pathlib.Path(name), str(name), list_ablations())
 
 
 def describe(path: pathlib.Path) -> str:
@@ -91,14 +95,13 @@ def describe(path: pathlib.Path) -> str:
         return file.readline().removeprefix("#").strip()
 
 
-def _find(kind, name, shipped):
-    path = pathlib.Path(name)
+def _find(kind, path, name, shipped):
     # A missing YAML file is reported by the reader, which knows its bases too.
     if path.is_file() or path.suffix in (".yaml", ".yml"):
-        return str(name)
-    if str(name) not in shipped:
-        raise ValueError(unknown(kind, str(name), list(shipped)))
-    return str(shipped[str(name)])
+        return str(path)
+    if name not in shipped:
+        raise ValueError(unknown(kind, name, list(shipped)))
+    return str(shipped[name])
 
 
 def _folder(name):

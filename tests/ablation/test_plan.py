@@ -44,6 +44,15 @@ def arms(path):
     return read_ablation(path).arms()
 
 
+def test_the_base_may_be_a_shipped_recipe(tmp_path):
+    path = tmp_path / "mine.yaml"
+    path.write_text("base: hyperconformer\n")
+    assert read_ablation(path).base.samefile(ROOT / "hparams/hyperconformer.yaml")
+    path.write_text("base: hyperconformr\n")
+    with pytest.raises(ValueError, match="mine.yaml: base: unknown recipe"):
+        read_ablation(path)
+
+
 def test_axes_are_crossed_with_combinations_and_thinned(write):
     found = arms(
         write(

@@ -2,7 +2,6 @@
 
 import functools
 import json
-import os
 import pathlib
 import re
 import shlex
@@ -12,11 +11,13 @@ import sys
 import textwrap
 
 import pytest
+import soundfile
 import torch
 from ruamel.yaml import YAML
 from speechbrain.lobes.features import Fbank
 
 from hyperconformer.cli.main import main
+from hyperconformer.corpora.manifest import read_manifest
 from hyperconformer.evaluation.plots import read_train_log
 from hyperconformer.hub.folder import find_model
 from hyperconformer.model.features import FeatureExtractor
@@ -202,27 +203,49 @@ def test_features_are_measured_only_where_that_is_used(trained, normalization):
     assert (extractor.mean == 3.0).all()
 
 
-def test_the_mixer_of_contributing_trains_as_it_stands_there(trained, tmp_path):
-    text = (ROOT / "CONTRIBUTING.md").read_text(encoding="utf-8")
-    code = textwrap.dedent(re.search(r" *```python\n(.*?)```", text, re.S).group(1))
-    (tmp_path / "my_mixers.py").write_text(code, encoding="utf-8")
-    # A checkout of the user's own: train.py looks for my_mixers beside itself.
-    shutil.copy(ROOT / "train.py", tmp_path)
-    shutil.copytree(ROOT / "hparams", tmp_path / "hparams")
-    command = re.search(r"^python (train.py .*MeanMixer.*)$", text, re.M).group(1)
-    arguments = tiny(tmp_path / "out", trained[0].parent / "spoken")
-    arguments.append("--number_of_epochs=1")
-    done = subprocess.run(
-        [sys.executable, *shlex.split(command), *arguments],
-        capture_output=True,
-        text=True,
-        cwd=tmp_path,
-        env={**os.environ, "PYTHONPATH": str(ROOT)},
-    )
-    assert done.returncode == 0, done.stderr
-    saved = (tmp_path / "out/hyperparams.yaml").read_text(encoding="utf-8")
+@pytest.fixture
+def contributing(runner, tmp_path):
+    """Tries an example of CONTRIBUTING: its file and its command, in a new folder."""
+
+    def train(module, *more, settings):
+        text = (ROOT / "CONTRIBUTING.md").read_text(encoding="utf-8")
+        blocks = re.findall(r"^ *```python\n(.*?)```", text, re.S | re.M)
+        command = re.search(rf"^hyperconformer train (.*!name:{module}.*)$", text, re.M)
+        name = re.search(rf"!name:{module}\.(\w+)", command[1])[1]
+        (code,) = [code for code in blocks if re.search(rf"(class|def) {name}\b", code)]
+        (tmp_path / f"{module}.py").write_text(textwrap.dedent(code), encoding="utf-8")
+        arguments = [*shlex.split(command[1]), *settings, "--number_of_epochs=1"]
+        log = tmp_path / "log.txt"
+        status = runner.run([*arguments, *more], log, folder=tmp_path)
+        printed = log.read_text()
+        assert status == 0 and "hyperconformer transcribe" in printed, printed
+        return (tmp_path / "out/hyperparams.yaml").read_text(encoding="utf-8")
+
+    return train
+
+
+def test_the_mixer_of_contributing_trains_as_it_stands_there(contributing, trained):
+    settings = tiny("out", trained[0].parent / "spoken")
+    saved = contributing("my_mixers", settings=settings)
     assert "!name:my_mixers.MeanMixer" in saved and "gain: 0.5" in saved
-    assert "hyperconformer transcribe" in done.stdout
+
+
+def test_the_corpus_of_contributing_trains_as_it_stands_there(
+    contributing, trained, tmp_path
+):
+    manifests = {"train": "train", "valid": "dev", "test": "test"}
+    for split, ours in manifests.items():
+        for row in read_manifest(trained[0] / f"manifests/{ours}-spoken.csv"):
+            wav = tmp_path / "FOLDER" / split / row["spk_id"] / f"{row['ID']}.wav"
+            wav.parent.mkdir(parents=True, exist_ok=True)
+            soundfile.write(wav, *soundfile.read(row["wav"]))
+            wav.with_suffix(".txt").write_text(row["wrd"] + "\n", encoding="utf-8")
+    ours = ("--data_folder", "--corpus_options")
+    settings = [s for s in tiny("out", "FOLDER") if not s.startswith(ours)]
+    assert "!name:my_corpora.prepare" in contributing("my_corpora", settings=settings)
+    made = tmp_path / "out/manifests"
+    counts = {split: len(read_manifest(made / f"{split}.csv")) for split in manifests}
+    assert counts == {"train": 12, "valid": 4, "test": 4}
 
 
 @pytest.fixture(scope="module")
