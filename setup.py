@@ -38,6 +38,7 @@ EXTRAS["dev"] = [
     "mypy>=1.13",
     "types-PyYAML",
     "pre-commit>=3",
+    "setuptools>=70.1",  # builds the wheel that a test installs
 ]
 
 # Recipes, ablations and trained models stand at the top of the repository, and travel

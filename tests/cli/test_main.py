@@ -13,7 +13,13 @@ ROOT = pathlib.Path(__file__).resolve().parents[2]
 
 
 @pytest.mark.parametrize(
-    "command", ["info", "mixers", "--help", "transcribe {0} {0} --model {1}"]
+    "command",
+    [
+        "info",
+        "--help",
+        "transcribe {0} {0} --model {1}",
+        pytest.param("mixers", marks=pytest.mark.slow),  # it prints as `info` does
+    ],
 )
 def test_closed_pipes_and_full_disks(files, tiny_model, command):
     command = command.format(files[0], tiny_model)
