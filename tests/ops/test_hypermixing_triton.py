@@ -285,6 +285,7 @@ def check_float16_does_not_overflow(form):
     assert (out - expected).abs().max() < 1e-3 * expected.abs().max()
 
 
+@slow  # four operators, each traced several ways
 def check_operators_by_the_rules_of_torch():
     x, nets, options = random_case(1, 3, 12, 2, F32)
     x = x[0].requires_grad_()
