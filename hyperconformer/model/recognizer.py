@@ -119,7 +119,7 @@ class Recognizer(nn.Module):
         encoded, hidden, _ = self.transformer.encode_layers(
             x, lengths / x.shape[1], dynchunktrain_config
         )
-        ctc = _log_probs(self.ctc_head(encoded))
+        ctc = self.ctc_log_probs(encoded)
         seq = logits = None
         if targets is not None and not self.needs_targets:
             raise ValueError("targets given, but num_decoder_layers is 0")
@@ -210,8 +210,23 @@ class Recognizer(nn.Module):
         )
         new_state = {**prefixed("frontend", front), **prefixed("transformer", after)}
         if self.transducer is None:
-            encoded = _log_probs(self.ctc_head(encoded))
+            encoded = self.ctc_log_probs(encoded)
         return encoded, lengths, new_state
+
+    def ctc_log_probs(self, encoded: torch.Tensor) -> torch.Tensor:
+        """What the CTC head says of the encoder's frames.
+
+        Arguments
+        ---------
+        encoded : torch.Tensor
+            (..., D).
+
+        Returns
+        -------
+        torch.Tensor
+            (..., V), in at least float32.
+        """
+        return _log_probs(self.ctc_head(encoded))
 
 
 def _log_probs(logits):

@@ -86,6 +86,30 @@ def align_words(log_probs, tokens, tokenizer, frame_s, start_s=0.0):
     ValueError
         As :func:`align_tokens`.
     """
+    spans = align_tokens(log_probs, tokens)
+    return tuple(spell_words(spans, tokenizer, frame_s, start_s))
+
+
+def spell_words(spans, tokenizer, frame_s, start_s=0.0):
+    """The words that tokens with times spell.
+
+    Arguments
+    ---------
+    spans : iterable of torchaudio TokenSpan or hyperconformer.search.base.Token
+        ``token``, ``start`` and ``end`` in frames, and ``score``, the mean
+        log-probability of its frames.
+    tokenizer : sentencepiece.SentencePieceProcessor
+        Tokens to text.
+    frame_s : float
+        Seconds a frame.
+    start_s : float
+        When the first frame begins.
+
+    Returns
+    -------
+    list of Word
+        Only those with a letter.
+    """
     words, pieces = [], []
 
     def close():
@@ -93,13 +117,13 @@ def align_words(log_probs, tokens, tokenizer, frame_s, start_s=0.0):
             words.append(_word(pieces, frame_s, start_s))
         pieces.clear()
 
-    for span in align_tokens(log_probs, tokens):
+    for span in spans:
         piece = tokenizer.id_to_piece(span.token)
         if piece.startswith(WORD_START):
             close()
         pieces.append((piece.replace(WORD_START, ""), span))
     close()
-    return tuple(words)
+    return words
 
 
 def _word(pieces, frame_s, start_s):

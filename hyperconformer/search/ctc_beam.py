@@ -1,17 +1,16 @@
-"""Searches: from log-probabilities to hypotheses, greedy or with language models.
+"""CTC beam search with language models and hot words, for utterances and streams."""
 
-Each is a :class:`Searcher`, and may stand after ``test_search:`` in a YAML file.
-"""
-
+import copy
 import dataclasses
 import math
+import os
 import pathlib
 from collections.abc import Iterable, Sequence
 from typing import Any
 
 import torch
 from sentencepiece import SentencePieceProcessor
-from speechbrain.decoders.ctc import CTCBeamSearcher
+from speechbrain.decoders.ctc import CTCBeam, CTCBeamSearcher
 from torch.nn.utils.rnn import pad_sequence
 
 from hyperconformer.core.extras import import_extra
@@ -27,8 +26,8 @@ from hyperconformer.core.tokens import (
 from hyperconformer.core.words import Hypothesis
 from hyperconformer.hub.folder import MAX_BYTES, NGRAM_FILE, load_model
 from hyperconformer.lm.ngram import NGramScorer, train_arpa
-from hyperconformer.model.recognizer import Recognition
-from hyperconformer.search.base import Searcher
+from hyperconformer.search.alignment import align_tokens
+from hyperconformer.search.base import Search, Searcher, Token
 
 # What the CTC beam search leaves out, in natural logarithms: tokens of a frame that are
 # less probable, and hypotheses that are worse than the best by more. SpeechBrain's
@@ -38,6 +37,8 @@ THRESHOLDS = [
     {"token_prune_min_logp": token, "beam_prune_logp": beam}
     for token, beam in ((-5.0, -10.0), (-12.0, -25.0), (-24.0, -50.0), (-96.0, -200.0))
 ]
+# A stream's readings lose what they share once it is as many words.
+FORGET_WORDS = 16
 # The letters of a hot word that count.
 HOT_LETTERS = 6
 # Of a hot word that the n-gram model does not know, in decimal logarithms.
@@ -53,6 +54,10 @@ class CTCSearcher(Searcher):
     are easily found where they were not said. A word that has just begun counts whole,
     so that it survives the beam. A neural language model then rescores the
     finished hypotheses.
+
+    In a stream, the words with which every hypothesis of the beam begins are final.
+    Where few readings are left, :meth:`decode` searches an utterance once more, in more
+    detail, until there are ``nbest``; a stream cannot, and may end with fewer.
 
     Arguments
     ---------
@@ -194,59 +199,41 @@ class CTCSearcher(Searcher):
                 self.search, self.lm_weight, self.word_bonus
             )
 
-    def hypotheses(
-        self, recognition: Recognition, tokenizer: SentencePieceProcessor
-    ) -> list[list[Hypothesis]]:
-        """Decode a batch.
+    def begin(self, tokenizer: SentencePieceProcessor) -> Search:
+        """Begin an utterance, or a segment of a stream."""
+        return self._begin(tokenizer, self._thresholds()[0])
 
-        Arguments
-        ---------
-        recognition : hyperconformer.model.recognizer.Recognition
-            Of the batch.
-        tokenizer : sentencepiece.SentencePieceProcessor
-            The recogniser's.
-
-        Returns
-        -------
-        list of list of Hypothesis
-            For each utterance at most ``nbest``, the best first.
-        """
-        log_probs = recognition.ctc.clone()
-        log_probs[..., list(NO_TEXT)] = -torch.inf
-        found = []
-        # One by one: SpeechBrain rounds relative lengths down, so that an utterance
-        # could lose its last frame, depending on the others of its batch.
-        for frames, length in zip(log_probs, recognition.lengths.tolist()):
-            best = [
-                Hypothesis(
-                    hypothesis.text.strip(),
-                    float(hypothesis.lm_score),
-                    tuple(tokenizer.encode(hypothesis.text.strip())),
-                )
-                for hypothesis in self._search(frames[None, :length])
-            ]
-            if self.lm is not None:
-                best = self._rescore(best)
-            found.append(best[: self.nbest])
-        return found
-
-    def _search(self, log_probs):
-        """SpeechBrain's hypotheses: as many as are wanted, if there are so many."""
-        for thresholds in THRESHOLDS[1 if self.hotwords else 0 :]:
-            vars(self.search).update(thresholds)
-            found = self.search(log_probs)[0]
-            if len(found) >= self.nbest:
+    def decode(
+        self, frames: torch.Tensor, tokenizer: SentencePieceProcessor
+    ) -> list[Hypothesis]:
+        """Decode one utterance, see :meth:`Searcher.decode`."""
+        for thresholds in self._thresholds():
+            search = self._begin(tokenizer, thresholds)
+            search.advance(frames)
+            # As many as are wanted, if there are so many.
+            if len(search.readings()) >= self.nbest:
                 break
-        return found
+        return search.finish()
+
+    def _thresholds(self):
+        return THRESHOLDS[1 if self.hotwords else 0 :]
+
+    def _begin(self, tokenizer, thresholds):
+        # Streams are searched in turn, and each has its own memory.
+        search = copy.copy(self.search)
+        vars(search).update(thresholds, matched={})
+        return CTCSearch(tokenizer, search, self)
 
     @torch.no_grad()
-    def _rescore(self, hypotheses):
-        """Add the neural language model's log-probabilities, and sort."""
-        targets = [
+    def rescored(self, hypotheses: list[Hypothesis]) -> list[Hypothesis]:
+        """The hypotheses with the neural language model's log-probabilities, sorted."""
+        if self.lm is None:
+            return hypotheses
+        ended = [
             torch.tensor([*hypothesis.tokens, EOS_INDEX]) for hypothesis in hypotheses
         ]
-        lengths = torch.tensor([len(target) for target in targets])
-        targets = pad_sequence(targets, batch_first=True)
+        lengths = torch.tensor([len(target) for target in ended])
+        targets = pad_sequence(ended, batch_first=True)
         begin = torch.full((len(targets), 1), BOS_INDEX)
         real = ~lengths_to_padding_mask(lengths, targets.shape[1])
         inputs = torch.cat([begin, targets[:, :-1]], dim=1)
@@ -326,6 +313,148 @@ class NGramSearcher(CTCSearcher):
         super().prepare(tokenizer, sentences, folder)
 
 
+class CTCSearch(Search):
+    """A beam of readings of one utterance, or of one segment of a stream.
+
+    Final words are aligned with the recogniser's log-probabilities, from which their
+    times and confidences come. These are kept from the last final word on.
+
+    Arguments
+    ---------
+    tokenizer : sentencepiece.SentencePieceProcessor
+        The recogniser's.
+    search : _BiasedSearcher
+        SpeechBrain's search, of this utterance alone.
+    searcher : CTCSearcher
+        What rescores and counts the hypotheses.
+    """
+
+    def __init__(
+        self,
+        tokenizer: SentencePieceProcessor,
+        search: "_BiasedSearcher",
+        searcher: CTCSearcher,
+    ):
+        super().__init__(tokenizer)
+        self.search, self.searcher = search, searcher
+        empty: dict[str, Any] = dict.fromkeys(("text", "full_text", "next_word"), "")
+        empty.update(partial_word="", last_token=None, last_token_index=None)
+        empty.update(text_frames=[], partial_frames=(-1, -1))
+        self.beams = [CTCBeam(**empty, score=0.0, score_ctc=0.0, p_b=0.0)]
+        self.word_scores: dict[tuple[str, bool], Any] = {}
+        if search.lm is not None:
+            self.word_scores["", False] = 0.0, search.lm.get_start_state()
+        self.part_scores: dict[str, float] = {}
+        # The frames from number `first` on; `final` words at the beginning of every
+        # reading are among the tokens, and `forgotten` ones went before.
+        self.heard: list[torch.Tensor] = []
+        self.first = self.final = 0
+        self.forgotten: list[str] = []
+        self.found: list[Hypothesis] = []
+
+    def advance(self, frames: torch.Tensor) -> None:
+        """Take (T, V) log-probabilities of the next frames."""
+        self.heard.append(frames)
+        rows = frames.clone()
+        rows[:, list(NO_TEXT)] = -torch.inf
+        best = self.beams[0]
+        for row, index in zip(rows.cpu().numpy(), rows.argmax(-1).tolist()):
+            before = best
+            self.beams = self.search.partial_decoding(
+                row[None],
+                1,
+                self.beams,
+                self.word_scores,
+                self.part_scores,
+                self.frames,
+            )
+            best = self.beams[0]
+            is_same = (
+                best.partial_word == before.partial_word and best.text == before.text
+            )
+            self.silence = self.silence + 1 if is_same and index == BLANK_INDEX else 0
+            self.frames += 1
+
+    def readings(self) -> list[Hypothesis]:
+        """Of all frames, the best first, before a neural language model had its say."""
+        if self.found:
+            return self.found
+        beams = self.search.finalize_decoding(
+            self.beams,
+            self.word_scores,
+            self.part_scores,
+            force_next_word=True,
+            is_end=True,
+        )
+        for beam in beams[: self.search.topk]:
+            text = " ".join([*self.forgotten, *beam.text.split()])
+            tokens = tuple(self.tokenizer.encode(text))
+            self.found.append(Hypothesis(text, float(beam.lm_score), tokens))
+        return self.found
+
+    def finish(self) -> list[Hypothesis]:
+        """The hypotheses, the best first, when no frame follows."""
+        self.ended = True
+        self.found = self.searcher.rescored(self.readings())
+        return self.found[: self.searcher.nbest]
+
+    def partial(self) -> tuple[Sequence[Token], str]:
+        """What is known so far, see :meth:`Search.partial`."""
+        if self.ended:
+            words = self.found[0].text.split()[len(self.forgotten) :]
+            self._align(words[self.final :], [])
+            self.final = len(words)
+            return self.tokens, ""
+        best = f"{self.beams[0].text} {self.beams[0].partial_word}".split()
+        # A word that all readings begin with is followed by a space in each of them.
+        texts = [f"{beam.text} " for beam in self.beams]
+        shared = os.path.commonprefix([min(texts), max(texts)])
+        count = len(shared[: shared.rfind(" ") + 1].split())
+        self._align(best[self.final : count], best[count:])
+        rest = " ".join(best[count:])
+        self.final = count
+        self._forget(best)
+        return self.tokens, rest
+
+    def _align(self, words, following):
+        """Make words final: the times of their tokens, given the words after them."""
+        if not words:
+            return
+        tokens = self.tokenizer.encode(" ".join(words))
+        following = self.tokenizer.encode(" ".join(following))
+        heard = torch.cat(self.heard)
+        try:
+            spans = align_tokens(heard, [*tokens, *following])[: len(tokens)]
+        except ValueError:  # Another spelling has more tokens than there are frames.
+            here = self.first, self.first + 1
+            self.tokens += [Token(token, *here, -math.inf) for token in tokens]
+            return
+        for span in spans:
+            start, end = self.first + span.start, self.first + span.end
+            total = span.score * (span.end - span.start)
+            self.tokens.append(Token(span.token, start, end, total))
+        self.heard = [heard[spans[-1].end :]]
+        self.first += spans[-1].end
+
+    def _forget(self, best):
+        """Take final words out of the readings, but for those that still count."""
+        count = self.search.words_without_effect(tuple(best[: self.final]))
+        if count < FORGET_WORDS:
+            return
+        self.search.forget(tuple(best[:count]))
+        scores = {}
+        for beam in self.beams:
+            before = beam.text
+            beam.text = " ".join(before.split()[count:])
+            beam.text_frames = []
+            if self.search.lm is not None:
+                scores[beam.text, False] = self.word_scores[before, False]
+        self.word_scores = scores
+        self.part_scores.clear()
+        self.forgotten += best[:count]
+        self.final -= count
+
+
 class _BiasedSearcher(CTCBeamSearcher):
     """SpeechBrain's search, with a bonus for hypotheses that hold certain phrases."""
 
@@ -334,13 +463,10 @@ class _BiasedSearcher(CTCBeamSearcher):
         self.phrases = [tuple(phrase.split()) for phrase in phrases]
         self.bias = bias
         self.ended = False
+        # The letters of phrases in the words that were forgotten.
+        self.letters = 0
         # The hypotheses of a frame are mostly those of the frame before.
         self.matched = {}
-
-    def decode_log_probs(self, *arguments, **options):
-        """Search one utterance."""
-        self.matched.clear()
-        return super().decode_log_probs(*arguments, **options)
 
     def get_lm_beams(self, *arguments, **options):
         """SpeechBrain's scores, plus the bonus."""
@@ -361,11 +487,33 @@ class _BiasedSearcher(CTCBeamSearcher):
         finally:
             self.ended = False
 
-    def _letters_matched(self, text, partial):
-        """Letters of complete phrases, and of a phrase that may be on its way."""
-        words = tuple(text.split())
-        # `free` is where the words begin that no complete phrase has taken.
-        matched = free = position = 0
+    def _prune_history(self, beams, lm_order):
+        """SpeechBrain's rule, without a copy of each hypothesis and all of its words.
+
+        Of those with the same last words, which a language model sees, the best.
+        """
+        count, kept = max(1, lm_order - 1), {}
+        for beam in beams:
+            words = tuple(beam.text.rsplit(None, count)[-count:])
+            kept.setdefault((words, beam.partial_word, beam.last_token), beam)
+        return list(kept.values())
+
+    def words_without_effect(self, words):
+        """How many of the words that all hypotheses begin with change nothing more."""
+        order = 1 if self.lm is None else self.lm.order
+        longest = max(map(len, self.phrases), default=0)
+        last = len(words) - max(1, order - 1, longest)
+        places = (place for place, _ in self._parse(words) if place <= last)
+        return max(places, default=0)
+
+    def forget(self, words):
+        """All hypotheses lose the words that they begin with."""
+        self.letters += sum(_letters(phrase) for _, phrase in self._parse(words))
+        self.matched.clear()
+
+    def _parse(self, words):
+        """Places of the words, and the longest phrase that begins there, maybe none."""
+        position = 0
         while position < len(words):
             whole = max(
                 (
@@ -376,9 +524,17 @@ class _BiasedSearcher(CTCBeamSearcher):
                 default=(),
                 key=len,
             )
+            yield position, whole
             position += len(whole) or 1
+
+    def _letters_matched(self, text, partial):
+        """Letters of complete phrases, and of a phrase that may be on its way."""
+        words = tuple(text.split())
+        # `free` is where the words begin that no complete phrase has taken.
+        matched, free = self.letters, 0
+        for position, whole in self._parse(words):
             if whole:
-                matched, free = matched + _letters(whole), position
+                matched, free = matched + _letters(whole), position + len(whole)
         if partial is None:
             return matched
         return matched + max(
@@ -410,12 +566,6 @@ class _HotWordScorer:
         if any(word.startswith(beginning) for word in self.words):
             return 0.0
         return self.scorer.score_partial_token(beginning)
-
-
-def _hypothesis(tokens, score, tokenizer):
-    """What a decoder has said, without the tokens that no text holds."""
-    tokens = [token for token in tokens if token not in NO_TEXT]
-    return Hypothesis(tokenizer.decode_ids(tokens), score, tuple(tokens))
 
 
 def _letters_begun(phrase, words, partial):

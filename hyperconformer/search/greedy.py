@@ -1,38 +1,50 @@
 """Greedy CTC search."""
 
+import torch
 from sentencepiece import SentencePieceProcessor
-from speechbrain.decoders.ctc import filter_ctc_output
 
-from hyperconformer.core.tokens import BLANK_INDEX
-from hyperconformer.core.words import Hypothesis
-from hyperconformer.model.recognizer import Recognition
-from hyperconformer.search.base import Searcher
-from hyperconformer.search.ctc_beam import _hypothesis
+from hyperconformer.core.tokens import BLANK_INDEX, NO_TEXT
+from hyperconformer.search.base import Search, Searcher, Token
 
 
 class GreedySearcher(Searcher):
-    """The best token of each frame, collapsed: fast, one hypothesis."""
+    """The best token of each frame, collapsed: fast, one hypothesis.
 
-    def hypotheses(
-        self, recognition: Recognition, tokenizer: SentencePieceProcessor
-    ) -> list[list[Hypothesis]]:
-        """Decode a batch.
+    Its score is the path's log-probability.
+    """
 
-        Arguments
-        ---------
-        recognition : hyperconformer.model.recognizer.Recognition
-            Of the batch.
-        tokenizer : sentencepiece.SentencePieceProcessor
-            The recogniser's.
+    def begin(self, tokenizer: SentencePieceProcessor) -> Search:
+        """Begin an utterance, or a segment of a stream."""
+        return GreedySearch(tokenizer)
 
-        Returns
-        -------
-        list of list of Hypothesis
-            One for each utterance; its score is the path's log-probability.
-        """
-        found = []
-        for log_probs, length in zip(recognition.ctc, recognition.lengths.tolist()):
-            scores, path = log_probs[:length].max(dim=-1)
-            tokens = filter_ctc_output(path.tolist(), blank_id=BLANK_INDEX)
-            found.append([_hypothesis(tokens, scores.sum().item(), tokenizer)])
-        return found
+
+class GreedySearch(Search):
+    """The best token of each frame, repetitions and blanks taken out.
+
+    Example
+    -------
+    >>> search = GreedySearch(tokenizer=None)
+    >>> search.advance(torch.eye(5)[[0, 4, 4]].log())
+    >>> search.advance(torch.eye(5)[[4, 0, 4]].log())
+    >>> [token[:3] for token in search.tokens]
+    [(4, 1, 4), (4, 5, 6)]
+    """
+
+    def __init__(self, tokenizer: SentencePieceProcessor):
+        super().__init__(tokenizer)
+        self.last = BLANK_INDEX
+
+    def advance(self, frames: torch.Tensor) -> None:
+        """Take (T, V) log-probabilities of the next frames."""
+        values, indices = frames.max(-1)
+        for log_prob, index in zip(values.tolist(), indices.tolist()):
+            self.score += log_prob
+            self.silence = self.silence + 1 if index == BLANK_INDEX else 0
+            if index != BLANK_INDEX and index not in NO_TEXT:
+                if index == self.last:
+                    self.tokens[-1] = self.tokens[-1].held(log_prob)
+                else:
+                    token = Token(index, self.frames, self.frames + 1, log_prob)
+                    self.tokens.append(token)
+            self.last = index
+            self.frames += 1

@@ -2,6 +2,7 @@
 
 import pathlib
 from collections.abc import Sequence
+from typing import ClassVar, Literal
 
 import torch
 from sentencepiece import SentencePieceProcessor
@@ -28,7 +29,8 @@ class JointSearcher(Searcher, S2STransformerBeamSearcher):
     language model (arXiv:1706.02737): ``(1 - ctc_weight) * decoder + ctc_weight *
     CTC + lm_weight * LM``, log-probabilities, over the number of tokens with the end.
 
-    It stands after ``test_search:`` in a YAML file, see ``hparams/joint_lm.yaml``.
+    It stands after ``test_search:`` in a YAML file, see ``hparams/joint_lm.yaml``. It
+    cannot stream: the decoder attends to the whole utterance.
 
     Arguments
     ---------
@@ -71,6 +73,9 @@ class JointSearcher(Searcher, S2STransformerBeamSearcher):
     >>> len(hypotheses)
     2
     """
+
+    streams: ClassVar[bool] = False
+    takes: ClassVar[Literal["ctc", "encoded"]] = "encoded"
 
     def __init__(
         self,
@@ -167,7 +172,19 @@ class JointSearcher(Searcher, S2STransformerBeamSearcher):
         list of list of Hypothesis
             The best one of each utterance.
         """
-        ids, _, scores, _ = self(recognition.encoded, recognition.relative_lengths)
+        return self._decode(
+            recognition.encoded, recognition.relative_lengths, tokenizer
+        )
+
+    def decode(
+        self, frames: torch.Tensor, tokenizer: SentencePieceProcessor
+    ) -> list[Hypothesis]:
+        """Decode one utterance, see :meth:`Searcher.decode`."""
+        whole = torch.ones(1, device=frames.device)
+        return self._decode(frames[None], whole, tokenizer)[0]
+
+    def _decode(self, encoded, relative_lengths, tokenizer):
+        ids, _, scores, _ = self(encoded, relative_lengths)
         return [
             [Hypothesis(tokenizer.decode_ids(tokens), score, tuple(tokens))]
             for tokens, score in zip(ids, scores.tolist())

@@ -23,7 +23,7 @@ from hyperconformer.core.tokens import BLANK_INDEX, NO_TEXT
 from hyperconformer.core.words import Hypothesis, Transcription, Word
 from hyperconformer.hub.folder import DEFAULT_MODEL, load_model
 from hyperconformer.model.features import FeatureExtractor
-from hyperconformer.model.recognizer import Recognition, Recognizer
+from hyperconformer.model.recognizer import Recognizer
 from hyperconformer.search.alignment import WORD_START, align_words
 from hyperconformer.search.base import Searcher
 from hyperconformer.search.ctc_beam import CTCSearcher
@@ -396,9 +396,8 @@ class ASR:
         """Hypotheses of a part, and the words of the best one."""
         if (log_probs[:, BLANK_INDEX] == 0).all():  # a decoder might invent something
             return [Hypothesis("", 0.0)], ()
-        lengths = torch.tensor([len(log_probs)], device=encoded.device)
-        recognition = Recognition(log_probs[None], lengths, encoded[None], None)
-        hypotheses = self.search.hypotheses(recognition, self.tokenizer)[0]
+        frames = log_probs if self.search.takes == "ctc" else encoded
+        hypotheses = self.search.decode(frames, self.tokenizer)
         frame_s = self.frame_samples / self.sample_rate_hz
         try:
             words = align_words(

@@ -27,7 +27,7 @@ from sentencepiece import SentencePieceProcessor
 
 from hyperconformer.audio import as_samples, check_peak, read_audio
 from hyperconformer.core.state import StreamState, prefixed, within
-from hyperconformer.core.words import Word
+from hyperconformer.core.words import Hypothesis, Word
 from hyperconformer.hub.folder import DEFAULT_STREAMING_MODEL, load_model
 from hyperconformer.model.chunks import chunk_config, chunk_rule
 from hyperconformer.model.features import (
@@ -37,12 +37,11 @@ from hyperconformer.model.features import (
     samples_after_centre,
 )
 from hyperconformer.model.recognizer import Recognizer
-from hyperconformer.search.alignment import WORD_START
-from hyperconformer.search.streaming import (
-    GreedySearch,
-    PrefixBeamSearch,
-    TransducerSearch,
-)
+from hyperconformer.search.alignment import spell_words
+from hyperconformer.search.base import Search, Searcher
+from hyperconformer.search.ctc_beam import CTCSearcher
+from hyperconformer.search.greedy import GreedySearcher
+from hyperconformer.search.transducer import TransducerSearcher
 
 # A chunk is recognised at once, and its memory is set aside before.
 MAX_CHUNK_MS = 600_000
@@ -259,6 +258,24 @@ class StreamingModel:
         empty = torch.zeros(0, width, device=self.device)
         return [torch.cat([empty, *frames]) for frames in outputs], state
 
+    @torch.inference_mode()
+    def ctc_log_probs(self, frames: torch.Tensor) -> torch.Tensor:
+        """The CTC head's log-probabilities of frames of one stream.
+
+        Arguments
+        ---------
+        frames : torch.Tensor
+            (T, V) or (T, D), from :meth:`feed`.
+
+        Returns
+        -------
+        torch.Tensor
+            (T, V), on the CPU, where the searches run.
+        """
+        if self.recognizer.transducer is not None:
+            frames = self.recognizer.ctc_log_probs(frames)
+        return frames.cpu()
+
     def _check_samples(self, state, samples, last):
         if not len(samples) == len(last) == state.batch_size:
             raise ValueError(
@@ -325,12 +342,14 @@ class Partial(NamedTuple):
 
     ``words`` are final: later partials of the segment begin with them. ``rest`` is the
     text after them, which may still change. ``ended`` says that the segment is over;
-    the next partial begins a new one.
+    the next partial begins a new one. Then ``nbest`` has its readings, the best first,
+    as many as the search was asked for and found.
     """
 
     words: tuple[Word, ...]
     rest: str
     ended: bool
+    nbest: tuple[Hypothesis, ...] = ()
 
     @property
     def text(self):
@@ -350,37 +369,58 @@ class StreamingASR:
         Samples to log-probabilities.
     tokenizer : sentencepiece.SentencePieceProcessor
         Tokens to text.
-    beam_size : int
-        1 decodes greedily, more by a prefix beam of CTC.
+    search : hyperconformer.search.base.Searcher, optional
+        As for :meth:`use_search`.
     endpoint_s : float
         Silence (blanks) after words that ends a segment; the encoder then begins anew,
         as with an utterance in training.
 
+    Attributes
+    ----------
+    ngram : dict
+        Options of :class:`~hyperconformer.CTCSearcher` that bring the word
+        n-grams of the model folder; empty where it has none.
+
     Raises
     ------
     ValueError
-        If a number is not positive, or a transducer shall have a beam.
+        If ``endpoint_s`` is not positive, or the search cannot stream.
     """
 
     def __init__(
         self,
         model: StreamingModel,
         tokenizer: SentencePieceProcessor,
-        beam_size: int = 1,
+        search: Searcher | None = None,
         endpoint_s: float = 1.0,
     ):
-        if beam_size < 1 or not 0 < endpoint_s < math.inf:
-            raise ValueError(
-                "beam_size must be >= 1 and finite endpoint_s > 0, "
-                f"got {beam_size} and {endpoint_s}"
-            )
-        if beam_size > 1 and model.recognizer.transducer is not None:
-            raise ValueError(
-                f"a transducer's stream is decoded greedily: beam_size must be 1, "
-                f"got {beam_size}"
-            )
+        if not 0 < endpoint_s < math.inf:
+            raise ValueError(f"endpoint_s must be finite and > 0, got {endpoint_s}")
         self.model, self.tokenizer = model, tokenizer
-        self.beam_size, self.endpoint_s = beam_size, endpoint_s
+        self.endpoint_s = endpoint_s
+        self.ngram: dict[str, Any] = {}
+        self.use_search(search)
+
+    def use_search(self, search: Searcher | None = None) -> None:
+        """Decode the segments that begin from now on with another search.
+
+        Arguments
+        ---------
+        search : hyperconformer.search.base.Searcher, optional
+            One that streams; None = greedy, by the transducer where there is one.
+
+        Raises
+        ------
+        ValueError
+            If it needs the whole utterance, or does not fit the recogniser.
+        """
+        recognizer = self.model.recognizer
+        if search is None and recognizer.transducer is not None:
+            search = TransducerSearcher(recognizer)
+        search = search or GreedySearcher()
+        search.prepare(self.tokenizer)
+        search.begin(self.tokenizer)  # One that cannot stream says so now.
+        self.search = search
 
     @classmethod
     def from_hparams(
@@ -390,7 +430,7 @@ class StreamingASR:
         left_context_ms: float | None = None,
         device: str | torch.device = "cpu",
         trusted: bool = False,
-        beam_size: int = 1,
+        search: Searcher | None = None,
         endpoint_s: float = 1.0,
     ) -> AnyStreamingASR:
         """Load a model folder.
@@ -402,10 +442,11 @@ class StreamingASR:
             shipped model that streams.
         chunk_ms, left_context_ms : float
             As :class:`StreamingModel`.
-        beam_size : int
-            As :class:`StreamingASR`.
+        search : hyperconformer.search.base.Searcher, optional
+            As for :meth:`use_search`; None = a beam search with the folder's word
+            n-grams or, where it has none, greedy.
         endpoint_s : float
-            Likewise.
+            As :class:`StreamingASR`.
 
         Returns
         -------
@@ -416,7 +457,7 @@ class StreamingASR:
         FileNotFoundError
             If the folder or one of its files is missing.
         ValueError
-            If it holds another kind of model, or one that cannot stream.
+            If it holds another kind of model, or model or search cannot stream.
         """
         source = source or DEFAULT_STREAMING_MODEL
         config, tokenizer = load_model(
@@ -425,7 +466,11 @@ class StreamingASR:
         model = StreamingModel(
             config["extractor"], config["recognizer"], chunk_ms, left_context_ms
         )
-        return cls(model, tokenizer, beam_size, endpoint_s)
+        if search is None and config["ngram"]:
+            search = CTCSearcher(**config["ngram"])
+        asr = cls(model, tokenizer, search, endpoint_s)
+        asr.ngram = config["ngram"]
+        return asr
 
     def open(self) -> "Stream":
         """Begin a stream.
@@ -498,15 +543,6 @@ class StreamingASR:
             for stream, new, after in zip(streams, log_probs, state.unstack())
         ]
 
-    def new_search(self) -> GreedySearch | PrefixBeamSearch | TransducerSearch:
-        """A search at a segment's begin."""
-        transducer = self.model.recognizer.transducer
-        if transducer is not None:
-            return TransducerSearch(transducer)
-        if self.beam_size == 1:
-            return GreedySearch()
-        return PrefixBeamSearch(self.beam_size)
-
 
 class Stream:
     """One stream of samples; :meth:`StreamingASR.open` makes it.
@@ -515,14 +551,27 @@ class Stream:
     ---------
     asr : StreamingASR
         What recognises it.
+
+    Attributes
+    ----------
+    state : hyperconformer.core.state.StreamState
+        What the model remembers, a batch of one.
+    search : hyperconformer.search.base.Search
+        The search of the segment that is being spoken.
+    begin : int
+        The frame of the stream that the segment begins with.
+    words : list of hyperconformer.core.words.Word
+        Those of the segment that are final.
     """
 
-    def __init__(self, asr):
+    def __init__(self, asr: StreamingASR):
         self.asr = asr
-        self.state = asr.model.init_state(1)
-        self.search, self.begin = asr.new_search(), 0
+        self.state: StreamState = asr.model.init_state(1)
+        self._begin_segment(0)
 
-    def feed(self, samples, sample_rate_hz=None):
+    def feed(
+        self, samples: np.ndarray | torch.Tensor, sample_rate_hz: int | None = None
+    ) -> list[Partial]:
         """Take the next samples.
 
         Arguments
@@ -551,7 +600,7 @@ class Stream:
             )
         return self.asr.feed([self], [samples])[0]
 
-    def close(self):
+    def close(self) -> list[Partial]:
         """No sample follows: recognise what waits for its chunk.
 
         Returns
@@ -561,48 +610,70 @@ class Stream:
         """
         return self.asr.feed([self], [torch.zeros(0)], last=True)[0]
 
-    def take(self, log_probs, state, last):
-        """Decode (T, V) new frames, after which the stream is in ``state``."""
+    def take(
+        self, frames: torch.Tensor, state: StreamState, last: bool
+    ) -> list[Partial]:
+        """Search the next frames; :meth:`StreamingModel.feed` is not needed here.
+
+        Arguments
+        ---------
+        frames : torch.Tensor
+            Whole chunks of this stream, from :meth:`StreamingModel.feed`.
+        state : hyperconformer.core.state.StreamState
+            The stream's own state after them, a batch of one.
+        last : bool
+            Whether they are the last ones.
+
+        Returns
+        -------
+        list of Partial
+            As :meth:`feed`.
+        """
         self.state, partials = state, []
-        patience = math.ceil(1000 * self.asr.endpoint_s / self.asr.model.frame_ms)
-        for frame in log_probs:
-            self.search.advance(frame[None])
-            tokens = self.search.tokens
-            if tokens and self.search.frames - tokens[-1].end >= patience:
-                partials.append(self._partial(ended=True))
-                self.state = self.asr.model.forget(self.state)
-        if last or len(log_probs) > 0:
+        model, patience = self.asr.model, self.asr.endpoint_s
+        if self.takes == "ctc":
+            frames = model.ctc_log_probs(frames)
+        # Words become final at the end of a chunk, so that the cuts of the samples
+        # change nothing.
+        for chunk in frames.split(model.chunk.chunk_frames):
+            for frame in chunk:
+                self.search.advance(frame[None])
+                if self.search.silence * model.frame_ms < 1000 * patience:
+                    continue
+                if any(self.search.partial()):
+                    partials.append(self._partial(ended=True))
+                    self.state = model.forget(self.state)
+                else:  # Nothing was said that a search would have to remember.
+                    self._begin_segment(self.begin + self.search.frames)
+            self._find_words()
+        if last or len(frames) > 0:
             partials.append(self._partial(ended=last))
         return partials
 
-    def _partial(self, ended):
-        tokens = self.search.tokens
-        num_final = len(tokens) if ended else self.search.num_final
-        pieces = [self.asr.tokenizer.id_to_piece(token.index) for token in tokens]
-        starts = [i for i, p in enumerate(pieces) if i == 0 or p.startswith(WORD_START)]
-        spans = list(zip(starts, [*starts[1:], len(pieces)]))
-        # A word is over once the next has begun.
-        final = [s for s in spans if ended or s[1] < num_final]
-        words = (self._word(tokens[a:b]) for a, b in final)
-        # A model may say that a word begins, and then no letter of it.
-        words = tuple(word for word in words if word.text)
-        rest = tokens[final[-1][1] if final else 0 :]
-        partial = Partial(words, self._text(rest), ended)
-        if ended:
-            self.begin += self.search.frames
-            self.search = self.asr.new_search()
-        return partial
+    def _begin_segment(self, begin: int) -> None:
+        searcher = self.asr.search
+        self.takes = searcher.takes
+        self.search: Search = searcher.begin(self.asr.tokenizer)
+        self.begin = begin
+        self.words: list[Word] = []
+        self.spelled = 0
 
-    def _text(self, tokens):
-        text = self.asr.tokenizer.decode_ids([token.index for token in tokens])
-        return text.strip()
-
-    def _word(self, tokens):
+    def _find_words(self) -> str:
+        """Spell the tokens that have become final; returns the text after them."""
+        tokens, rest = self.search.partial()
         frame_s = self.asr.model.frame_ms / 1000
-        start, end = (self.begin + f for f in (tokens[0].start, tokens[-1].end))
-        score = sum(token.log_prob / (token.end - token.start) for token in tokens)
-        confidence = math.exp(score / len(tokens))
-        return Word(self._text(tokens), start * frame_s, end * frame_s, confidence)
+        new, start_s = tokens[self.spelled :], self.begin * frame_s
+        self.words += spell_words(new, self.asr.tokenizer, frame_s, start_s)
+        self.spelled = len(tokens)
+        return rest
+
+    def _partial(self, ended: bool) -> Partial:
+        nbest = tuple(self.search.finish()) if ended else ()
+        rest = self._find_words()
+        partial = Partial(tuple(self.words), rest, ended, nbest)
+        if ended:
+            self._begin_segment(self.begin + self.search.frames)
+        return partial
 
 
 # Pieces in which files and standard input are read.

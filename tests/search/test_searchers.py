@@ -8,7 +8,6 @@ import pytest
 import torch
 
 from hyperconformer.hub.folder import MAX_BYTES, NGRAM_FILE, load_model, save_model
-from hyperconformer.lm.linear_attention import LinearAttentionTransformerLM
 from hyperconformer.lm.ngram import NGramScorer, train_arpa
 from hyperconformer.model.recognizer import Recognition, Recognizer
 from hyperconformer.model.transformer_asr import HyperConformerASR
@@ -20,7 +19,6 @@ from hyperconformer.training import language_model
 from hyperconformer.training.data import load_tokenizer, train_tokenizer
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
-TEXTS = ["CAB", "DAD", "BAD", "ACE"]
 TOKENS = 9  # unknown, begin, end, the space and A to E
 
 
@@ -44,27 +42,6 @@ def recognizer(layers=1, vocab_size=TOKENS):
         causal=False,
     )
     return Recognizer(None, transformer, 16, vocab_size).eval()
-
-
-@pytest.fixture(scope="module")
-def lm_folder(tmp_path_factory):
-    """A model folder, and the tokenizer of its tokens."""
-    folder = tmp_path_factory.mktemp("lm")
-    manifest = folder / "train.csv"
-    rows = [f"{i},1.0,{i}.wav,s,{text}" for i, text in enumerate(TEXTS)]
-    manifest.write_text("\n".join(["ID,duration,wav,spk_id,wrd", *rows, ""]))
-    tokenizer = load_tokenizer(
-        train_tokenizer(manifest, folder / "tokenizer", "char", 0)
-    )
-    assert tokenizer.vocab_size() == TOKENS
-    options = {"num_tokens": TOKENS, "dim": 8, "depth": 1, "max_seq_len": 64}
-    options.update(heads=2, causal=True, positions="rotary")
-    text = "language_model: !new:hyperconformer.LinearAttentionTransformerLM\n"
-    text += "".join(f"    {key}: {value}\n" for key, value in options.items())
-    model = LinearAttentionTransformerLM(**options)
-    file = next((folder / "tokenizer").glob("*.model"))
-    save_model(folder / "model", text, {"language_model": model}, file)
-    return folder, model.eval(), tokenizer
 
 
 def test_the_language_model_reloads_with_the_same_logits(lm_folder):

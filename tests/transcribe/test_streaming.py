@@ -6,6 +6,7 @@ import io
 import numpy as np
 import pytest
 import torch
+from char_tokenizer import make_tokenizer
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from speechbrain.decoders.ctc import ctc_greedy_decode
@@ -13,7 +14,10 @@ from streaming_model import streaming_config
 
 from hyperconformer.audio import AudioWarning
 from hyperconformer.core.state import StreamState
+from hyperconformer.lm.ngram import train_arpa
 from hyperconformer.model.chunks import chunk_config
+from hyperconformer.search.ctc_beam import CTCSearcher
+from hyperconformer.search.joint import JointSearcher
 from hyperconformer.transcribe.streaming import StreamingASR, StreamingModel, read_pcm
 
 TOLERANCE = 1e-5
@@ -246,10 +250,30 @@ def recogniser(**options):
     return StreamingASR(model("hypermixing"), Tokenizer(), **options)
 
 
-@pytest.mark.parametrize("beam_size", [1, 4])
-def test_partials_grow_and_cuts_do_not_matter(beam_size):
-    asr, samples = recogniser(beam_size=beam_size, endpoint_s=60.0), speech(40000)
-    texts = []
+# As many tokens as the tiny model has: three marks, the space and the letters.
+CHARACTERS = make_tokenizer("ABCDEFGH")
+
+
+def search_of(kind, tmp_path):
+    if kind == "greedy":
+        return None
+    options = {"hotwords": ["BAD", "A B"]} if "hot words" in kind else {}
+    if "n-grams" in kind:
+        sentences = ["A B C", "C A", "D E A F", "G A B"]
+        options["arpa"] = train_arpa(sentences, tmp_path / "lm.arpa", 2)
+    return CTCSearcher(beam_size=4, **options)
+
+
+KINDS = ["greedy", "beam", "n-grams", "n-grams, hot words"]
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_partials_grow_and_cuts_do_not_matter(kind, tmp_path):
+    asr = StreamingASR(
+        model("hypermixing"), CHARACTERS, search_of(kind, tmp_path), endpoint_s=60.0
+    )
+    samples = speech(40000)
+    seen = []
     for size in (40000, 777, 160):
         words, pieces = (), samples.split(size)
         for partial in asr.partials(pieces):
@@ -257,18 +281,80 @@ def test_partials_grow_and_cuts_do_not_matter(beam_size):
             words = partial.words
         assert partial.ended and partial.rest == ""
         assert partial.text == " ".join(word.text for word in words)
-        texts.append(partial.text)
+        assert partial.nbest[0].text.split() == partial.text.split()
+        seen.append([word.text for word in words])
         for word, after in zip(words, words[1:]):
             assert 0 <= word.start_s < word.end_s <= after.start_s <= 2.52
             assert 0 < word.confidence <= 1
-    assert texts[0] and len(set(texts)) == 1
+    assert seen[0] and seen[1:] == seen[:1] * 2
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@settings(max_examples=6, deadline=None)
+@given(data=st.data())
+def test_a_stream_says_what_the_search_says_of_the_whole(kind, data, one_search):
+    """Segment by segment, whatever pieces its frames come in."""
+    endpoint_s = data.draw(st.sampled_from([0.4, 60.0]))
+    asr = StreamingASR(
+        model("hypermixing"), CHARACTERS, one_search(kind), endpoint_s=endpoint_s
+    )
+    count = data.draw(st.integers(1, 15)) * 4
+    frames = 3 * torch.randn(count, 12)
+    frames[:, 1:3] = -torch.inf
+    frames[torch.rand(count) < 0.5, 0] += 9.0
+    frames = frames.log_softmax(-1)
+    cuts = data.draw(st.lists(st.integers(0, count // 4), max_size=6))
+    edges = [4 * edge for edge in (0, *sorted(cuts), count // 4)]
+    runs = []
+    for pieces in ([frames], [frames[a:b] for a, b in zip(edges, edges[1:])]):
+        stream, partials = asr.open(), []
+        for piece in pieces:
+            partials += stream.take(piece, stream.state, last=False)
+        partials += stream.take(frames[:0], stream.state, last=True)
+        runs.append([partial for partial in partials if partial.ended])
+    assert runs[0] == runs[1]
+    if endpoint_s == 60.0:
+        (partial,) = runs[0]
+        assert list(partial.nbest) == asr.search.decode(frames, CHARACTERS)
+        assert partial.text.split() == partial.nbest[0].text.split()
+
+
+@pytest.fixture(scope="module")
+def one_search(tmp_path_factory):
+    return functools.cache(lambda kind: search_of(kind, tmp_path_factory.mktemp("lm")))
+
+
+def test_a_search_of_whole_utterances_is_refused():
+    """The decoder attends to all frames."""
+    search = object.__new__(JointSearcher)
+    search.lm_tokenizer = None
+    with pytest.raises(ValueError, match="JointSearcher needs the whole utterance"):
+        StreamingASR(model("hypermixing"), CHARACTERS, search)
+
+
+def test_silence_without_words_keeps_nothing():
+    """Hypotheses that lost do not stay alive through the silence after them."""
+    asr = StreamingASR(
+        model("hypermixing"), CHARACTERS, CTCSearcher(beam_size=8), endpoint_s=0.4
+    )
+    stream, frames = asr.open(), -9.0 - torch.rand(400, 12)
+    frames[:, 0] = 0.0
+    frames[3, CHARACTERS.piece_to_id("B")] = -2.0
+    partials = stream.take(frames, stream.state, last=False)
+    assert [partial.text for partial in partials] == [""]
+    assert stream.search.frames < 11 and len(stream.search.beams) == 1
+    frames[2, [0, CHARACTERS.piece_to_id("B")]] = torch.tensor([-9.0, 0.0])
+    ended = stream.take(frames, stream.state, last=True)[0]
+    assert ended.ended and ended.text == "B"
+    assert ended.words[0].start_s == pytest.approx(402 * 0.04)
 
 
 def test_greedy_text_is_that_of_the_whole():
     asr, samples = recogniser(endpoint_s=60.0), speech(30000)
     ids = ctc_greedy_decode(offline(asr.model, samples)[None], torch.ones(1), 0)[0]
     (*_, last) = asr.partials([samples.numpy()])
-    assert last.text == Tokenizer().decode_ids(ids)
+    # 1 and 2 begin and end a sentence, and are no text.
+    assert last.text == Tokenizer().decode_ids([index for index in ids if index > 2])
 
 
 def test_silence_ends_a_segment_and_the_next_begins_anew():
@@ -314,7 +400,7 @@ def test_a_stream_refuses_what_it_cannot_take_and_goes_on():
     assert stream.close()[-1].text == alone.text
     with pytest.raises(ValueError, match="closed"):
         stream.feed(samples)
-    with pytest.raises(ValueError, match="endpoint_s > 0, got 1 and 0"):
+    with pytest.raises(ValueError, match="endpoint_s must be finite and > 0, got 0"):
         recogniser(endpoint_s=0)
 
 
@@ -368,18 +454,16 @@ def test_what_was_said_before_an_error_comes_out_first():
     assert seen[-1].text == list(asr.partials([samples]))[-1].text
 
 
-@pytest.mark.parametrize("beam_size", [1, 4])
-def test_words_without_a_letter_are_no_words(beam_size):
+@pytest.mark.parametrize("kind", ["greedy", "beam"])
+def test_words_without_a_letter_are_no_words(kind, tmp_path):
     """A model says twice that a word begins, and once, at the end, nothing after it."""
-    asr = recogniser(beam_size=beam_size, endpoint_s=60.0)
-    pieces = ["<blank>", "\u2581", "A"]
-    asr.tokenizer.id_to_piece = pieces.__getitem__
-    asr.tokenizer.decode_ids = lambda ids: "".join(pieces[i] for i in ids).replace(
-        "\u2581", " "
+    asr = StreamingASR(
+        model("hypermixing"), CHARACTERS, search_of(kind, tmp_path), endpoint_s=60.0
     )
     stream = asr.open()
-    said = torch.tensor([1, 0, 1, 2, 0, 1, 0])
-    log_probs = torch.full((len(said), 3), -20.0)
+    space, a = CHARACTERS.encode("A")
+    said = torch.tensor([space, 0, space, a, 0, space, 0])
+    log_probs = torch.full((len(said), 12), -20.0)
     log_probs[torch.arange(len(said)), said] = 0.0
     partials = []
     for frame in log_probs:
