@@ -4,7 +4,7 @@ import itertools
 import math
 import pathlib
 from collections.abc import Iterable, Sequence
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from sentencepiece import SentencePieceProcessor
@@ -13,7 +13,6 @@ from hyperconformer.core.extras import import_extra
 from hyperconformer.core.text import read_text, unwritable, write_all
 from hyperconformer.core.tokens import BLANK_INDEX, NO_TEXT, WORD_START
 from hyperconformer.core.words import Hypothesis
-from hyperconformer.model.recognizer import Recognition
 from hyperconformer.search.base import Searcher
 
 # A logarithm that flashlight can add up; it orders infinite ones by chance.
@@ -29,7 +28,8 @@ class LexiconSearcher(Searcher):
     of n-grams it is much faster than
     :class:`~hyperconformer.search.ctc_beam.CTCSearcher`, which can write any word.
 
-    Needs ``pip install "hyperconformer[lm]"``.
+    It decodes whole utterances only, no streams. Needs
+    ``pip install "hyperconformer[lm]"``.
 
     Arguments
     ---------
@@ -55,6 +55,8 @@ class LexiconSearcher(Searcher):
     ValueError
         If a setting is out of range, or a binary model comes without a word list.
     """
+
+    streams: ClassVar[bool] = False
 
     def __init__(
         self,
@@ -173,32 +175,26 @@ class LexiconSearcher(Searcher):
             options, trie, self.lm, self.space, BLANK_INDEX, unknown, [], False
         )
 
-    def hypotheses(
-        self, recognition: Recognition, tokenizer: SentencePieceProcessor
-    ) -> list[list[Hypothesis]]:
-        """Decode a batch.
+    def decode(
+        self, frames: torch.Tensor, tokenizer: SentencePieceProcessor
+    ) -> list[Hypothesis]:
+        """Decode one utterance.
 
         Arguments
         ---------
-        recognition : hyperconformer.model.recognizer.Recognition
-            Of the batch.
+        frames : torch.Tensor
+            (T, V) log-probabilities.
         tokenizer : sentencepiece.SentencePieceProcessor
             The recogniser's.
 
         Returns
         -------
-        list of list of Hypothesis
-            For each utterance at most ``nbest`` with different words, the best first.
-            An empty text where no word fits.
+        list of Hypothesis
+            At most ``nbest`` with different words, the best first. An empty text where
+            no word fits.
         """
-        log_probs = recognition.ctc.float().cpu().clone()
-        log_probs[..., list(NO_TEXT)] = IMPOSSIBLE
-        return [
-            self._decode(frames[:length], tokenizer)
-            for frames, length in zip(log_probs, recognition.lengths.tolist())
-        ]
-
-    def _decode(self, frames, tokenizer):
+        frames = frames.float().cpu().clone()
+        frames[:, list(NO_TEXT)] = IMPOSSIBLE
         # The space after the last word is not in the speech.
         end = frames.new_full((1, frames.shape[1]), IMPOSSIBLE)
         end[0, self.space] = 0.0
