@@ -49,10 +49,15 @@ def load_asr(options, nbest=1):
     asr = ASR.from_hparams(
         source=options.model, device=options.device, trusted=options.trusted
     )
+    use_search(asr, options, nbest)
+    return asr
+
+
+def use_search(asr, options, nbest=1):
+    """Give a recogniser the search that the options ask for, if they do."""
     wants = (nbest != 1, options.beam, options.hotwords, options.lm)
     if any(wants) or options.lm_weight is not None:
         asr.use_search(_search(options, nbest, asr.ngram))
-    return asr
 
 
 def check_search(options, nbest=1):

@@ -6,7 +6,12 @@ import os
 import pathlib
 import sys
 
-from hyperconformer.cli.recognition import add_options, check_search, load_asr
+from hyperconformer.cli.recognition import (
+    add_options,
+    check_search,
+    load_asr,
+    use_search,
+)
 
 # Formats of which a file holds one recording, and their names.
 SUBTITLES = {"srt": "SubRip", "vtt": "WEBVTT"}
@@ -19,8 +24,8 @@ def add_parser(commands):
     transcribe.add_argument(
         "--format",
         choices=("txt", "json", "srt", "vtt", "ctm"),
-        help="json has all: words with times and confidences, and the n best readings "
-        "(txt)",
+        help="json has all: words with times and confidences, and the n best readings; "
+        "with --stream an object for each line of text (txt)",
     )
     transcribe.add_argument(
         "--nbest",
@@ -101,11 +106,7 @@ def run(options):
 def _check_transcribe(options):
     """Refuse options that would have no effect, or say so."""
     given = {
-        "--nbest": options.nbest != 1,
-        "--hotwords": options.hotwords is not None,
-        "--lm": options.lm not in (None, "none"),
-        "--lm-weight": options.lm_weight is not None,
-        "--format": options.format not in (None, "txt"),
+        f"--format {options.format}": options.format not in (None, "txt", "json"),
         "--output": options.output is not None,
         "--overwrite": options.overwrite,
     }
@@ -182,9 +183,10 @@ def _find_targets(options, suffix):
 
 
 def _stream(options):
+    from hyperconformer.transcribe.formats import segment_to_json
     from hyperconformer.transcribe.streaming import StreamingASR, read_pcm, read_pieces
 
-    check_search(options)
+    check_search(options, options.nbest)
     endpoint_s = 1.0 if options.endpoint_s is None else options.endpoint_s
     if not 0 < endpoint_s < math.inf:
         raise ValueError(f"--endpoint-s must be above 0 and finite, got {endpoint_s}")
@@ -196,9 +198,9 @@ def _stream(options):
         options.left_context_ms,
         device=options.device,
         trusted=options.trusted,
-        beam_size=options.beam or 1,
         endpoint_s=endpoint_s,
     )
+    use_search(asr, options, options.nbest)
     rate_hz = asr.model.sample_rate_hz
 
     def write(path):
@@ -206,7 +208,11 @@ def _stream(options):
             pieces = read_pcm(sys.stdin.buffer, rate_hz)
         else:
             pieces = read_pieces(path, rate_hz)
-        _print_words(asr.partials(pieces), _prefix(options, path))
+        if options.format != "json":
+            return _print_words(asr.partials(pieces), _prefix(options, path))
+        for partial in asr.partials(pieces):
+            if partial.ended and partial.words:
+                print(segment_to_json(path, partial), end="", flush=True)
 
     return _for_each(options.files, write)
 

@@ -14,30 +14,34 @@ def to_text(path, transcription):
 
 def to_json(path, transcription):
     """Everything, as one JSON object on a line."""
-    return (
-        json.dumps(
+    duration_s = round(transcription.duration_s, 3)
+    return _to_json({"file": str(path), "duration_s": duration_s}, transcription)
+
+
+def segment_to_json(path, partial):
+    """A segment of a stream that has ended, as one JSON object on a line."""
+    return _to_json({"file": str(path)}, partial)
+
+
+def _to_json(fields, spoken):
+    """The fields, and the text, words and n best readings of what was said."""
+    fields |= {
+        "text": spoken.text,
+        "words": [
             {
-                "file": str(path),
-                "duration_s": round(transcription.duration_s, 3),
-                "text": transcription.text,
-                "words": [
-                    {
-                        "text": word.text,
-                        "start_s": round(word.start_s, 3),
-                        "end_s": round(word.end_s, 3),
-                        "confidence": round(word.confidence, 4),
-                    }
-                    for word in transcription.words
-                ],
-                "nbest": [
-                    {"text": hypothesis.text, "score": round(hypothesis.score, 4)}
-                    for hypothesis in transcription.nbest
-                ],
-            },
-            ensure_ascii=False,
-        )
-        + "\n"
-    )
+                "text": word.text,
+                "start_s": round(word.start_s, 3),
+                "end_s": round(word.end_s, 3),
+                "confidence": round(word.confidence, 4),
+            }
+            for word in spoken.words
+        ],
+        "nbest": [
+            {"text": hypothesis.text, "score": round(hypothesis.score, 4)}
+            for hypothesis in spoken.nbest
+        ],
+    }
+    return json.dumps(fields, ensure_ascii=False) + "\n"
 
 
 def to_srt(path, transcription):

@@ -14,11 +14,15 @@ import pytest
 import soundfile
 from command_line import run
 
+from hyperconformer.audio import read_audio
 from hyperconformer.hub.folder import (
     DEFAULT_MODEL,
     DEFAULT_STREAMING_MODEL,
     list_shipped_models,
 )
+from hyperconformer.lm.ngram import train_arpa
+from hyperconformer.search.ctc_beam import CTCSearcher
+from hyperconformer.transcribe.streaming import StreamingASR
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
 
@@ -114,6 +118,34 @@ def test_streams_print_the_same_from_a_file_and_from_standard_input(
     assert code == 0 and from_pipe == from_file
 
 
+def test_a_stream_takes_hot_words_and_language_models(
+    capsys, files, streaming_model, tmp_path
+):
+    """As a whole file does; an object for each segment, with the n best readings."""
+    hotwords = tmp_path / "hot.txt"
+    hotwords.write_text("cab\n")
+    arpa = train_arpa(["CAB DAD", "DAD BE"], tmp_path / "lm.arpa", 2)
+    command = ("transcribe", files[0], "--stream", "--model", streaming_model)
+    options = {"arpa": arpa, "lm_weight": 0.7, "hotwords": ["cab"]}
+    arguments = ("--hotwords", hotwords, "--lm", arpa, "--lm-weight", 0.7, "--beam", 9)
+    code, text, err = run(capsys, *command, *arguments)
+    search = CTCSearcher(9, nbest=3, **options)
+    asr = StreamingASR.from_hparams(streaming_model, search=search)
+    (*_, last) = asr.partials([read_audio(files[0], 16000)])
+    assert code == 0 and last.text and text.split() == last.text.split(), err
+    as_json = (*arguments, "--format", "json", "--nbest", 3)
+    code, out, err = run(capsys, *command, *as_json)
+    (segment,) = map(json.loads, out.splitlines())
+    assert code == 0 and segment["file"] == str(files[0]), err
+    assert segment["text"] == last.text
+    # The scores tell whether every option has arrived.
+    found = [(each["text"], each["score"]) for each in segment["nbest"]]
+    assert found == [(each.text, round(each.score, 4)) for each in last.nbest]
+    assert len(found) > 1
+    confidences = [word["confidence"] for word in segment["words"]]
+    assert confidences == [round(word.confidence, 4) for word in last.words]
+
+
 def test_a_pipe_may_be_empty_but_not_end_within_a_sample(
     capsys, streaming_model, monkeypatch
 ):
@@ -173,7 +205,10 @@ def test_what_streams_cannot_do_is_named(capsys, files, streaming_model, tiny_mo
     command = ("transcribe", "--stream", files[0], "--model")
     for arguments, message in (
         ((tiny_model,), "normalization: global"),
-        ((streaming_model, "--nbest", 2), "--stream goes without --nbest"),
+        ((streaming_model, "--format", "srt"), "--stream goes without --format srt"),
+        ((streaming_model, "--nbest", 0), "--nbest must be from 1 upwards, got 0"),
+        ((streaming_model, "--lm", "no.arpa"), "no such n-gram model: no.arpa"),
+        ((streaming_model, "--lm-weight", 1), "needs a language model"),
         ((streaming_model, "--chunk-ms", 50), "multiple of"),
     ):
         code, _, err = run(capsys, *command, *arguments)
