@@ -83,6 +83,22 @@ def test_padding_changes_nothing(lm_folder, ctc_weight):
         assert torch.isclose(together[2][i], alone[2][0], atol=1e-5)
 
 
+def test_one_utterance_is_decoded_as_in_a_batch_and_no_stream_begins(lm_folder):
+    search, tokenizer = JointSearcher(recognizer(), beam_size=3), lm_folder[2]
+    encoded, lengths = torch.randn(2, 12, 16), torch.tensor([12, 7])
+    ctc = torch.zeros(2, 12, TOKENS)
+    batch = Recognition(ctc, lengths, encoded, None)
+    for i, ((together,), length) in enumerate(
+        zip(search.hypotheses(batch, tokenizer), lengths)
+    ):
+        (alone,) = search.decode(encoded[i, :length], tokenizer)
+        assert alone.tokens == together.tokens
+        assert alone.score == pytest.approx(together.score, abs=1e-5)
+    assert not search.streams
+    with pytest.raises(ValueError, match="JointSearcher needs the whole utterance"):
+        search.begin(tokenizer)
+
+
 def best_by_exhaustion(model, lm, encoded, ctc_weight, lm_weight, longest):
     """Scores every sequence of tokens with its end, and returns the best."""
     letters = range(3, TOKENS)
