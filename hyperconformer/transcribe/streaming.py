@@ -402,7 +402,7 @@ class StreamingASR:
         self.use_search(search)
 
     def use_search(self, search: Searcher | None = None) -> None:
-        """Decode the segments that begin from now on with another search.
+        """Decode the streams that are opened from now on with another search.
 
         Arguments
         ---------
@@ -417,10 +417,12 @@ class StreamingASR:
         recognizer = self.model.recognizer
         if search is None and recognizer.transducer is not None:
             search = TransducerSearcher(recognizer)
-        search = search or GreedySearcher()
+        self.search = self._prepare(search or GreedySearcher())
+
+    def _prepare(self, search: Searcher) -> Searcher:
         search.prepare(self.tokenizer)
         search.begin(self.tokenizer)  # One that cannot stream says so now.
-        self.search = search
+        return search
 
     @classmethod
     def from_hparams(
@@ -472,14 +474,32 @@ class StreamingASR:
         asr.ngram = config["ngram"]
         return asr
 
-    def open(self) -> "Stream":
+    def open(
+        self, endpoint_s: float | None = None, search: Searcher | None = None
+    ) -> "Stream":
         """Begin a stream.
+
+        Arguments
+        ---------
+        endpoint_s : float, optional
+            Silence that ends a segment of this stream, ``math.inf`` = none does; None =
+            the recogniser's.
+        search : hyperconformer.search.base.Searcher, optional
+            One of this stream's own, for its own hot words; None = the recogniser's.
 
         Returns
         -------
         Stream
+
+        Raises
+        ------
+        ValueError
+            If the silence is not positive, or the search cannot stream.
         """
-        return Stream(self)
+        if search is not None:
+            self._prepare(search)
+        endpoint_s = self.endpoint_s if endpoint_s is None else endpoint_s
+        return Stream(self, endpoint_s, search or self.search)
 
     def partials(
         self, pieces: Iterable[np.ndarray | torch.Tensor]
@@ -512,7 +532,7 @@ class StreamingASR:
         self,
         streams: Sequence["Stream"],
         samples: Sequence[np.ndarray | torch.Tensor],
-        last: bool = False,
+        last: bool | Sequence[bool] = False,
     ) -> list[list[Partial]]:
         """Feed several streams at once; the chunks that are full are one batch.
 
@@ -522,8 +542,8 @@ class StreamingASR:
             Opened here, wherever each of them stands.
         samples : list of numpy.ndarray or torch.Tensor
             As :meth:`Stream.feed`.
-        last : bool
-            Whether these are the last samples of all of them.
+        last : bool or list of bool
+            Whether these are the last samples (of each of them).
 
         Returns
         -------
@@ -537,10 +557,11 @@ class StreamingASR:
         """
         state = StreamState.stack([stream.state for stream in streams])
         tensors = [as_samples(new) for new in samples]
-        log_probs, state = self.model.feed(state, tensors, last)
+        last = [last] * len(streams) if isinstance(last, bool) else list(last)
+        frames, state = self.model.feed(state, tensors, last)
         return [
-            stream.take(new, after, last)
-            for stream, new, after in zip(streams, log_probs, state.unstack())
+            stream.take(new, after, end)
+            for stream, new, after, end in zip(streams, frames, state.unstack(), last)
         ]
 
 
@@ -551,6 +572,10 @@ class Stream:
     ---------
     asr : StreamingASR
         What recognises it.
+    endpoint_s : float
+        As for :meth:`StreamingASR.open`.
+    searcher : hyperconformer.search.base.Searcher
+        Begins the search of each segment.
 
     Attributes
     ----------
@@ -564,8 +589,10 @@ class Stream:
         Those of the segment that are final.
     """
 
-    def __init__(self, asr: StreamingASR):
-        self.asr = asr
+    def __init__(self, asr: StreamingASR, endpoint_s: float, searcher: Searcher):
+        if not endpoint_s > 0:
+            raise ValueError(f"endpoint_s must be > 0, got {endpoint_s}")
+        self.asr, self.endpoint_s, self.searcher = asr, endpoint_s, searcher
         self.state: StreamState = asr.model.init_state(1)
         self._begin_segment(0)
 
@@ -613,7 +640,7 @@ class Stream:
     def take(
         self, frames: torch.Tensor, state: StreamState, last: bool
     ) -> list[Partial]:
-        """Search the next frames; :meth:`StreamingModel.feed` is not needed here.
+        """Search frames that :meth:`StreamingModel.feed` has computed.
 
         Arguments
         ---------
@@ -630,15 +657,20 @@ class Stream:
             As :meth:`feed`.
         """
         self.state, partials = state, []
-        model, patience = self.asr.model, self.asr.endpoint_s
-        if self.takes == "ctc":
+        model = self.asr.model
+        patience = 1000 * self.endpoint_s / model.frame_ms
+        if self.searcher.takes == "ctc":
             frames = model.ctc_log_probs(frames)
         # Words become final at the end of a chunk, so that the cuts of the samples
         # change nothing.
         for chunk in frames.split(model.chunk.chunk_frames):
-            for frame in chunk:
-                self.search.advance(frame[None])
-                if self.search.silence * model.frame_ms < 1000 * patience:
+            while len(chunk) > 0:
+                # No silence can be long enough before so many frames.
+                wait = min(patience - self.search.silence, len(chunk))
+                count = max(1, math.ceil(wait))
+                self.search.advance(chunk[:count])
+                chunk = chunk[count:]
+                if self.search.silence < patience:
                     continue
                 if any(self.search.partial()):
                     partials.append(self._partial(ended=True))
@@ -651,9 +683,7 @@ class Stream:
         return partials
 
     def _begin_segment(self, begin: int) -> None:
-        searcher = self.asr.search
-        self.takes = searcher.takes
-        self.search: Search = searcher.begin(self.asr.tokenizer)
+        self.search: Search = self.searcher.begin(self.asr.tokenizer)
         self.begin = begin
         self.words: list[Word] = []
         self.spelled = 0

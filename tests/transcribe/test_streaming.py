@@ -2,6 +2,7 @@
 
 import functools
 import io
+import math
 
 import numpy as np
 import pytest
@@ -373,6 +374,24 @@ def test_silence_ends_a_segment_and_the_next_begins_anew():
     for name, tensor in stream.state.tensors.items():
         kept = state.tensors if not name.startswith("model.") else fresh
         assert torch.equal(tensor, kept[name]), name
+
+
+def test_each_stream_may_have_hot_words_and_an_end_of_its_own():
+    """Fed in one batch, of which one ends."""
+    asr = StreamingASR(model("hypermixing"), CHARACTERS, endpoint_s=60.0)
+    hot = CTCSearcher(beam_size=4, nbest=2, hotwords=["BAD"], hotword_weight=5.0)
+    streams = [asr.open(), asr.open(math.inf, hot)]
+    samples = speech(9000)
+    both = asr.feed(streams, [samples, samples], last=[False, True])
+    own = StreamingASR(asr.model, CHARACTERS, hot)
+    for found, alone in ((both[1], own), (streams[0].close(), asr)):
+        (*_, expected) = alone.partials([samples])
+        texts = [reading.text for reading in expected.nbest]
+        assert [reading.text for reading in found[-1].nbest] == texts
+        assert found[-1].text == expected.text
+    assert not both[0][-1].ended and len(both[1][-1].nbest) == 2
+    with pytest.raises(ValueError, match="endpoint_s must be > 0, got 0"):
+        asr.open(endpoint_s=0)
 
 
 def test_several_streams_at_once_equal_each_alone():
