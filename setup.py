@@ -76,6 +76,7 @@ setup(
         "hyperconformer.pretrained": [
             f"*/{name}"
             for name in (
+                "config.json",
                 "hyperparams.yaml",
                 "model.safetensors",
                 "tokenizer.model",

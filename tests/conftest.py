@@ -1,5 +1,8 @@
 """Fixtures shared by every test."""
 
+import functools
+import json
+import operator
 import pathlib
 
 import pytest
@@ -37,8 +40,9 @@ def goldens_folder(shared_folder):
 def build_model_folder(tmp_path_factory):
     """Makes model folders of tiny random recognisers that know the letters A to E."""
     # Imported here: most tests need none of it.
+    from hyperconformer.hub.config import build as build_modules
     from hyperconformer.hub.folder import save_model
-    from hyperconformer.hub.safe_yaml import load_safely
+    from hyperconformer.hub.hyperparams import from_hyperpyyaml
     from hyperconformer.training.data import load_tokenizer, train_tokenizer
 
     def build(decoder_layers=0):
@@ -48,13 +52,29 @@ def build_model_folder(tmp_path_factory):
         file = train_tokenizer(manifest, folder / "tokenizer", "char", 0)
         text = TINY_MODEL.format(load_tokenizer(file).vocab_size(), decoder_layers)
         torch.manual_seed(1)
-        modules = load_safely(text, "tiny", ["extractor", "recognizer"])
-        del modules["sample_rate"]
+        names = ("extractor", "recognizer")
+        modules = build_modules(from_hyperpyyaml(text), names, "tiny")
         # Loud enough that different audio gives different text.
         modules["recognizer"].ctc_head.weight.data.mul_(20)
         return save_model(folder / "out" / "model", text, modules, file)
 
     return build
+
+
+@pytest.fixture(scope="session")
+def change_settings():
+    """Changes settings of a model folder: dotted names to values."""
+
+    def change(folder, **settings):
+        path = folder / "config.json"
+        tree = json.loads(path.read_text(encoding="utf-8"))
+        for name, value in settings.items():
+            *inner, last = name.split(".")
+            part = functools.reduce(operator.getitem, inner, tree)
+            part[last] = value
+        path.write_text(json.dumps(tree), encoding="utf-8")
+
+    return change
 
 
 @pytest.fixture(scope="session")

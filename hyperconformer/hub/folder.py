@@ -1,43 +1,66 @@
 """A trained model as a folder: settings, weights, tokenizer, and maybe word n-grams.
 
-Loading one runs no code of the folder: settings are read by
-:mod:`~hyperconformer.hub.safe_yaml`, weights are safetensors whose names and shapes
-must be those of the model, and no file outside the folder is opened.
+Loading one runs no code of the folder: settings are the data of
+:mod:`~hyperconformer.hub.config`, weights are safetensors whose names, shapes and types
+must be those of the model, and no file outside the folder is opened. The model is
+first built without memory, on the device ``meta``, and compared with the header of the
+weights. The folder's ``hyperparams.yaml`` is for SpeechBrain's own interfaces: it is
+written here and never read.
 """
 
 import contextlib
-import math
+import json
 import pathlib
 import re
 import shutil
 
-from hyperpyyaml import load_hyperpyyaml
-from ruamel.yaml import YAML
-from ruamel.yaml.error import YAMLError
-from ruamel.yaml.events import AliasEvent
+import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from sentencepiece import SentencePieceProcessor
 
 from hyperconformer.core.devices import find_device
-from hyperconformer.hub.safe_yaml import load_safely
+from hyperconformer.hub.config import (
+    MODULES,
+    NGRAM_SETTINGS,
+    VERSION,
+    MemoryBudget,
+    build,
+    parse_config,
+)
+from hyperconformer.hub.hyperparams import from_hyperpyyaml, to_hyperpyyaml
 
-CONFIG_FILE = "hyperparams.yaml"
+CONFIG_FILE = "config.json"
+SPEECHBRAIN_FILE = "hyperparams.yaml"
 WEIGHTS_FILE = "model.safetensors"
 TOKENIZER_FILE = "tokenizer.model"
 NGRAM_FILE = "lm.arpa"
 FILES = (CONFIG_FILE, WEIGHTS_FILE, TOKENIZER_FILE)
-# What the settings say of it.
-NGRAM_SETTINGS = ("lm_weight", "word_bonus")
 # Far above any settings, any SentencePiece model, and n-grams that Python should read.
 MAX_BYTES = {
     CONFIG_FILE: 2**16,
+    SPEECHBRAIN_FILE: 2**16,
     WEIGHTS_FILE: 2**35,
     TOKENIZER_FILE: 2**26,
     NGRAM_FILE: 2**24,
 }
+# The types of a safetensors file that a model may have.
+DTYPES = {
+    "F64": torch.float64,
+    "F32": torch.float32,
+    "F16": torch.float16,
+    "BF16": torch.bfloat16,
+    "I64": torch.int64,
+    "I32": torch.int32,
+    "I16": torch.int16,
+    "I8": torch.int8,
+    "U8": torch.uint8,
+    "BOOL": torch.bool,
+}
 # What building a model may take: a few times its weights, and something to begin with.
 BUILD_FACTOR, BUILD_BYTES, BUILD_TENSORS = 8, 2**26, 1000
+
+_ROWS = re.compile(r"\[\n([^\[\]{}]*)\]")
 
 # The model that comes with the package: in the repository, and in the wheel as data
 # of the package.
@@ -45,34 +68,6 @@ DEFAULT_MODEL = "hyperconformer-an4"
 DEFAULT_STREAMING_MODEL = "hyperconformer-an4-streaming"
 _PACKAGE = pathlib.Path(__file__).resolve().parents[1]
 SHIPPED_FOLDERS = (_PACKAGE / "pretrained", _PACKAGE.parent / "pretrained")
-
-# For SpeechBrain's own interfaces, which read the same folder.
-_SPEECHBRAIN = """
-# For SpeechBrain's {interface}.from_hparams
-encoder: !new:hyperconformer.{encoder}
-  extractor: !ref <extractor>
-  recognizer: !ref <recognizer>
-{decoding}
-tokenizer: !new:sentencepiece.SentencePieceProcessor
-audio_normalizer: !new:speechbrain.dataio.preprocess.AudioNormalizer
-  sample_rate: !ref <sample_rate>
-pretrainer: !new:hyperconformer.FolderPretrainer
-  loadables:
-    model: !ref <encoder>
-    tokenizer: !ref <tokenizer>
-  files:
-    model: model.safetensors
-    tokenizer: tokenizer.model
-"""
-_CTC = """modules:
-  encoder: !ref <encoder>
-decoding_function: !name:speechbrain.decoders.ctc_greedy_decode
-  blank_id: 0"""
-_JOINT = """decoder: !new:hyperconformer.JointSearcher
-  recognizer: !ref <recognizer>
-modules:
-  encoder: !ref <encoder>
-  decoder: !ref <decoder>"""
 
 
 def save_model(folder, config_text, modules, tokenizer_file, ngram=None):
@@ -83,7 +78,8 @@ def save_model(folder, config_text, modules, tokenizer_file, ngram=None):
     folder : str or pathlib.Path
         Made if absent.
     config_text : str
-        HyperPyYAML text that builds the modules, each under its name.
+        HyperPyYAML text without references that builds the modules, each under its
+        name.
     modules : dict of str to torch.nn.Module
         The trained modules. A recogniser's folder also gets what SpeechBrain's
         ``EncoderASR`` or, where there is a decoder, ``EncoderDecoderASR`` needs.
@@ -97,19 +93,25 @@ def save_model(folder, config_text, modules, tokenizer_file, ngram=None):
     -------
     pathlib.Path
         The folder.
+
+    Raises
+    ------
+    ValueError
+        If the text holds what is no data, such as ``!apply:``.
     """
     folder = pathlib.Path(folder)
+    config = {
+        "version": VERSION,
+        "tokenizer": "sentencepiece",
+        **from_hyperpyyaml(config_text, source=f"the settings of {folder}"),
+    }
     folder.mkdir(parents=True, exist_ok=True)
     arpa = pathlib.Path(ngram["arpa"]).read_bytes() if ngram else None
     (folder / NGRAM_FILE).unlink(missing_ok=True)  # of an earlier run
     if ngram:
         (folder / NGRAM_FILE).write_bytes(arpa)
-        config_text += "".join(
-            f"{name}: {float(ngram[name])!r}\n" for name in NGRAM_SETTINGS
-        )
-    if "recognizer" in modules:
-        config_text += _for_speechbrain(modules["recognizer"])
-    (folder / CONFIG_FILE).write_text(config_text, encoding="utf-8")
+        config["ngram"] = {name: float(ngram[name]) for name in NGRAM_SETTINGS}
+    write_settings(folder, config, modules)
     # Copies, as the format refuses parameters that stand under two names (tied ones).
     weights = {
         f"{name}.{key}": value.detach().cpu().contiguous().clone()
@@ -121,13 +123,33 @@ def save_model(folder, config_text, modules, tokenizer_file, ngram=None):
     return folder
 
 
-def _for_speechbrain(recognizer):
-    if recognizer.decoder_head is None:
-        return _SPEECHBRAIN.format(
-            interface="EncoderASR", encoder="CTCEncoder", decoding=_CTC
-        )
-    return _SPEECHBRAIN.format(
-        interface="EncoderDecoderASR", encoder="Encoder", decoding=_JOINT
+def write_settings(folder, config, modules):
+    """Write the settings of a model folder, for this package and for SpeechBrain.
+
+    Arguments
+    ---------
+    folder : pathlib.Path
+        The folder.
+    config : dict
+        The settings, as :func:`read_settings` returns them.
+    modules : dict of str to torch.nn.Module
+        What they describe.
+
+    Raises
+    ------
+    ValueError
+        If they are no settings of a model.
+    """
+    text = json.dumps(config, indent=2) + "\n"
+    # Lists of plain values in one line.
+    text = _ROWS.sub(lambda row: f"[{' '.join(row[1].split())}]", text)
+    parse_config(text, folder / CONFIG_FILE, trusted=True)
+    has_decoder = None
+    if "recognizer" in modules:
+        has_decoder = modules["recognizer"].decoder_head is not None
+    (folder / CONFIG_FILE).write_text(text, encoding="utf-8")
+    (folder / SPEECHBRAIN_FILE).write_text(
+        to_hyperpyyaml(config, has_decoder), encoding="utf-8"
     )
 
 
@@ -143,15 +165,14 @@ def load_model(source, names, device="cpu", trusted=False):
     device : str or torch.device
         Where to compute.
     trusted : bool
-        True lets the settings build and call anything, as SpeechBrain does: for
-        folders of your own that name classes of your own. Weights are safetensors
-        all the same.
+        True lets the settings build any class that Python can import: for folders of
+        your own that name classes of your own. Weights are safetensors all the same.
 
     Returns
     -------
     config : dict
-        The modules with their weights, in evaluation mode, the plain values among the
-        settings, and ``ngram``: what :func:`save_model` was given, else empty.
+        The modules with their weights, in evaluation mode, ``sample_rate`` where the
+        settings have one, and ``ngram``: what :func:`save_model` was given, else empty.
     tokenizer : sentencepiece.SentencePieceProcessor
 
     Raises
@@ -166,43 +187,43 @@ def load_model(source, names, device="cpu", trusted=False):
     device = find_device(device)
     folder = find_model(source)
     files = {name: check_file(folder, name) for name in FILES}
-    text = _read_settings(folder)
-    if trusted:
-        config = load_hyperpyyaml(text)
-    else:
-        with _named_errors(folder / WEIGHTS_FILE, SafetensorError):
-            max_bytes, max_tensors = _budget(files[WEIGHTS_FILE])
-        config = load_safely(text, folder / CONFIG_FILE, names, max_bytes, max_tensors)
-    if not set(names) <= set(config):
+    settings = _read_settings(folder, trusted)
+    found = [name for name in MODULES if name in settings]
+    if not set(names) <= set(found):
         raise ValueError(
-            f"{folder} should hold {', '.join(names)}, but holds: {', '.join(config)}"
+            f"{folder} should hold {', '.join(names)}, but holds: "
+            f"{', '.join(found) or 'none'}"
         )
+    weights, source = files[WEIGHTS_FILE], folder / CONFIG_FILE
+    if not trusted:
+        with _named_errors(folder / WEIGHTS_FILE, SafetensorError):
+            header = _read_header(weights)
+        with _budget(weights, header), torch.device("meta"):
+            modules = build(settings, names, source)
+        _compare(header, _state(modules), weights)
+    modules = build(settings, names, source, trusted)
     with _named_errors(folder / WEIGHTS_FILE, SafetensorError):
-        _load_weights(files[WEIGHTS_FILE], {name: config[name] for name in names})
-    for name in names:
-        config[name].to(device).eval()
+        _load_weights(weights, modules)
+    for module in modules.values():
+        module.to(device).eval()
     with _named_errors(folder / TOKENIZER_FILE, RuntimeError):
         tokenizer = SentencePieceProcessor(model_file=str(files[TOKENIZER_FILE]))
-    config["ngram"] = _ngram_options(folder, config)
-    return config, tokenizer
+    config = {key: settings[key] for key in ("sample_rate",) if key in settings}
+    return {**config, **modules, "ngram": _ngram_options(folder, settings)}, tokenizer
 
 
-def _ngram_options(folder, config):
+def _ngram_options(folder, settings):
     if not (folder / NGRAM_FILE).is_file():
         return {}
     check_file(folder, NGRAM_FILE)
+    if "ngram" not in settings:
+        raise ValueError(
+            f"{folder / CONFIG_FILE} lacks ngram, with {' and '.join(NGRAM_SETTINGS)}, "
+            f"where there is a {NGRAM_FILE}"
+        )
     # Under this name: what it may link to in the hub's cache has no suffix, by which
     # the search knows a text that Python reads from a file for KenLM's C++.
-    options = {"arpa": folder / NGRAM_FILE}
-    for name in NGRAM_SETTINGS:
-        value = config.get(name)
-        if not isinstance(value, (int, float)) or not math.isfinite(value):
-            raise ValueError(
-                f"{folder / CONFIG_FILE}: {name} must be a number where there is a "
-                f"{NGRAM_FILE}, got {value!r}"
-            )
-        options[name] = value
-    return options
+    return {"arpa": folder / NGRAM_FILE, **settings["ngram"]}
 
 
 def find_model(source=None):
@@ -238,6 +259,12 @@ def find_model(source=None):
         outer, folder = folder, folder / "model"
     for name in FILES:
         if not (folder / name).is_file():
+            if name == CONFIG_FILE and (folder / SPEECHBRAIN_FILE).is_file():
+                raise FileNotFoundError(
+                    f"{folder} lacks {CONFIG_FILE}: it was saved by version 0.2 or "
+                    f"before. Add the file by: python -m hyperconformer.hub.upgrade "
+                    f"{folder}"
+                )
             raise FileNotFoundError(
                 f"{source} is no model folder: it lacks {name}, also in its folder "
                 "`model`, where a finished training run leaves it"
@@ -329,11 +356,11 @@ def _blobs(folder):
     return None
 
 
-def _budget(path):
-    with safe_open(path, framework="pt") as file:
-        tensors = len(file.keys())
+def _budget(path, header):
     size = path.stat().st_size
-    return BUILD_FACTOR * size + BUILD_BYTES, BUILD_FACTOR * tensors + BUILD_TENSORS
+    return MemoryBudget(
+        BUILD_FACTOR * size + BUILD_BYTES, BUILD_FACTOR * len(header) + BUILD_TENSORS
+    )
 
 
 def read_settings(source):
@@ -347,27 +374,24 @@ def read_settings(source):
     Returns
     -------
     dict
-        Nested as the file is; what it builds is a dict of its arguments.
+        Nested as :mod:`~hyperconformer.hub.config` describes it.
 
     Raises
     ------
     FileNotFoundError
         If the folder or one of its files is missing.
     ValueError
-        If the file is damaged, or has aliases: a few of aliases are a lot of settings.
+        If the file is damaged, or no settings of a model.
     """
-    folder = find_model(source)
-    text = _read_settings(folder)
-    with _named_errors(folder / CONFIG_FILE, YAMLError, RecursionError):
-        if any(isinstance(event, AliasEvent) for event in YAML().parse(text)):
-            raise ValueError(f"{folder / CONFIG_FILE} has aliases; settings have none")
-        return YAML().load(text)
+    # They are not built, so that no size of theirs can hurt.
+    return _read_settings(find_model(source), trusted=True)
 
 
-def _read_settings(folder):
+def _read_settings(folder, trusted):
     path = check_file(folder, CONFIG_FILE)
     with _named_errors(folder / CONFIG_FILE, UnicodeDecodeError):
-        return path.read_text(encoding="utf-8-sig")
+        text = path.read_text(encoding="utf-8-sig")
+    return parse_config(text, folder / CONFIG_FILE, trusted)
 
 
 def load_weights(source, modules, ignored=None):
@@ -397,37 +421,57 @@ def load_weights(source, modules, ignored=None):
 
 def _load_weights(path, modules, who="its settings", ignored=None):
     """Fill the modules from a file that holds exactly their tensors."""
-    wanted = {
+    wanted = _state(modules, ignored)
+    _compare(_read_header(path, ignored), wanted, path, who)
+    with safe_open(path, framework="pt") as file:
+        for key, value in wanted.items():
+            tensor = file.get_tensor(key)
+            if not tensor.isfinite().all():
+                raise ValueError(f"{path}: {key} holds NaN or infinite values")
+            value.copy_(tensor)
+
+
+def _state(modules, ignored=None):
+    """The tensors of modules, under the names of the file."""
+    return {
         f"{name}.{key}": value
         for name, module in modules.items()
         for key, value in module.state_dict().items()
         if not (ignored and ignored.fullmatch(f"{name}.{key}"))
     }
+
+
+def _read_header(path, ignored=None):
+    """Shape and type of each tensor of a file; no tensor is read."""
     with safe_open(path, framework="pt") as file:
-        found = {k for k in file.keys() if not (ignored and ignored.fullmatch(k))}
-        if found != set(wanted):
+        return {
+            key: (file.get_slice(key).get_shape(), file.get_slice(key).get_dtype())
+            for key in file.keys()
+            if not (ignored and ignored.fullmatch(key))
+        }
+
+
+def _compare(header, wanted, path, who="its settings"):
+    """Refuse a file whose header is not that of a model's tensors."""
+    if set(header) != set(wanted):
+        raise ValueError(
+            f"{path} has other tensors than {who} ask for: "
+            f"{_some(set(wanted) - set(header))} missing, "
+            f"{_some(set(header) - set(wanted))} not asked for"
+        )
+    for key, value in wanted.items():
+        shape, dtype = header[key]
+        if list(shape) != list(value.shape):
             raise ValueError(
-                f"{path} has other tensors than {who} ask for: "
-                f"{_some(set(wanted) - found)} missing, "
-                f"{_some(found - set(wanted))} not asked for"
+                f"{path}: {key} has shape {list(shape)}, {who} ask for "
+                f"{list(value.shape)}"
             )
-        # All are checked before the first is read.
-        for key, value in wanted.items():
-            shape = file.get_slice(key).get_shape()
-            if list(shape) != list(value.shape):
-                raise ValueError(
-                    f"{path}: {key} has shape {list(shape)}, {who} ask for "
-                    f"{list(value.shape)}"
-                )
-        for key, value in wanted.items():
-            tensor = file.get_tensor(key)
-            if tensor.is_floating_point() != value.is_floating_point():
-                raise ValueError(
-                    f"{path}: {key} is {tensor.dtype}, expected {value.dtype}"
-                )
-            if not tensor.isfinite().all():
-                raise ValueError(f"{path}: {key} holds NaN or infinite values")
-            value.copy_(tensor)
+        if dtype not in DTYPES:
+            raise ValueError(f"{path}: {key} is {dtype}; known: {', '.join(DTYPES)}")
+        if DTYPES[dtype].is_floating_point != value.is_floating_point():
+            raise ValueError(
+                f"{path}: {key} is {DTYPES[dtype]}, expected {value.dtype}"
+            )
 
 
 def _some(names):

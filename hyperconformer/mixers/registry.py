@@ -8,13 +8,11 @@ True
 import collections.abc
 import importlib
 import inspect
-import math
-import numbers
-import types
 import typing
 from collections.abc import Callable
 from typing import Any, TypeVar
 
+from hyperconformer.core.annotations import described, fits
 from hyperconformer.core.messages import quoted, unknown
 from hyperconformer.mixers.base import TokenMixer
 
@@ -167,51 +165,12 @@ def check_options(mixer, options):
             raise ValueError(
                 unknown(f"option of mixer {label!r}", option, sorted(known))
             )
-        if option in wanted and not _fits(value, wanted[option]):
+        if option in wanted and not fits(value, wanted[option]):
             raise ValueError(
                 f"option {option!r} of mixer {label!r} must be "
-                f"{_described(wanted[option])}, got {quoted(value)} "
+                f"{described(wanted[option])}, got {quoted(value)} "
                 f"({type(value).__name__})"
             )
-
-
-def _fits(value, annotation):
-    """Whether a value is what an annotation says; True where that is not known."""
-    origin = typing.get_origin(annotation)
-    if origin in (typing.Union, getattr(types, "UnionType", None)):
-        return any(_fits(value, one) for one in typing.get_args(annotation))
-    if origin is typing.Literal:
-        return value in typing.get_args(annotation)
-    annotation = annotation if origin is None else origin
-    if annotation is collections.abc.Callable:
-        return callable(value)
-    if not isinstance(annotation, type):
-        return True
-    # A bool is an int to Python, but no number to a reader.
-    if annotation in (int, float) and isinstance(value, bool):
-        return False
-    if annotation is int:
-        return isinstance(value, numbers.Integral)
-    if annotation is float:
-        return isinstance(value, numbers.Real) and math.isfinite(value)
-    return isinstance(value, annotation)
-
-
-def _described(annotation):
-    """An annotation in words."""
-    if annotation is float:
-        return "a finite number"
-    if annotation is type(None):
-        return "None"
-    if typing.get_origin(annotation) is collections.abc.Callable:
-        return "a class or function"
-    if typing.get_origin(annotation) in (
-        typing.Union,
-        getattr(types, "UnionType", None),
-    ):
-        return " or ".join(map(_described, typing.get_args(annotation)))
-    plain = isinstance(annotation, type) and typing.get_origin(annotation) is None
-    return annotation.__name__ if plain else str(annotation).replace("typing.", "")
 
 
 def build_mixer(
@@ -250,7 +209,7 @@ def build_mixer(
     """
     check_options(mixer, options)
     for name, size in (("d_model", d_model), ("num_heads", num_heads)):
-        if not (_fits(size, int) and size >= 1):
+        if not (fits(size, int) and size >= 1):
             raise ValueError(
                 f"{name} must be a whole number from 1 on, got {quoted(size)}"
             )

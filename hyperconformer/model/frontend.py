@@ -264,6 +264,11 @@ def _as_one_operator(layer, norm, rectifier, x, lengths, convolve):
     return convolution_block(x, lengths, weight, bias, *affine, geometry)
 
 
+def _are_unknown(lengths):
+    """Whether lengths decide nothing: of a recording, or without memory (meta)."""
+    return is_recorded() or lengths.is_meta
+
+
 def _half(layer, axis):
     """What a convolution sees to either side: of bins (0) or frames (-1)."""
     return layer.dilation[axis] * (layer.kernel_size[axis] - 1) // 2
@@ -293,20 +298,20 @@ def _after_zeros(layer, x, lengths):
 def _reflected(layer, x, lengths):
     """A convolution that reflects each utterance at both of its ends."""
     time_pad = _half(layer, -1)
-    if not is_recorded() and lengths.min() <= time_pad:
+    if not _are_unknown(lengths) and lengths.min() <= time_pad:
         raise ValueError(
             f"an utterance of {lengths.min().item()} frames is too short for the "
             f"convolutional front end, which needs more than {time_pad} at every layer"
         )
     end_pad = time_pad
-    if is_recorded() or (lengths < x.shape[1]).any():
+    if _are_unknown(lengths) or (lengths < x.shape[1]).any():
         x, end_pad = _reflect_ends(x, lengths, time_pad), 0
     return _convolve(layer, x, (time_pad, end_pad)), _strided(layer, lengths)
 
 
 def _cleared(x, lengths):
     """Zeros past each end."""
-    if not is_recorded() and (lengths == x.shape[1]).all():
+    if not _are_unknown(lengths) and (lengths == x.shape[1]).all():
         return x
     mask = lengths_to_padding_mask(lengths, x.shape[1])
     return x.masked_fill(mask[:, :, None, None], 0.0)

@@ -15,6 +15,7 @@ from hyperconformer.core.files import write_atomically
 from hyperconformer.corpora import load_corpus, prepare
 from hyperconformer.evaluation.environment import describe_environment
 from hyperconformer.hub.folder import TOKENIZER_FILE, check_file, find_model, save_model
+from hyperconformer.hub.hyperparams import from_hyperpyyaml
 from hyperconformer.training.data import (
     find_tokenizer,
     keep_tokenizer,
@@ -133,6 +134,8 @@ def open_experiment(config_file, overrides, used_keys, test_only=False):
     # The model needs the number of tokens, which is known only now.
     found = {"vocab_size": tokenizer.vocab_size()}
     plain = resolve_config(text, found)
+    # Now, as a model that is no data could not be saved after the training.
+    from_hyperpyyaml(plain, source=config_file)
     sb.utils.seed.seed_everything(settings["seed"], verbose=False)
     config = load_hyperpyyaml(text, found)
     # Tests do not change a trained model.

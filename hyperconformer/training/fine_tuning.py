@@ -3,10 +3,9 @@
 import logging
 import re
 
-from ruamel.yaml import YAML
-
 from hyperconformer.config import flatten
 from hyperconformer.hub.folder import load_weights, read_settings
+from hyperconformer.hub.hyperparams import from_hyperpyyaml
 
 logger = logging.getLogger(__name__)
 
@@ -43,7 +42,7 @@ def start_from(source, settings, extractor, recognizer, new_head=False):
         If its sample rate or its weights do not fit this run's model.
     """
     theirs = flatten(read_settings(source))
-    ours = flatten(YAML().load(settings))
+    ours = flatten(from_hyperpyyaml(settings))
     rates = [model.get("sample_rate") for model in (theirs, ours)]
     if rates[0] != rates[1]:
         raise ValueError(

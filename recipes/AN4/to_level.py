@@ -18,17 +18,19 @@ from safetensors.torch import load_file, save_file
 from hyperconformer.audio import read_audio
 from hyperconformer.corpora import prepare
 from hyperconformer.corpora.manifest import read_manifest
+from hyperconformer.hub.folder import read_settings, write_settings
 from hyperconformer.transcribe.offline import ASR
 
 
 def main(an4, model):
     """Measure the level, and rewrite settings and weights."""
     model = pathlib.Path(model)
-    settings = model / "hyperparams.yaml"
-    text = settings.read_text(encoding="utf-8")
-    if "normalization: global" not in text:
-        raise ValueError(f"{settings} has no line 'normalization: global'")
-    extractor = ASR.from_hparams(model).extractor
+    asr, settings = ASR.from_hparams(model), read_settings(model)
+    extractor = asr.extractor
+    if extractor.normalization != "global":
+        raise ValueError(
+            f"{model} has normalization {extractor.normalization!r}, expected 'global'"
+        )
     extractor.mean.zero_(), extractor.std.fill_(1.0)
     with tempfile.TemporaryDirectory() as folder:
         rows = read_manifest(prepare("an4", an4, folder, hold_out=False)["train"])
@@ -37,8 +39,8 @@ def main(an4, model):
     weights = load_file(model / "model.safetensors")
     weights["extractor.mean"] = weights["extractor.mean"] - mean_level
     save_file(weights, model / "model.safetensors")
-    text = text.replace("normalization: global", "normalization: level")
-    settings.write_text(text, encoding="utf-8")
+    settings["extractor"]["normalization"] = "level"
+    write_settings(model, settings, {"recognizer": asr.recognizer})
     print(f"{model}: mean level {mean_level:.2f} dB of {len(levels)} utterances")
 
 

@@ -18,16 +18,9 @@ def files(tmp_path_factory):
 
 
 @pytest.fixture
-def streaming_model(tiny_model, tmp_path):
+def streaming_model(tiny_model, change_settings, tmp_path):
     """The tiny model, causal, and features that do not wait for the utterance's end."""
     folder = shutil.copytree(tiny_model, tmp_path / "streaming")
-    settings = folder / "hyperparams.yaml"
-    text = settings.read_text()
-    for old, new in (
-        ("normalization: utterance", "normalization: global\n  top_db: null"),
-        ("    residuals:", "    causal: True\n    residuals:"),
-    ):
-        assert old in text
-        text = text.replace(old, new)
-    settings.write_text(text)
+    settings = {"extractor.normalization": "global", "extractor.top_db": None}
+    change_settings(folder, **settings, **{"recognizer.frontend.causal": True})
     return folder

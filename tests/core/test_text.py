@@ -118,7 +118,7 @@ def test_byte_order_marks_are_no_text(tmp_path):
 
 def test_a_model_folder_may_have_marks(tiny_model, tmp_path):
     folder = shutil.copytree(tiny_model, tmp_path / "model")
-    write(folder / "hyperparams.yaml", (folder / "hyperparams.yaml").read_text())
+    write(folder / "config.json", (folder / "config.json").read_text())
     assert list(read_settings(folder)) == list(read_settings(tiny_model))
     assert ASR.from_hparams(folder).sample_rate_hz == 16000
 

@@ -1,10 +1,14 @@
 """The models in pretrained/, on the speech that their cards speak of."""
 
 import pytest
+import torch
+from safetensors.torch import load_file
 from speechbrain.utils.metric_stats import ErrorRateStats
 
 from hyperconformer.audio import read_audio
 from hyperconformer.corpora.an4 import list_utterances
+from hyperconformer.hub.folder import find_model, list_shipped_models, read_settings
+from hyperconformer.hub.hyperparams import to_hyperpyyaml
 from hyperconformer.transcribe.offline import ASR
 from hyperconformer.transcribe.streaming import StreamingASR
 
@@ -52,3 +56,16 @@ def test_the_streaming_model_on_an4(word_errors):
 def test_the_streaming_model_on_whole_utterances(word_errors):
     asr = ASR.from_hparams("hyperconformer-an4-streaming")
     assert word_errors(lambda file: asr.transcribe_file(file).text.split()) <= 38 + 3
+
+
+@pytest.mark.parametrize("name", list_shipped_models())
+def test_the_files_of_a_shipped_folder_say_the_same(name):
+    folder = find_model(name)
+    settings, text = read_settings(name), (folder / "hyperparams.yaml").read_text()
+    assert to_hyperpyyaml(settings, has_decoder=False) == text
+    state = load_file(folder / "model.safetensors")
+    asr = ASR.from_hparams(name)
+    for part in ("extractor", "recognizer"):
+        for key, value in getattr(asr, part).state_dict().items():
+            assert torch.equal(value, state.pop(f"{part}.{key}"))
+    assert not state

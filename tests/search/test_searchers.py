@@ -1,6 +1,7 @@
 """Joint decoding with a language model, alone and at the end of a training run."""
 
 import itertools
+import json
 import pathlib
 import sys
 
@@ -198,8 +199,10 @@ def test_mistakes_are_named(lm_folder, changes, message):
 def test_the_folder_of_a_recogniser_is_refused(lm_folder, tmp_path):
     for name in ("model.safetensors", "tokenizer.model"):
         (tmp_path / name).write_bytes((lm_folder[0] / "model" / name).read_bytes())
-    (tmp_path / "hyperparams.yaml").write_text("sample_rate: 16000\n")
-    with pytest.raises(ValueError, match="should hold language_model, but"):
+    settings = json.loads((lm_folder[0] / "model/config.json").read_text())
+    settings["recognizer"] = settings.pop("language_model")
+    (tmp_path / "config.json").write_text(json.dumps(settings))
+    with pytest.raises(ValueError, match="hold language_model, but holds: recognizer"):
         language_model_of(tmp_path)
 
 

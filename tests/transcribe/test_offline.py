@@ -303,14 +303,15 @@ RESULT = Transcription(
 )
 
 
-def test_a_folder_with_word_ngrams_is_decoded_with_them(tiny_model, tmp_path, capsys):
+def test_a_folder_with_word_ngrams_is_decoded_with_them(
+    tiny_model, change_settings, tmp_path, capsys
+):
     folder = shutil.copytree(tiny_model, tmp_path / "model")
     samples = noise(3)
     greedy = ASR.from_hparams(folder)
     spelled = greedy.transcribe(samples, RATE).text
     arpa = train_arpa(["AB BA"], folder / "lm.arpa")
-    with open(folder / "hyperparams.yaml", "a") as file:
-        file.write("lm_weight: 2.0\nword_bonus: 3.0\n")
+    change_settings(folder, ngram={"lm_weight": 2.0, "word_bonus": 3.0})
     search = CTCSearcher(arpa=arpa, lm_weight=2.0, word_bonus=3.0)
     expected = ASR.from_hparams(tiny_model, search=search).transcribe(samples, RATE)
     asr = ASR.from_hparams(folder)
