@@ -6,7 +6,6 @@ it is the HyperBranchformer.
 """
 
 from collections import OrderedDict
-from typing import Any
 
 import torch
 from torch import nn
@@ -251,19 +250,7 @@ class BranchformerEncoder(EncoderStack):
 
     Arguments
     ---------
-    num_layers : int
-        Number of layers.
-    d_model : int
-        Width D of the frames.
-    layerdrop_prob : float
-        Probability of leaving out each layer in training.
-    **layer_options
-        As :class:`BranchformerEncoderLayer`.
-
-    Raises
-    ------
-    ValueError
-        As :class:`BranchformerEncoderLayer`.
+    As :class:`EncoderStack`, with the options of :class:`BranchformerEncoderLayer`.
 
     Example
     -------
@@ -272,16 +259,5 @@ class BranchformerEncoder(EncoderStack):
     torch.Size([2, 9, 16])
     """
 
-    def __init__(
-        self,
-        num_layers: int,
-        d_model: int,
-        *,
-        layerdrop_prob: float = 0.0,
-        **layer_options: Any,
-    ):
-        layers = (
-            BranchformerEncoderLayer(d_model=d_model, **layer_options)
-            for _ in range(num_layers)
-        )
-        super().__init__(layers, d_model, layerdrop_prob)
+    layer_class = BranchformerEncoderLayer
+    requires = {"causal": (False, "the Branchformer looks ahead")}

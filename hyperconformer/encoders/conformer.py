@@ -180,19 +180,7 @@ class ConformerEncoder(EncoderStack):
 
     Arguments
     ---------
-    num_layers : int
-        Number of layers.
-    d_model : int
-        Width D of the frames.
-    layerdrop_prob : float
-        Probability of leaving out each layer in training.
-    **layer_options
-        As :class:`ConformerEncoderLayer`.
-
-    Raises
-    ------
-    ValueError
-        As :class:`ConformerEncoderLayer`.
+    As :class:`EncoderStack`, with the options of :class:`ConformerEncoderLayer`.
 
     Example
     -------
@@ -202,16 +190,5 @@ class ConformerEncoder(EncoderStack):
     (torch.Size([2, 9, 16]), 3)
     """
 
-    def __init__(
-        self,
-        num_layers: int,
-        d_model: int,
-        *,
-        layerdrop_prob: float = 0.0,
-        **layer_options: Any,
-    ):
-        layers = (
-            ConformerEncoderLayer(d_model=d_model, **layer_options)
-            for _ in range(num_layers)
-        )
-        super().__init__(layers, d_model, layerdrop_prob)
+    layer_class = ConformerEncoderLayer
+    requires = {"normalize_before": (True, "the Conformer normalises first")}

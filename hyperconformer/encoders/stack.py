@@ -3,7 +3,7 @@
 The parameters bear SpeechBrain's names, so that its checkpoints load here.
 """
 
-from collections.abc import Iterable
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -21,23 +21,51 @@ from hyperconformer.nn.normalization import named_norm
 
 
 class EncoderStack(nn.Module):
-    """Layers one after another, and a final LayerNorm.
+    """Layers of one class, one after another, and a final LayerNorm.
+
+    A subclass names the class of its layers. Those that stream also have
+    ``init_state`` and ``step``, with this class's arguments.
+
+    Attributes
+    ----------
+    layer_class : type
+        A module that maps ``(x, padding_mask, chunk)`` to frames like ``x``.
+    requires : dict of str to tuple
+        Option of a model to the one value that suits this encoder, and the reason.
 
     Arguments
     ---------
-    layers : iterable of torch.nn.Module
-        Each maps ``(x, padding_mask, chunk)`` to frames like ``x``.
+    num_layers : int
+        Number of layers.
     d_model : int
         Width D of the frames.
     layerdrop_prob : float
         Probability of leaving out each layer in training.
+    **layer_options
+        As the layer's class.
+
+    Raises
+    ------
+    ValueError
+        As the layer's class.
     """
 
+    layer_class: Callable[..., nn.Module]
+    requires: dict[str, tuple[Any, str]] = {}
+
     def __init__(
-        self, layers: Iterable[nn.Module], d_model: int, layerdrop_prob: float = 0.0
+        self,
+        num_layers: int,
+        d_model: int,
+        *,
+        layerdrop_prob: float = 0.0,
+        **layer_options: Any,
     ):
         super().__init__()
-        self.layers = nn.ModuleList(layers)
+        self.layers = nn.ModuleList(
+            self.layer_class(d_model=d_model, **layer_options)
+            for _ in range(num_layers)
+        )
         self.norm = named_norm(d_model, eps=1e-6)
         self.layerdrop_prob = layerdrop_prob
 

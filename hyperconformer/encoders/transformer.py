@@ -3,8 +3,6 @@
 With HyperMixing it is the HyperMixer, arXiv:2203.03691.
 """
 
-from typing import Any
-
 from torch import nn
 
 from hyperconformer.encoders.stack import EncoderStack, build_encoder_mixer
@@ -115,19 +113,7 @@ class TransformerEncoder(EncoderStack):
 
     Arguments
     ---------
-    num_layers : int
-        Number of layers.
-    d_model : int
-        Width D of the frames.
-    layerdrop_prob : float
-        Probability of leaving out each layer in training.
-    **layer_options
-        As :class:`TransformerEncoderLayer`.
-
-    Raises
-    ------
-    ValueError
-        As :class:`TransformerEncoderLayer`.
+    As :class:`EncoderStack`, with the options of :class:`TransformerEncoderLayer`.
 
     Example
     -------
@@ -138,16 +124,4 @@ class TransformerEncoder(EncoderStack):
     (torch.Size([2, 9, 16]), 3)
     """
 
-    def __init__(
-        self,
-        num_layers: int,
-        d_model: int,
-        *,
-        layerdrop_prob: float = 0.0,
-        **layer_options: Any,
-    ):
-        layers = (
-            TransformerEncoderLayer(d_model=d_model, **layer_options)
-            for _ in range(num_layers)
-        )
-        super().__init__(layers, d_model, layerdrop_prob)
+    layer_class = TransformerEncoderLayer

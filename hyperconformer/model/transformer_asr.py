@@ -23,13 +23,9 @@ from hyperconformer.core.masks import (
     lengths_to_padding_mask,
     relative_to_frames,
 )
-from hyperconformer.core.messages import unknown
 from hyperconformer.core.recording import is_recorded
 from hyperconformer.core.state import State
-from hyperconformer.encoders.branchformer import BranchformerEncoder
-from hyperconformer.encoders.conformer import ConformerEncoder
-from hyperconformer.encoders.stack import EncoderStack
-from hyperconformer.encoders.transformer import TransformerEncoder
+from hyperconformer.encoders.registry import build_encoder, encoder_class
 from hyperconformer.mixers.base import TokenMixer
 from hyperconformer.mixers.hypermixing import sinusoids
 from hyperconformer.model.chunks import chunk_rule
@@ -37,8 +33,6 @@ from hyperconformer.nn.replace import replace_layers
 
 # The attention types that SpeechBrain knows; it initialises their weights itself.
 STOCK_TYPES = ("regularMHA", "RelPosMHAXL", "RoPEMHA", "hypermixing")
-
-ENCODERS = ("branchformer", "conformer", "transformer")
 
 
 class HyperConformerASR(TransformerASR):
@@ -147,16 +141,13 @@ class HyperConformerASR(TransformerASR):
         layerdrop_prob: float = 0.0,
         mixer_options: dict[str, Any] | None = None,
     ):
-        if encoder_module not in ENCODERS:
-            raise ValueError(unknown("encoder_module", encoder_module, ENCODERS))
-        if encoder_module == "conformer" and not normalize_before:
-            raise ValueError("the Conformer needs normalize_before=True, got False")
+        encoder = encoder_class(
+            encoder_module, normalize_before=normalize_before, causal=bool(causal)
+        )
         if num_encoder_layers < 1:
             raise ValueError(
                 f"num_encoder_layers must be >= 1, got {num_encoder_layers}"
             )
-        if encoder_module == "branchformer" and causal:
-            raise ValueError("the Branchformer looks ahead: it needs causal=False")
         stock = attention_type if attention_type in STOCK_TYPES else "hypermixing"
         super().__init__(
             tgt_vocab,
@@ -186,41 +177,29 @@ class HyperConformerASR(TransformerASR):
             raise ValueError(
                 "the decoder needs positional_encoding: fixed_abs_sine, got None"
             )
-        shared: dict[str, Any] = {
-            "num_layers": num_encoder_layers,
-            "d_model": d_model,
-            "nhead": nhead,
-            "dropout": dropout,
-            "attention_type": attention_type,
-            "mixer_options": mixer_options,
-            "layerdrop_prob": layerdrop_prob,
+        activations = {
+            "branchformer": branchformer_activation,
+            "conformer": conformer_activation,
         }
-        if encoder_module == "conformer":
-            self.encoder: EncoderStack = ConformerEncoder(
-                d_ffn=d_ffn,
-                kernel_size=kernel_size,
-                activation=_known(conformer_activation),
-                bias=bias,
-                causal=self.causal,
-                **shared,
-            )
-        elif encoder_module == "transformer":
-            self.encoder = TransformerEncoder(
-                d_ffn=d_ffn,
-                activation=_known(activation),
-                normalize_before=normalize_before,
-                causal=self.causal,
-                **shared,
-            )
-        else:
-            self.encoder = BranchformerEncoder(
-                kernel_size=kernel_size,
-                activation=branchformer_activation,
-                csgu_linear_units=csgu_linear_units,
-                gate_activation=gate_activation,
-                use_linear_after_conv=use_linear_after_conv,
-                **shared,
-            )
+        self.encoder = build_encoder(
+            encoder,
+            num_encoder_layers,
+            d_model,
+            d_ffn=d_ffn,
+            nhead=nhead,
+            kernel_size=kernel_size,
+            activation=_known(activations.get(encoder_module, activation)),
+            bias=bias,
+            dropout=dropout,
+            normalize_before=normalize_before,
+            causal=self.causal,
+            attention_type=attention_type,
+            mixer_options=mixer_options,
+            csgu_linear_units=csgu_linear_units,
+            gate_activation=gate_activation,
+            use_linear_after_conv=use_linear_after_conv,
+            layerdrop_prob=layerdrop_prob,
+        )
         parts = self.encoder.modules()
         mixers = [part for part in parts if isinstance(part, TokenMixer)]
         # Read of what was built: a mixer may need them with some of its options only.
