@@ -72,14 +72,14 @@ def read_config(path, overrides=None, used_keys=None):
     """
     tree = _read_tree(pathlib.Path(path))
     if used_keys is not None:
-        check_keys(_dump(tree), used_keys, path)
+        check_keys(dump(tree), used_keys, path)
     if isinstance(overrides, str):
         overrides = _parse(overrides, f"override of {path}")
     overrides = {
         str(key): _as_name(str(key), x) for key, x in (overrides or {}).items()
     }
     _update(tree, overrides, f"override of {path}")
-    text = _dump(tree)
+    text = dump(tree)
     if used_keys is not None:
         # What an override has left without a reader is no mistake of the file's.
         read = {*used_keys, *_references(text)}
@@ -106,7 +106,7 @@ def resolve_config(text, overrides=None, keys=None):
         HyperPyYAML text that needs no other key.
     """
     tree = YAML().load(resolve_references(text, overrides))
-    return _dump({key: tree[key] for key in (tree if keys is None else keys)})
+    return dump({key: tree[key] for key in (tree if keys is None else keys)})
 
 
 def check_keys(text, used_keys, path):
@@ -168,7 +168,8 @@ def flatten(tree, prefix=""):
     return flat
 
 
-def _dump(tree):
+def dump(tree):
+    """Write a tree, as ruamel.yaml loads it, as YAML text."""
     text = io.StringIO()
     YAML().dump(tree, text)
     return text.getvalue()
@@ -224,7 +225,7 @@ def _read_tree(path):
         if key not in parent:
             raise ValueError(f"{path}: {unknown('key', key, sorted(parent))}")
         del parent[key]
-    _update(parent, tree, path, new_keys=_references(_dump(tree)))
+    _update(parent, tree, path, new_keys=_references(dump(tree)))
     return parent
 
 

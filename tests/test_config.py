@@ -4,15 +4,14 @@ import pathlib
 import re
 
 import pytest
-from hyperpyyaml import load_hyperpyyaml
+from hyperpyyaml import load_hyperpyyaml, resolve_references
 from ruamel.yaml import YAML
 
 from hyperconformer.config import read_config, resolve_config
-from hyperconformer.training import asr as run
-from hyperconformer.training import language_model
+from hyperconformer.training.settings import ASRSettings, LanguageModelSettings
 
 ROOT = pathlib.Path(__file__).resolve().parents[1]
-USED_KEYS = {"asr": run.USED_KEYS, "language_model": language_model.USED_KEYS}
+SETTINGS = {"asr": ASRSettings, "language_model": LanguageModelSettings}
 FILES = sorted(
     path
     for folder in ("hparams", "recipes")
@@ -164,7 +163,8 @@ def test_shipped_files_build_and_have_no_unused_key(path, tmp_path):
     for lexicon in ("etc/an4.dic", "lexicon.txt"):
         (tmp_path / lexicon).write_text("A  AH\n")
     overrides = {"data_folder": str(tmp_path), "output_folder": str(tmp_path)}
-    used_keys = USED_KEYS[YAML().load(read_config(path)).get("task", "asr")]
+    kind = SETTINGS[YAML().load(read_config(path)).get("task", "asr")]
+    used_keys = kind.keys()
     text = read_config(path, overrides, used_keys)
     # Whatever a user leaves out, what only that has read is no mistake.
     readers = [x.split(":")[0] for x in re.split(r"\n(?=\w)", text) if "!ref" in x]
@@ -173,5 +173,6 @@ def test_shipped_files_build_and_have_no_unused_key(path, tmp_path):
     if path.name == "joint_lm.yaml":
         # Its search wants a trained language model: tests/test_decoding.py has one.
         text = read_config(path, {**overrides, "test_search": None})
-    config = load_hyperpyyaml(text)
-    assert not used_keys - set(config)
+    settings = kind.read(YAML().load(resolve_references(text)))
+    settings.build(text, vocab_size=300)
+    assert settings.as_dict().keys() == used_keys and settings.vocab_size == 300

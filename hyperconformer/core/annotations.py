@@ -7,7 +7,41 @@ import types
 import typing
 from typing import Any
 
+from hyperconformer.core.messages import quoted
+
 _UNIONS = (typing.Union, getattr(types, "UnionType", None))
+
+
+def check_type(name: str, value: Any, annotation: Any) -> None:
+    """Refuse a value of another type than an annotation says.
+
+    Arguments
+    ---------
+    name : str
+        What the value is for, for the message.
+    value : object
+        The value.
+    annotation : type
+        From ``typing.get_type_hints``.
+
+    Raises
+    ------
+    ValueError
+        If the value does not fit.
+
+    Example
+    -------
+    >>> check_type("seed", 3, int)
+    >>> check_type("max_updates", "many", int | None)
+    Traceback (most recent call last):
+    ...
+    ValueError: max_updates must be int or None, got 'many' (str)
+    """
+    if not fits(value, annotation):
+        raise ValueError(
+            f"{name} must be {described(annotation)}, got {quoted(value)} "
+            f"({type(value).__name__})"
+        )
 
 
 def fits(value: Any, annotation: Any) -> bool:

@@ -29,65 +29,11 @@ from hyperconformer.training.results import (
     count_macs,
     write_results,
 )
+from hyperconformer.training.settings import ASRSettings
 from hyperconformer.transcribe.offline import ASR
 
 # Length in seconds of the utterance whose multiply-adds are counted.
 MACS_AUDIO_S = 10
-
-# All keys of a training file, except those that only its own references use.
-USED_KEYS = {
-    "seed",
-    "output_folder",
-    "corpus",
-    "data_folder",
-    "corpus_options",
-    "train_split",
-    "valid_split",
-    "test_splits",
-    "init_from",
-    "new_head",
-    "tokenizer_file",
-    "token_unit",
-    "vocab_size",
-    "sample_rate",
-    "max_duration_s",
-    "extractor",
-    "normalization_utterances",
-    "recognizer",
-    "num_decoder_layers",
-    "wav_augment",
-    "feature_augment",
-    "augment_from_epoch",
-    "join_fraction",
-    "train_fraction",
-    "number_of_epochs",
-    "max_updates",
-    "max_train_s",
-    "epoch_counter",
-    "max_batch_s",
-    "max_batch_utterances",
-    "loader_workers",
-    "grad_accumulation_factor",
-    "max_grad_norm",
-    "precision",
-    "ckpt_interval_minutes",
-    "optimizer",
-    "lr_schedule",
-    "dynchunktrain_config_sampler",
-    "test_chunks_ms",
-    "test_left_context_ms",
-    "ctc_cost",
-    "seq_cost",
-    "ctc_weight",
-    "consistency_weight",
-    "phone_ctc",
-    "test_search",
-    "error_rate_computer",
-    "avg_checkpoints",
-    "cost_lengths_s",
-    "checkpointer",
-    "train_logger",
-}
 
 
 def train(config_file, run_options=None, overrides=None):
@@ -116,104 +62,105 @@ def train(config_file, run_options=None, overrides=None):
     """
     run_options = run_options or {}
     test_only = bool(run_options.get("test_only"))
-    experiment = open_experiment(config_file, overrides, USED_KEYS, test_only)
-    config, manifests = experiment.config, experiment.manifests
-    check_chunk_training(config)
+    experiment = open_experiment(ASRSettings, config_file, overrides, test_only)
+    settings, manifests = experiment.settings, experiment.manifests
+    check_chunk_training(settings)
     tokenizer = experiment.tokenizer
     if sb.utils.distributed.if_main_process():
-        for split in [config["valid_split"], *config["test_splits"]]:
+        for split in [settings.valid_split, *settings.test_splits]:
             write_references(read_transcripts(manifests[split]), tokenizer, split)
-    if config["test_search"] is not None:
-        sentences = read_transcripts(manifests[config["train_split"]], tokenizer)
-        config["test_search"].prepare(tokenizer, sentences, experiment.output)
+    if settings.test_search is not None:
+        sentences = read_transcripts(manifests[settings.train_split], tokenizer)
+        settings.test_search.prepare(tokenizer, sentences, experiment.output)
     results = _run(experiment, run_options)
     if sb.utils.distributed.if_main_process():
         model = experiment.output / "model"
         # Tests do not change a finished model.
         if not test_only or not model.is_dir():
             parts = ["extractor", "recognizer"]
-            ngram = getattr(config["test_search"], "ngram", None)
+            ngram = getattr(settings.test_search, "ngram", None)
             model = experiment.save_model(parts, ["sample_rate"], ngram)
-        test_manifest = manifests[config["test_splits"][0]]
+        test_manifest = manifests[settings.test_splits[0]]
         report(results, model, test_manifest, experiment.output)
     return results
 
 
 def _run(experiment, run_options):
-    config, manifests, tokenizer, _, output, _ = experiment
-    rate_hz = config["sample_rate"]
+    settings, manifests = experiment.settings, experiment.manifests
+    tokenizer, output = experiment.tokenizer, experiment.output
+    rate_hz = settings.sample_rate
     train_set = make_dataset(
-        manifests[config["train_split"]],
+        manifests[settings.train_split],
         tokenizer,
         rate_hz,
         sort="ascending",
-        max_duration_s=config["max_duration_s"],
+        max_duration_s=settings.max_duration_s,
     )
-    train_set = draw_fraction(train_set, config["train_fraction"], config["seed"])
+    train_set = draw_fraction(train_set, settings.train_fraction, settings.seed)
     loader = train_loader_options(
         train_set,
-        max_batch_s=config["max_batch_s"],
-        max_batch_utterances=config["max_batch_utterances"],
-        seed=config["seed"],
-        workers=config["loader_workers"],
-        join_fraction=config["join_fraction"],
+        max_batch_s=settings.max_batch_s,
+        max_batch_utterances=settings.max_batch_utterances,
+        seed=settings.seed,
+        workers=settings.loader_workers,
+        join_fraction=settings.join_fraction,
     )
-    modules = {"recognizer": config["recognizer"]}
-    phones = config["phone_ctc"]
+    modules = {"recognizer": settings.recognizer}
+    phones = settings.phone_ctc
     if phones is not None and not run_options.get("test_only"):
         phones.require(
-            read_transcripts(manifests[config["train_split"]], tokenizer),
-            len(config["recognizer"].transformer.encoder.layers),
+            read_transcripts(manifests[settings.train_split], tokenizer),
+            len(settings.recognizer.transformer.encoder.layers),
         )
         modules["phone_ctc"] = phones
-        config["checkpointer"].add_recoverable(
+        settings.checkpointer.add_recoverable(
             "phones",
             PhoneInventory(phones.phones),
             optional_load=True,  # older checkpoints do not name them
         )
     # The checkpointer must save everything that a resumed run needs.
-    config["checkpointer"].add_recoverables(
+    settings.checkpointer.add_recoverables(
         {
             **modules,
-            "extractor": config["extractor"],
-            "counter": config["epoch_counter"],
-            "lr_schedule": config["lr_schedule"],
+            "extractor": settings.extractor,
+            "counter": settings.epoch_counter,
+            "lr_schedule": settings.lr_schedule,
         }
     )
     brain = ASRBrain(
         tokenizer,
         train_loader=loader,
         modules=modules,
-        opt_class=config["optimizer"],
-        hparams=config,
+        opt_class=settings.optimizer,
+        hparams=settings.as_dict(),
         run_opts=run_options,
-        checkpointer=config["checkpointer"],
+        checkpointer=settings.checkpointer,
     )
-    config["extractor"].to(brain.device)
-    eval_loader = {"batch_size": config["max_batch_utterances"]}
+    settings.extractor.to(brain.device)
+    eval_loader = {"batch_size": settings.max_batch_utterances}
     eval_loader["collate_fn"] = pad_batch
     if not brain.test_only:
-        if config["checkpointer"].find_checkpoint() is None:
-            if config["init_from"] is not None:
-                parts = config["extractor"], config["recognizer"]
-                new_head = config["new_head"]
-                start_from(config["init_from"], experiment.plain, *parts, new_head)
-            measure_features(config, manifests)
+        if settings.checkpointer.find_checkpoint() is None:
+            if settings.init_from is not None:
+                parts = settings.extractor, settings.recognizer
+                new_head = settings.new_head
+                start_from(settings.init_from, experiment.plain, *parts, new_head)
+            measure_features(settings, manifests)
         valid_set = make_dataset(
-            manifests[config["valid_split"]], tokenizer, rate_hz, sort="ascending"
+            manifests[settings.valid_split], tokenizer, rate_hz, sort="ascending"
         )
         brain.fit(
-            config["epoch_counter"],
+            settings.epoch_counter,
             train_set,
             valid_set,
             train_loader_kwargs=loader,
             valid_loader_kwargs=dict(eval_loader),
         )
     results = {}
-    for split in [config["valid_split"], *config["test_splits"]]:
+    for split in [settings.valid_split, *settings.test_splits]:
         dataset = make_dataset(manifests[split], tokenizer, rate_hz, sort="ascending")
         audio_s = 3600 * manifest_durations(manifests[split])[1]
-        for suffix, chunk in chunks_to_test(config).items():
+        for suffix, chunk in chunks_to_test(settings).items():
             name = f"{split}{suffix}"
             started = time.monotonic()
             results[name] = brain.evaluate_split(
@@ -227,24 +174,24 @@ def _run(experiment, run_options):
             seconds = time.monotonic() - started
             results[name]["times_real_time"] = audio_s / seconds
     if sb.utils.distributed.if_main_process():
-        costs = measure_costs(config, brain.device)
-        first = next(iter(chunks_to_test(config)))
+        costs = measure_costs(settings, brain.device)
+        first = next(iter(chunks_to_test(settings)))
         names = {
-            "valid": config["valid_split"] + first,
-            "test": config["test_splits"][0] + first,
+            "valid": settings.valid_split + first,
+            "test": settings.test_splits[0] + first,
         }
-        model = config["recognizer"]
+        model = settings.recognizer
         write_results(output / "results.json", results, brain, model, **names, **costs)
     return results
 
 
-def measure_costs(config, device):
+def measure_costs(settings, device):
     """Measure the cost of encoder and CTC head.
 
     Arguments
     ---------
-    config : dict
-        The loaded YAML file. Its recogniser stays in evaluation mode.
+    settings : hyperconformer.training.settings.ASRSettings
+        The settings, built. Its recogniser stays in evaluation mode.
     device : str or torch.device
         The device of the recogniser.
 
@@ -254,23 +201,23 @@ def measure_costs(config, device):
         ``macs_per_audio_s``, multiply-adds per second of speech in utterances of
         :data:`MACS_AUDIO_S`, and ``against_length`` if ``cost_lengths_s`` is set.
     """
-    recognizer = config["recognizer"].eval()
+    recognizer = settings.recognizer.eval()
 
     def noise_features(audio_s):
-        noise = torch.randn(1, round(audio_s * config["sample_rate"]), device=device)
+        noise = torch.randn(1, round(audio_s * settings.sample_rate), device=device)
         with torch.no_grad():
-            return config["extractor"](noise, torch.ones(1, device=device))
+            return settings.extractor(noise, torch.ones(1, device=device))
 
     macs = count_macs(recognizer, *noise_features(MACS_AUDIO_S))
     costs = {"macs_per_audio_s": macs // MACS_AUDIO_S}
-    if config["cost_lengths_s"]:
+    if settings.cost_lengths_s:
         costs["against_length"] = cost_against_length(
-            recognizer, noise_features, config["cost_lengths_s"]
+            recognizer, noise_features, settings.cost_lengths_s
         )
     return costs
 
 
-def measure_features(config, manifests):
+def measure_features(settings, manifests):
     """Fit the feature normalisation on training speech.
 
     Nothing is done if the initial model has statistics, or if each utterance is
@@ -278,19 +225,19 @@ def measure_features(config, manifests):
 
     Arguments
     ---------
-    config : dict
-        The loaded YAML file.
+    settings : hyperconformer.training.settings.ASRSettings
+        The settings, built.
     manifests : dict of str to pathlib.Path
         Split to manifest.
     """
-    extractor = config["extractor"]
+    extractor = settings.extractor
     if extractor.mean.any() or extractor.normalization == "utterance":
         return
-    rows = list(load_data_csv(str(manifests[config["train_split"]])).values())
-    random.Random(config["seed"]).shuffle(rows)
-    rows = rows[: config["normalization_utterances"]]
+    rows = list(load_data_csv(str(manifests[settings.train_split])).values())
+    random.Random(settings.seed).shuffle(rows)
+    rows = rows[: settings.normalization_utterances]
     extractor.fit(
-        read_audio(row["wav"], config["sample_rate"])
+        read_audio(row["wav"], settings.sample_rate)
         for row in tqdm(rows, desc="measuring features", dynamic_ncols=True)
     )
 

@@ -14,14 +14,13 @@ from hyperconformer.model.chunks import chunk_config, chunk_rule
 from hyperconformer.model.features import frame_ms
 
 
-def chunks_to_test(config):
+def chunks_to_test(settings):
     """Return the chunk rules for decoding the sets.
 
     Arguments
     ---------
-    config : dict
-        The loaded YAML file, with ``test_chunks_ms``, ``test_left_context_ms``,
-        ``extractor`` and ``recognizer``.
+    settings : hyperconformer.training.settings.ASRSettings
+        The settings, built.
 
     Returns
     -------
@@ -33,33 +32,33 @@ def chunks_to_test(config):
     ValueError
         If there is no rule, or a chunk is not a whole number of frames.
     """
-    chunks_ms = config["test_chunks_ms"]
+    chunks_ms = settings.test_chunks_ms
     if not chunks_ms:
         raise ValueError("test_chunks_ms is empty; [null] decodes whole utterances")
-    length = frame_ms(config["extractor"], config["recognizer"].frontend)
+    length = frame_ms(settings.extractor, settings.recognizer.frontend)
     return {
         "" if chunk_ms is None else f"_{chunk_ms:g}ms": chunk_config(
-            chunk_ms, config["test_left_context_ms"], length
+            chunk_ms, settings.test_left_context_ms, length
         )
         for chunk_ms in chunks_ms
     }
 
 
-def check_chunk_training(config):
+def check_chunk_training(settings):
     """Check the chunk settings before the training begins.
 
     Arguments
     ---------
-    config : dict
-        The loaded YAML file.
+    settings : hyperconformer.training.settings.ASRSettings
+        The settings, built.
 
     Raises
     ------
     ValueError
         If a setting is out of range, or the model does not support a rule.
     """
-    configs = list(chunks_to_test(config).values())
-    sampler = config["dynchunktrain_config_sampler"]
+    configs = list(chunks_to_test(settings).values())
+    sampler = settings.dynchunktrain_config_sampler
     _check_sampler(sampler)
     if sampler.chunkwise_prob > 0:
         limited = sampler.limited_left_context_prob > 0
@@ -67,7 +66,7 @@ def check_chunk_training(config):
         configs += [DynChunkTrainConfig(sampler.chunk_size_min, least)]
         configs += [sampler.valid_config]
     for chunk in filter(None, configs):
-        _check_model(config["recognizer"], chunk_rule(chunk))
+        _check_model(settings.recognizer, chunk_rule(chunk))
 
 
 def _check_sampler(sampler):

@@ -2,17 +2,18 @@
 
 import logging
 import pathlib
-from typing import NamedTuple
+from dataclasses import dataclass
+from typing import Generic
 
 import speechbrain as sb
-from hyperpyyaml import load_hyperpyyaml, resolve_references
+from hyperpyyaml import resolve_references
 from ruamel.yaml import YAML
 from sentencepiece import SentencePieceProcessor
 
 from hyperconformer.config import read_config, resolve_config
 from hyperconformer.core.extras import import_pyplot
 from hyperconformer.core.files import write_atomically
-from hyperconformer.corpora import load_corpus, prepare
+from hyperconformer.corpora import prepare
 from hyperconformer.evaluation.environment import describe_environment
 from hyperconformer.hub.folder import TOKENIZER_FILE, check_file, find_model, save_model
 from hyperconformer.hub.hyperparams import from_hyperpyyaml
@@ -29,17 +30,19 @@ from hyperconformer.training.resume import (
     read_earlier_settings,
     require_same_model,
 )
+from hyperconformer.training.settings import Settings
 
 logger = logging.getLogger(__name__)
 
 
-class Experiment(NamedTuple):
+@dataclass(frozen=True)
+class Experiment(Generic[Settings]):
     """The parts of a training run.
 
     Attributes
     ----------
-    config : dict
-        The loaded YAML file.
+    settings : hyperconformer.training.settings.TrainingSettings
+        The settings, built.
     manifests : dict of str to pathlib.Path
         Split to manifest.
     tokenizer : sentencepiece.SentencePieceProcessor
@@ -52,8 +55,8 @@ class Experiment(NamedTuple):
         The YAML file without references.
     """
 
-    config: dict
-    manifests: dict
+    settings: Settings
+    manifests: dict[str, pathlib.Path]
     tokenizer: SentencePieceProcessor
     tokenizer_file: pathlib.Path
     output: pathlib.Path
@@ -79,23 +82,28 @@ class Experiment(NamedTuple):
         return save_model(
             self.output / "model",
             resolve_config(self.plain, keys=[*settings, *modules]),
-            {key: self.config[key] for key in modules},
+            {key: getattr(self.settings, key) for key in modules},
             self.tokenizer_file,
             ngram,
         )
 
 
-def open_experiment(config_file, overrides, used_keys, test_only=False):
+def open_experiment(
+    kind: type[Settings],
+    config_file: str | pathlib.Path,
+    overrides: str | dict | None,
+    test_only: bool = False,
+) -> Experiment[Settings]:
     """Make the run's folder, the manifests, the tokenizer and the model.
 
     Arguments
     ---------
+    kind : type
+        The class of the settings, whose keys the run reads.
     config_file : str or pathlib.Path
         The YAML file.
     overrides : str or dict or None
         Changes to the YAML file.
-    used_keys : collection of str
-        The keys that the run reads, see :func:`hyperconformer.config.read_config`.
     test_only : bool
         True keeps the settings of a trained model unchanged.
 
@@ -111,67 +119,61 @@ def open_experiment(config_file, overrides, used_keys, test_only=False):
     """
     if not test_only:
         import_pyplot()  # for curve.png: it would be missed after the first epoch only
-    text = read_config(config_file, overrides, used_keys)
-    for key, value in YAML().load(text).items():
-        if key in ("output_folder", "data_folder") and value is None:
-            raise ValueError(f"{key} must name a folder, got null")
-    settings = YAML().load(resolve_references(text))
-    settings["corpus"] = load_corpus(resolve_config(text, keys=["corpus"]))
-    if settings.get("new_head") and settings["init_from"] is None:
-        raise ValueError(
-            "new_head goes with init_from, which is null: a new model has no head to "
-            "replace"
-        )
-    output = pathlib.Path(settings["output_folder"])
-    checkpoints = pathlib.Path(settings["checkpointer"]["checkpoints_dir"])
+    text = read_config(config_file, overrides, kind.keys())
+    tree = YAML().load(resolve_references(text))
+    try:
+        settings = kind.read(tree)
+    except ValueError as error:
+        raise ValueError(f"{config_file}: {error}") from error
+    output = pathlib.Path(settings.output_folder)
+    checkpoints = pathlib.Path(tree["checkpointer"]["checkpoints_dir"])
     earlier = read_earlier_settings(output, checkpoints)
     if earlier is not None:
-        now = YAML().load(resolve_references(text, _fit_tokens(earlier, settings)))
+        now = YAML().load(resolve_references(text, _fit_tokens(earlier, tree)))
         require_same_model(earlier, now, output, test_only)
     sb.create_experiment_directory(str(output), save_env_desc=False)
     manifests = prepare_corpus(settings, output)
     tokenizer, file = prepare_tokenizer(settings, manifests, output, earlier)
     # The model needs the number of tokens, which is known only now.
-    found = {"vocab_size": tokenizer.vocab_size()}
-    plain = resolve_config(text, found)
+    plain = resolve_config(text, {"vocab_size": tokenizer.vocab_size()})
     # Now, as a model that is no data could not be saved after the training.
     from_hyperpyyaml(plain, source=config_file)
-    sb.utils.seed.seed_everything(settings["seed"], verbose=False)
-    config = load_hyperpyyaml(text, found)
+    sb.utils.seed.seed_everything(settings.seed, verbose=False)
+    settings.build(text, tokenizer.vocab_size())
     # Tests do not change a trained model.
     keep = test_only and earlier is not None
     if sb.utils.distributed.if_main_process() and not keep:
         write_atomically(output / SETTINGS_FILE, plain.encode())
         write_atomically(output / "env.log", describe_environment().encode())
-    return Experiment(config, manifests, tokenizer, file, output, plain)
+    return Experiment(settings, manifests, tokenizer, file, output, plain)
 
 
-def _trains_tokenizer(settings):
+def _trains_tokenizer(tree):
     """Return whether the run trains its own tokenizer."""
-    borrowed = settings.get("init_from") is not None and not settings.get("new_head")
-    return settings.get("tokenizer_file") is None and not borrowed
+    borrowed = tree.get("init_from") is not None and not tree.get("new_head")
+    return tree.get("tokenizer_file") is None and not borrowed
 
 
-def _fit_tokens(earlier, settings):
+def _fit_tokens(earlier, now):
     """Return token settings that need no comparison: the tokenizer itself is compared.
 
     Only trained sub-words have a requested number of tokens. For characters and given
     tokenizers, the number is determined.
     """
-    trained = _trains_tokenizer(settings) and _trains_tokenizer(earlier)
+    trained = _trains_tokenizer(now) and _trains_tokenizer(earlier)
     same = {} if trained else {"token_unit": earlier["token_unit"]}
-    if not trained or settings["token_unit"] == "char":
+    if not trained or now["token_unit"] == "char":
         same["vocab_size"] = earlier["vocab_size"]
     return same
 
 
-def prepare_corpus(config, output):
+def prepare_corpus(settings, output):
     """Make the manifests on one process and log the amount of speech.
 
     Arguments
     ---------
-    config : dict
-        The loaded YAML file.
+    settings : hyperconformer.training.settings.TrainingSettings
+        The settings.
     output : pathlib.Path
         The run's folder.
 
@@ -185,21 +187,20 @@ def prepare_corpus(config, output):
     def make():
         manifests.update(
             prepare(
-                config["corpus"],
-                config["data_folder"],
+                settings.corpus,
+                settings.data_folder,
                 output / "manifests",
-                **config["corpus_options"],
+                **settings.corpus_options,
             )
         )
 
     sb.utils.distributed.run_on_main(make)
     if not manifests:  # Another process made them: reuse them.
         make()
-    wanted = [config["train_split"], config["valid_split"], *config["test_splits"]]
-    for split in wanted:
+    for split in (settings.train_split, settings.valid_split, *settings.test_splits):
         if split not in manifests:
             raise ValueError(
-                f"corpus {config['corpus']!r} has no split {split!r}; it has: "
+                f"corpus {settings.corpus!r} has no split {split!r}; it has: "
                 f"{', '.join(sorted(manifests))}. The settings train_split, "
                 "valid_split and test_splits name the splits to use"
             )
@@ -208,7 +209,7 @@ def prepare_corpus(config, output):
     return manifests
 
 
-def prepare_tokenizer(config, manifests, output, earlier=None):
+def prepare_tokenizer(settings, manifests, output, earlier=None):
     """Return the run's tokenizer, stored in its folder.
 
     A resumed run keeps its tokenizer. A new run takes ``tokenizer_file``, or the
@@ -216,8 +217,8 @@ def prepare_tokenizer(config, manifests, output, earlier=None):
 
     Arguments
     ---------
-    config : dict
-        The loaded YAML file.
+    settings : hyperconformer.training.settings.TrainingSettings
+        The settings.
     manifests : dict of str to pathlib.Path
         Split to manifest.
     output : pathlib.Path
@@ -238,9 +239,8 @@ def prepare_tokenizer(config, manifests, output, earlier=None):
         If the tokens differ from those of the initial weights, or do not cover the
         transcripts.
     """
-    folder, manifest = output / "tokenizer", manifests[config["train_split"]]
-    source = None if config.get("new_head") else config.get("init_from")
-    given = config["tokenizer_file"]
+    folder, manifest = output / "tokenizer", manifests[settings.train_split]
+    source, given = settings.tokens_from, settings.tokenizer_file
     if earlier is not None:
         file = find_tokenizer(folder, earlier["vocab_size"])
         file = file or earlier.get("tokenizer_file")  # older runs kept no copy
@@ -253,7 +253,7 @@ def prepare_tokenizer(config, manifests, output, earlier=None):
         if given is not None:
             _require_equal(given, file, "give another --output_folder")
     elif given is None and source is None:
-        unit, size = config["token_unit"], config["vocab_size"]
+        unit, size = settings.token_unit, settings.vocab_size
         file = train_tokenizer(manifest, folder, unit, size)
         return load_tokenizer(file), file
     else:

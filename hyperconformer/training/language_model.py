@@ -15,41 +15,9 @@ from hyperconformer.training.brain import TrainingBrain
 from hyperconformer.training.data import make_sampler, read_transcripts, text_item
 from hyperconformer.training.experiment import open_experiment
 from hyperconformer.training.results import write_results
+from hyperconformer.training.settings import LanguageModelSettings
 
 logger = logging.getLogger(__name__)
-
-# All keys of a training file, except those that only its own references use.
-USED_KEYS = {
-    "task",
-    "seed",
-    "output_folder",
-    "corpus",
-    "data_folder",
-    "corpus_options",
-    "train_split",
-    "valid_split",
-    "test_splits",
-    "train_texts",
-    "tokenizer_file",
-    "token_unit",
-    "vocab_size",
-    "language_model",
-    "number_of_epochs",
-    "max_updates",
-    "max_train_s",
-    "epoch_counter",
-    "max_batch_tokens",
-    "max_batch_sentences",
-    "loader_workers",
-    "grad_accumulation_factor",
-    "max_grad_norm",
-    "precision",
-    "ckpt_interval_minutes",
-    "optimizer",
-    "lr_schedule",
-    "checkpointer",
-    "train_logger",
-}
 
 
 class LMBrain(TrainingBrain):
@@ -210,7 +178,9 @@ def train(config_file, run_options=None, overrides=None):
     """
     run_options = run_options or {}
     test_only = bool(run_options.get("test_only"))
-    experiment = open_experiment(config_file, overrides, USED_KEYS, test_only)
+    experiment = open_experiment(
+        LanguageModelSettings, config_file, overrides, test_only
+    )
     results = _run(experiment, run_options)
     if sb.utils.distributed.if_main_process():
         report(results, experiment.save_model(["language_model"]), experiment.output)
@@ -218,48 +188,48 @@ def train(config_file, run_options=None, overrides=None):
 
 
 def _run(experiment, run_options):
-    config, manifests, tokenizer, _, output, _ = experiment
+    settings, manifests = experiment.settings, experiment.manifests
+    tokenizer, output = experiment.tokenizer, experiment.output
     transcripts = {split: read_transcripts(file) for split, file in manifests.items()}
     train_set = make_text_dataset(
-        transcripts[config["train_split"]]
-        + read_texts(config["train_texts"], tokenizer),
+        transcripts[settings.train_split] + read_texts(settings.train_texts, tokenizer),
         tokenizer,
     )
     loader = {
         "batch_sampler": make_sampler(
             train_set,
             "num_tokens",
-            config["max_batch_tokens"],
-            config["max_batch_sentences"],
-            config["seed"],
+            settings.max_batch_tokens,
+            settings.max_batch_sentences,
+            settings.seed,
         ),
         "generator": torch.Generator(),
-        "num_workers": config["loader_workers"],
+        "num_workers": settings.loader_workers,
         "collate_fn": PaddedBatch,
     }
     # The checkpointer must save everything that a resumed run needs.
-    config["checkpointer"].add_recoverables(
+    settings.checkpointer.add_recoverables(
         {
-            "language_model": config["language_model"],
-            "counter": config["epoch_counter"],
-            "lr_schedule": config["lr_schedule"],
+            "language_model": settings.language_model,
+            "counter": settings.epoch_counter,
+            "lr_schedule": settings.lr_schedule,
         }
     )
     brain = LMBrain(
         train_loader=loader,
-        modules={"language_model": config["language_model"]},
-        opt_class=config["optimizer"],
-        hparams=config,
+        modules={"language_model": settings.language_model},
+        opt_class=settings.optimizer,
+        hparams=settings.as_dict(),
         run_opts=run_options,
-        checkpointer=config["checkpointer"],
+        checkpointer=settings.checkpointer,
     )
-    eval_loader = {"batch_size": config["max_batch_sentences"]}
+    eval_loader = {"batch_size": settings.max_batch_sentences}
     eval_loader["collate_fn"] = PaddedBatch
     if not brain.test_only:
         brain.fit(
-            config["epoch_counter"],
+            settings.epoch_counter,
             train_set,
-            make_text_dataset(transcripts[config["valid_split"]], tokenizer),
+            make_text_dataset(transcripts[settings.valid_split], tokenizer),
             train_loader_kwargs=loader,
             valid_loader_kwargs=dict(eval_loader),
         )
@@ -267,11 +237,11 @@ def _run(experiment, run_options):
         split: brain.evaluate_split(
             split, make_text_dataset(transcripts[split], tokenizer), dict(eval_loader)
         )
-        for split in [config["valid_split"], *config["test_splits"]]
+        for split in [settings.valid_split, *settings.test_splits]
     }
     if sb.utils.distributed.if_main_process():
-        names = {"valid": config["valid_split"], "test": config["test_splits"][0]}
-        model = config["language_model"]
+        names = {"valid": settings.valid_split, "test": settings.test_splits[0]}
+        model = settings.language_model
         write_results(output / "results.json", results, brain, model, **names)
     return results
 

@@ -1,6 +1,7 @@
 """Whether values are what annotations say."""
 
 import math
+import re
 import typing
 from collections.abc import Callable
 from typing import Any, Literal
@@ -8,7 +9,7 @@ from typing import Any, Literal
 import pytest
 import torch
 
-from hyperconformer.core.annotations import described, fits
+from hyperconformer.core.annotations import check_type, described, fits
 
 
 @pytest.mark.parametrize(
@@ -53,3 +54,10 @@ def test_values_and_annotations(value, annotation, expected):
 )
 def test_annotations_in_words(annotation, words):
     assert described(annotation) == words
+
+
+def test_what_does_not_fit_is_named():
+    check_type("seed", 3, int)
+    message = "max_updates must be int or None, got 'many' (str)"
+    with pytest.raises(ValueError, match=re.escape(message)):
+        check_type("max_updates", "many", int | None)

@@ -9,6 +9,7 @@ import shutil
 import signal
 import struct
 import sys
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -535,9 +536,9 @@ def test_no_link_leads_out_of_a_folder_in_a_cache(tiny_model, tmp_path, inside, 
             read(folder)
         assert "user:" not in str(caught.value)
     with pytest.raises(ValueError, match="leads out of its folder"):
-        config = {"train_split": "train", "tokenizer_file": None, "new_head": False}
-        config["init_from"] = folder
-        prepare_tokenizer(config, {"train": None}, tmp_path / "kept")
+        settings = SimpleNamespace(train_split="train", tokenizer_file=None)
+        settings.tokens_from = folder
+        prepare_tokenizer(settings, {"train": None}, tmp_path / "kept")
     assert not list(tmp_path.glob("kept/*"))
 
 

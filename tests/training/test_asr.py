@@ -7,6 +7,7 @@ import re
 import shlex
 import shutil
 import textwrap
+from types import SimpleNamespace
 
 import pytest
 import soundfile
@@ -189,17 +190,18 @@ def test_mistakes_end_with_a_message_not_a_traceback(runner, tmp_path):
 @pytest.mark.parametrize("normalization", ["global", "utterance"])
 def test_features_are_measured_only_where_that_is_used(trained, normalization):
     extractor = FeatureExtractor(Fbank(n_mels=8), 8, normalization)
-    config = {
-        "extractor": extractor,
-        "train_split": "train",
-        "sample_rate": 16000,
-        "seed": 1,
-        "normalization_utterances": 2,
-    }
-    measure_features(config, {"train": next(trained[0].glob("manifests/*train*.csv"))})
+    settings = SimpleNamespace(
+        extractor=extractor,
+        train_split="train",
+        sample_rate=16000,
+        seed=1,
+        normalization_utterances=2,
+    )
+    manifest = next(trained[0].glob("manifests/*train*.csv"))
+    measure_features(settings, {"train": manifest})
     assert extractor.mean.any().item() == (normalization == "global")
     extractor.mean.fill_(3.0)  # as the model has it that fine-tuning begins with
-    measure_features(config, {})
+    measure_features(settings, {})
     assert (extractor.mean == 3.0).all()
 
 

@@ -1,6 +1,7 @@
 """Dynamic chunk training: what is drawn, what is decoded, and what is refused."""
 
 import re
+from types import SimpleNamespace
 
 import pytest
 import speechbrain as sb
@@ -13,13 +14,13 @@ from hyperconformer.model.features import frame_ms
 from hyperconformer.training.chunks import check_chunk_training, chunks_to_test
 
 
-def config(**changes):
+def settings(**changes):
     changes.setdefault("attention_type", "RoPEMHA")
-    return streaming_config(**changes)
+    return SimpleNamespace(**streaming_config(**changes))
 
 
 def test_chunks_are_drawn_for_a_part_of_the_batches():
-    sampler = config()["dynchunktrain_config_sampler"]
+    sampler = settings().dynchunktrain_config_sampler
     drawn = [sampler(sb.Stage.TRAIN) for _ in range(500)]
     chunks = [chunk for chunk in drawn if chunk is not None]
     # 0.6 of 500; four standard deviations are 44.
@@ -30,8 +31,8 @@ def test_chunks_are_drawn_for_a_part_of_the_batches():
 
 
 def test_every_rule_gets_a_name():
-    loaded = config(test_left_context_ms=1000)
-    assert frame_ms(loaded["extractor"], loaded["recognizer"].frontend) == 40
+    loaded = settings(test_left_context_ms=1000)
+    assert frame_ms(loaded.extractor, loaded.recognizer.frontend) == 40
     assert chunks_to_test(loaded) == {
         "": None,
         "_1280ms": DynChunkTrainConfig(32, 1),
@@ -42,7 +43,7 @@ def test_every_rule_gets_a_name():
 
 
 def test_the_rule_reaches_the_encoder():
-    recognizer = config()["recognizer"]
+    recognizer = settings().recognizer
     features, lengths = torch.randn(1, 200, 80), torch.tensor([200])
     rule = DynChunkTrainConfig(8)
     before = recognizer(features, lengths, None, rule).ctc
@@ -76,7 +77,7 @@ def test_the_rule_reaches_the_encoder():
 )
 def test_mistakes_are_named_before_the_training(changes, message):
     with pytest.raises(ValueError, match=re.escape(message)):
-        check_chunk_training(config(**changes))
+        check_chunk_training(settings(**changes))
 
 
 @pytest.mark.parametrize(
@@ -89,8 +90,8 @@ def test_mistakes_are_named_before_the_training(changes, message):
     ],
 )
 def test_a_sampler_out_of_range_is_refused(changes, message):
-    loaded = config()
+    loaded = settings()
     for name, value in changes.items():
-        setattr(loaded["dynchunktrain_config_sampler"], name, value)
+        setattr(loaded.dynchunktrain_config_sampler, name, value)
     with pytest.raises(ValueError, match=message):
         check_chunk_training(loaded)

@@ -8,6 +8,7 @@ from ruamel.yaml import YAML
 from hyperconformer.config import read_config, resolve_config
 from hyperconformer.training.experiment import prepare_tokenizer
 from hyperconformer.training.resume import require_same_model
+from hyperconformer.training.settings import ASRSettings
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
 
@@ -20,17 +21,10 @@ def tokens(tmp_path):
         manifest = tmp_path / "train.csv"
         rows = [f"{i},1.0,a.wav,s,{text}\n" for i, text in enumerate(sentences)]
         manifest.write_text("ID,duration,wav,spk_id,wrd\n" + "".join(rows))
-        config = {
-            "train_split": "train",
-            "tokenizer_file": None,
-            "token_unit": "char",
-            "vocab_size": 1000,
-            "init_from": None,
-            "new_head": False,
-            **settings,
-        }
+        folders = {"output_folder": folder, "corpus": "csv", "data_folder": "."}
+        run = ASRSettings(**folders, number_of_epochs=1, **settings)
         manifests = {"train": manifest}
-        return prepare_tokenizer(config, manifests, tmp_path / folder, earlier)
+        return prepare_tokenizer(run, manifests, tmp_path / folder, earlier)
 
     return prepare
 
