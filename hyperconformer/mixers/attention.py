@@ -8,7 +8,9 @@ its left context again with every chunk. Streams are computed here instead, with
 modules' parameters.
 """
 
+from dataclasses import dataclass
 from functools import lru_cache
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -28,6 +30,16 @@ class _Attention(TokenMixer):
     keep their names. For streams it says how frames become queries, keys and values
     (``_project``), and how queries read a window of them (``_read``).
     """
+
+    @dataclass(kw_only=True)
+    class Options:
+        """The options of the three attentions."""
+
+        dropout: float = 0.0
+        """Dropout rate of the attention weights."""
+
+        causal: bool = False
+        """Whether a frame may see nothing after itself."""
 
     chunkable = True
     streamable = True
@@ -169,27 +181,20 @@ class RegularMHA(_Attention, attention.MultiheadAttention):
         Width of the frames.
     num_heads : int
         Number of heads.
-    dropout : float
-        Dropout rate of the attention weights.
-    causal : bool
-        Whether a frame may see nothing after itself.
+    **given
+        :class:`Options`.
     """
 
     needs_position = True
     paper = "arXiv:1706.03762"
 
-    def __init__(
-        self,
-        d_model: int,
-        num_heads: int,
-        *,
-        dropout: float = 0.0,
-        causal: bool = False,
-    ):
+    def __init__(self, d_model: int, num_heads: int, **given: Any):
+        options = self.Options(**given)
         attention.MultiheadAttention.__init__(
-            self, nhead=num_heads, d_model=d_model, dropout=dropout
+            self, nhead=num_heads, d_model=d_model, dropout=options.dropout
         )
-        self.d_model, self.num_heads, self.causal = d_model, num_heads, causal
+        self.d_model, self.num_heads = d_model, num_heads
+        self.causal = options.causal
 
     def _attend(self, x, hidden, padding_mask):
         return attention.MultiheadAttention.forward(
@@ -223,32 +228,24 @@ class RelPosMHAXL(_Attention, attention.RelPosMHAXL):
         Width of the frames.
     num_heads : int
         Number of heads.
-    dropout : float
-        Dropout rate of the attention weights.
-    causal : bool
-        Whether a frame may see nothing after itself.
+    **given
+        :class:`Options`.
     """
 
     # SpeechBrain holds its softmax and its position codes in float32.
     dtypes = (torch.float32,)
     paper = "arXiv:1901.02860"
 
-    def __init__(
-        self,
-        d_model: int,
-        num_heads: int,
-        *,
-        dropout: float = 0.0,
-        causal: bool = False,
-    ):
+    def __init__(self, d_model: int, num_heads: int, **given: Any):
+        options = self.Options(**given)
         attention.RelPosMHAXL.__init__(
             self,
             embed_dim=d_model,
             num_heads=num_heads,
-            dropout=dropout,
-            mask_pos_future=causal,
+            dropout=options.dropout,
+            mask_pos_future=options.causal,
         )
-        self.d_model, self.causal = d_model, causal
+        self.d_model, self.causal = d_model, options.causal
 
     def _attend(self, x, hidden, padding_mask):
         positions = _relative_positions
@@ -301,26 +298,18 @@ class RoPEMHA(_Attention, attention.RoPEMHA):
         Width of the frames.
     num_heads : int
         Number of heads; the width of one must be even.
-    dropout : float
-        Dropout rate of the attention weights.
-    causal : bool
-        Whether a frame may see nothing after itself.
+    **given
+        :class:`Options`.
     """
 
     paper = "arXiv:2104.09864"
 
-    def __init__(
-        self,
-        d_model: int,
-        num_heads: int,
-        *,
-        dropout: float = 0.0,
-        causal: bool = False,
-    ):
+    def __init__(self, d_model: int, num_heads: int, **given: Any):
+        options = self.Options(**given)
         attention.RoPEMHA.__init__(
-            self, embed_dim=d_model, num_heads=num_heads, dropout=dropout
+            self, embed_dim=d_model, num_heads=num_heads, dropout=options.dropout
         )
-        self.d_model, self.causal = d_model, causal
+        self.d_model, self.causal = d_model, options.causal
 
     def _attend(self, x, hidden, padding_mask):
         if is_recorded():

@@ -1,5 +1,8 @@
 """The token mixer: what stands in a Conformer layer where self-attention stood."""
 
+import inspect
+from typing import Any
+
 import torch
 from torch import nn
 
@@ -16,6 +19,11 @@ class TokenMixer(nn.Module):
     (a chunk rule, a state, causality) is refused with an error, never ignored.
     Attributes that depend on options are set in the constructor; they are read of
     the built mixer. The contract tests and the documentation's table read them too.
+
+    A dataclass ``Options`` in a subclass declares the mixer's options, a field each
+    with its type, default and documentation. A constructor that takes them as
+    ``**given`` and makes ``self.Options(**given)`` of them shows their names, and the
+    registry checks their types.
 
     Attributes
     ----------
@@ -64,6 +72,11 @@ class TokenMixer(nn.Module):
     def __init__(self, d_model: int):
         super().__init__()
         self.d_model = d_model
+
+    def __init_subclass__(cls, **kwargs: Any):
+        super().__init_subclass__(**kwargs)
+        if "__init__" in vars(cls) and hasattr(cls, "Options"):
+            _show_options(cls.__init__, cls.Options)
 
     def forward(
         self,
@@ -205,6 +218,17 @@ class TokenMixer(nn.Module):
             raise ValueError(
                 f"{name} as configured cannot honour a chunk rule: {chunk}"
             )
+
+
+def _show_options(constructor, options):
+    """Give a constructor the options' names in place of its ``**given``."""
+    signature = inspect.signature(constructor)
+    own = [x for x in signature.parameters.values() if x.kind is not x.VAR_KEYWORD]
+    if len(own) == len(signature.parameters):
+        return
+    fields = inspect.signature(options).parameters.values()
+    constructor.__signature__ = signature.replace(parameters=[*own, *fields])
+    constructor.__annotations__ = {x.name: x.annotation for x in [*own[1:], *fields]}
 
 
 def frames_of_step(x, padding_mask, frames_seen, chunk=None):

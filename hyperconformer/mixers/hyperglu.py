@@ -8,7 +8,7 @@ Paper: HyperMLP: An Integrated Perspective for Sequence Modeling, arXiv:2602.126
 """
 
 import functools
-from dataclasses import dataclass
+from dataclasses import KW_ONLY, dataclass, fields
 from typing import Any
 
 import torch
@@ -45,79 +45,91 @@ _AT_LEAST_ONE = (
 )
 
 
-@dataclass
-class HyperGLUConfig:
-    """The options of :class:`HyperGLU`.
+@dataclass(kw_only=True)
+class HyperGLUOptions:
+    """The options that the published layer and the token mixer share."""
 
-    Arguments
-    ---------
-    n_embd : int
-        Width D of the frames.
-    n_head : int
-        Heads H.
-    block_size : int
-        L: how many lags a frame sees in causal offset layout (longer inputs
-        slide); the greatest length in the length-dependent settings, identity
-        layout among them: longer inputs are refused.
-    bias : bool
-        Whether the projections q, k, v and c_proj have biases.
-    attn_kind : str
-        "glu": softplus(x2) * relu(x1) of two score sets (HyperGLU); "relu":
-        relu of one (HyperMLP).
-    attn_norm : str
-        "out_scale" or "l2": divide by the norm of a row of scores, on the
-        output or before the rectifier; "none": do not.
-    qk_rank : int, optional
-        Width of queries and keys over all heads; None = D // 4. A multiple of
-        2H for "glu", of H for "relu".
-    vo_rank : int, optional
-        Width of the values over all heads; None = D. A multiple of H.
-    do_masking : bool
-        Whether the layer is causal.
-    aligner_kind : str
-        "offset": parameters belong to lags (shift invariant); "identity": to
-        positions counted from the end of the sequence, so outputs depend on T.
-    use_kv_conv : bool
-        Whether keys and values are made of causally convolved frames.
-    conv_kernel_size : int
-        Taps of that depthwise convolution.
-    use_rope : bool
-        Whether queries and keys are rotated by their positions. The published
-        code is no rotation; here scores depend on i - j only.
-    rope_base : float
-        Base of the rotation's frequencies.
-    gate_act : str
-        "sigmoid" or "none": what gates and controls go through.
-    use_qk_gate : bool
-        Whether queries are gated.
-    use_vo_gate : bool
-        Whether outputs are gated.
-    use_op1, use_op2 : bool
-        Whether scores are mixed along their row before and after the
-        nonlinearity.
-    op1_rank, op2_rank : int
-        Ranks of the mixings.
-    op1_per_head, op2_per_head : bool
-        Whether each head has its own mixing; False = the heads share U, Vt and
-        d, and each controls them for itself.
-    op1_use_diag, op2_use_diag : bool
-        Whether the mixing has a diagonal term.
-    op1_shortcut, op2_shortcut : bool
-        Whether the mixing adds its input.
-    op1_do_masking, op2_do_masking : bool
-        Whether the mixing keeps slots without a visible key at 0. The published
-        code also takes False where do_masking is True; here that is refused of a
-        mixing in use: it writes to slots of the future, so that a frame's output
-        depends on the length of the sequence, and dense and chunked differ.
-    impl_default : str
-        "chunked": a chunk of queries at a time, memory O(T); "dense": all
-        scores at once. The length-dependent settings are dense either way.
-    chunk_T : int
-        Queries in a chunk.
-    norm_eps : float
-        The least norm that is divided by.
-    backend : str, optional
-        Force a path of :func:`hyperconformer.ops.hyperglu.hyperglu`.
+    block_size: int
+    """L: how many lags a frame sees in causal offset layout, its own included; longer
+    inputs slide. In the length-dependent settings, identity layout among them: the
+    greatest number of frames; longer inputs are refused."""
+
+    aligner_kind: str = "offset"
+    """"offset": parameters belong to lags (shift invariant); "identity": to positions
+    counted from the end of the sequence, so outputs depend on T."""
+
+    attn_norm: str = "out_scale"
+    """"out_scale" or "l2": divide by the norm of a row of scores, on the output or
+    before the rectifier; "none": do not."""
+
+    qk_rank: int | None = None
+    """Width of queries and keys over all heads, a multiple of the score sets (2H; H
+    for HyperMLP; twice that with rotary). None = D // 4, in the mixer the nearest
+    multiple of them, at least one."""
+
+    vo_rank: int | None = None
+    """Width of the values over all heads, a multiple of H; None = D."""
+
+    bias: bool = False
+    """Whether the projections q, k, v and c_proj have biases."""
+
+    use_kv_conv: bool = True
+    """Whether keys and values are made of causally convolved frames."""
+
+    conv_kernel_size: int = 4
+    """Taps of that depthwise convolution."""
+
+    use_rope: bool = False
+    """Whether queries and keys are rotated by their positions. The published code is
+    no rotation; here scores depend on i - j only."""
+
+    rope_base: float = 10000.0
+    """Base of the rotation's frequencies."""
+
+    gate_act: str = "sigmoid"
+    """"sigmoid" or "none": what gates and controls go through."""
+
+    use_qk_gate: bool = True
+    """Whether queries are gated."""
+
+    use_vo_gate: bool = True
+    """Whether outputs are gated."""
+
+    use_op1: bool = True
+    """Whether scores are mixed along their row before the nonlinearity."""
+
+    op1_rank: int
+    """Rank of that mixing."""
+
+    op1_per_head: bool = True
+    """Whether each head has its own mixing; False = the heads share U, Vt and d, and
+    each controls them for itself."""
+
+    op1_use_diag: bool = True
+    """Whether the mixing has a diagonal term."""
+
+    op1_shortcut: bool = True
+    """Whether the mixing adds its input."""
+
+    use_op2: bool = True
+    """Whether scores are mixed along their row after the nonlinearity; the other
+    ``op2`` options are as those of ``op1``."""
+
+    op2_rank: int
+    op2_per_head: bool = True
+    op2_use_diag: bool = True
+    op2_shortcut: bool = True
+
+    norm_eps: float = 1e-12
+    """The least norm that is divided by."""
+
+    backend: str | None = None
+    """Force a path of :func:`hyperconformer.ops.hyperglu.hyperglu`."""
+
+
+@dataclass
+class HyperGLUConfig(HyperGLUOptions):
+    """The options of :class:`HyperGLU`.
 
     Raises
     ------
@@ -132,38 +144,39 @@ class HyperGLUConfig:
     """
 
     n_embd: int
+    """Width D of the frames."""
+
     n_head: int
-    block_size: int = 2048
-    bias: bool = False
+    """Heads H."""
+
+    _: KW_ONLY
+
     attn_kind: str = "glu"
-    attn_norm: str = "out_scale"
-    qk_rank: int | None = None
-    vo_rank: int | None = None
+    """"glu": softplus(x2) * relu(x1) of two score sets (HyperGLU); "relu": relu of one
+    (HyperMLP)."""
+
     do_masking: bool = True
-    aligner_kind: str = "offset"
-    use_kv_conv: bool = True
-    conv_kernel_size: int = 4
-    use_rope: bool = False
-    rope_base: float = 10000.0
-    gate_act: str = "sigmoid"
-    use_qk_gate: bool = True
-    use_vo_gate: bool = True
-    use_op1: bool = True
-    op1_rank: int = 16
-    op1_per_head: bool = True
-    op1_use_diag: bool = True
-    op1_shortcut: bool = True
+    """Whether the layer is causal."""
+
     op1_do_masking: bool = True
-    use_op2: bool = True
-    op2_rank: int = 16
-    op2_per_head: bool = True
-    op2_use_diag: bool = True
-    op2_shortcut: bool = True
+    """Whether the mixing keeps slots without a visible key at 0. The published code
+    also takes False where do_masking is True; here that is refused of a mixing in use:
+    it writes to slots of the future, so that a frame's output depends on the length of
+    the sequence, and dense and chunked differ."""
+
     op2_do_masking: bool = True
+    """As ``op1_do_masking``."""
+
     impl_default: str = "chunked"
+    """"chunked": a chunk of queries at a time, memory O(T); "dense": all scores at
+    once. The length-dependent settings are dense either way."""
+
     chunk_T: int = 1024
-    norm_eps: float = 1e-12
-    backend: str | None = None
+    """Queries in a chunk."""
+
+    block_size: int = 2048
+    op1_rank: int = 16
+    op2_rank: int = 16
 
     def __post_init__(self):
         check_backend(self.backend)
@@ -595,52 +608,8 @@ class HyperGLUMixer(TokenMixer):
         Width D of the frames.
     num_heads : int
         Heads H.
-    causal : bool
-        Whether the future must stay hidden.
-    bidirectional : bool
-        Whether a second layer runs over the reversed utterance.
-    aligner_kind : str
-        "offset" (causal) or "identity" (sees all, for parity).
-    block_size : int
-        Lags that a frame sees, its own included; any number of frames is taken.
-        In identity layout: the greatest number of frames, more are refused.
-    chunk_frames : int
-        Queries handled at once: memory, not meaning.
-    attn_norm : str
-        "out_scale", "l2" or "none".
-    qk_rank : int, optional
-        Width of queries and keys; None = the multiple of the score sets (2H; H
-        for HyperMLP; twice that with rotary) nearest to D / 4, at least one.
-    vo_rank : int, optional
-        Width of the values; None = D.
-    bias : bool
-        Whether the projections have biases.
-    use_kv_conv : bool
-        Whether keys and values see convolved frames.
-    conv_kernel_size : int
-        Taps of that convolution.
-    use_rope : bool
-        Whether queries and keys are rotated by position.
-    rope_base : float
-        Base of the rotation's frequencies.
-    gate_act : str
-        "sigmoid" or "none".
-    use_qk_gate, use_vo_gate : bool
-        Whether queries and outputs are gated.
-    use_op1, use_op2 : bool
-        Whether rows of scores are mixed before and after the nonlinearity.
-    op1_rank, op2_rank : int
-        Ranks of the mixings.
-    op1_per_head, op2_per_head : bool
-        Whether heads have their own mixings.
-    op1_use_diag, op2_use_diag : bool
-        Whether mixings have a diagonal term.
-    op1_shortcut, op2_shortcut : bool
-        Whether mixings add their input.
-    norm_eps : float
-        The least norm that is divided by.
-    backend : str, optional
-        Force a path of :func:`hyperconformer.ops.hyperglu.hyperglu`.
+    **given
+        :class:`Options`.
 
     Raises
     ------
@@ -663,89 +632,55 @@ class HyperGLUMixer(TokenMixer):
     cost = "O(T * block_size)"
     attn_kind = "glu"
 
-    def __init__(
-        self,
-        d_model: int,
-        num_heads: int,
-        *,
-        causal: bool = False,
-        bidirectional: bool = False,
-        aligner_kind: str = "offset",
-        block_size: int = 256,
-        chunk_frames: int = 64,
-        attn_norm: str = "out_scale",
-        qk_rank: int | None = None,
-        vo_rank: int | None = None,
-        bias: bool = False,
-        use_kv_conv: bool = True,
-        conv_kernel_size: int = 4,
-        use_rope: bool = False,
-        rope_base: float = 10000.0,
-        gate_act: str = "sigmoid",
-        use_qk_gate: bool = True,
-        use_vo_gate: bool = True,
-        use_op1: bool = True,
-        op1_rank: int = 8,
-        op1_per_head: bool = True,
-        op1_use_diag: bool = True,
-        op1_shortcut: bool = True,
-        use_op2: bool = True,
-        op2_rank: int = 8,
-        op2_per_head: bool = True,
-        op2_use_diag: bool = True,
-        op2_shortcut: bool = True,
-        norm_eps: float = 1e-12,
-        backend: str | None = None,
-    ):
+    @dataclass(kw_only=True)
+    class Options(HyperGLUOptions):
+        """The options of :class:`HyperGLUMixer`."""
+
+        causal: bool = False
+        """Whether the future must stay hidden."""
+
+        bidirectional: bool = False
+        """Whether a second layer runs over the reversed utterance."""
+
+        chunk_frames: int = 64
+        """Queries handled at once: memory, not meaning."""
+
+        block_size: int = 256
+        op1_rank: int = 8
+        op2_rank: int = 8
+
+    def __init__(self, d_model: int, num_heads: int, **given: Any):
         super().__init__(d_model)
-        offset = aligner_kind == "offset"
+        options = self.Options(**given)
+        offset, bidirectional = options.aligner_kind == "offset", options.bidirectional
         if bidirectional and not offset:
             raise ValueError(
                 "identity layout sees both directions already: "
                 "bidirectional=True needs aligner_kind='offset'"
             )
         self.causal = offset and not bidirectional
-        if causal and not self.causal:
+        if options.causal and not self.causal:
             raise ValueError(
                 f"causal=True contradicts bidirectional={bidirectional}, "
-                f"aligner_kind={aligner_kind!r}: these see the future"
+                f"aligner_kind={options.aligner_kind!r}: these see the future"
             )
         self.chunkable = self.streamable = self.causal
         self.quadratic = not offset
-        if qk_rank is None:
+        shared = {
+            field.name: getattr(options, field.name)
+            for field in fields(HyperGLUOptions)
+        }
+        if options.qk_rank is None:
             score_sets = num_heads * (2 if self.attn_kind == "glu" else 1)
-            qk_rank = _nearest_multiple(d_model / 4, score_sets * (1 + use_rope))
+            unit = score_sets * (1 + options.use_rope)
+            shared["qk_rank"] = _nearest_multiple(d_model / 4, unit)
         cfg = HyperGLUConfig(
             n_embd=d_model,
             n_head=num_heads,
-            block_size=block_size,
-            bias=bias,
             attn_kind=self.attn_kind,
-            attn_norm=attn_norm,
-            qk_rank=qk_rank,
-            vo_rank=vo_rank,
             do_masking=offset,
-            aligner_kind=aligner_kind,
-            use_kv_conv=use_kv_conv,
-            conv_kernel_size=conv_kernel_size,
-            use_rope=use_rope,
-            rope_base=rope_base,
-            gate_act=gate_act,
-            use_qk_gate=use_qk_gate,
-            use_vo_gate=use_vo_gate,
-            use_op1=use_op1,
-            op1_rank=op1_rank,
-            op1_per_head=op1_per_head,
-            op1_use_diag=op1_use_diag,
-            op1_shortcut=op1_shortcut,
-            use_op2=use_op2,
-            op2_rank=op2_rank,
-            op2_per_head=op2_per_head,
-            op2_use_diag=op2_use_diag,
-            op2_shortcut=op2_shortcut,
-            chunk_T=chunk_frames,
-            norm_eps=norm_eps,
-            backend=backend,
+            chunk_T=options.chunk_frames,
+            **shared,
         )
         self.layer = HyperGLU(cfg)
         self.reverse_layer = HyperGLU(cfg) if bidirectional else None

@@ -7,6 +7,8 @@ Speech Recognition, https://arxiv.org/abs/2305.18281.
 
 import functools
 import math
+from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import nn
@@ -201,26 +203,8 @@ class MultiHeadHyperMixing(TokenMixer):
         Width D of the frames.
     num_heads : int
         Heads H; it divides ``d_model`` and ``hypernet_size``.
-    hypernet_size : int, optional
-        Hidden width of the mixing MLP, all heads together; None means 4 D.
-    tied : bool
-        Whether both layers of the mixing MLP have the same weights.
-    fix_tm_hidden_size : bool
-        Whether each head has the hidden width ``hypernet_size``, instead of a share.
-    max_length : int
-        Position codes made in advance; longer inputs make more when they come.
-    positions : str
-        What the hypernetworks know of time: ``"absolute"`` codes are added to the
-        frames, ``"rotary"`` ones turn them head by head (not under chunk rules, and
-        without ``normalize_by_frames``), ``"none"`` leaves them as they are.
-    normalize_by_frames : bool
-        Whether sums over frames are divided by the number of the frames, so that
-        they do not grow with what was heard.
-    learned_decay : bool
-        Whether each head learns how fast earlier chunks lose their weight. Frames of
-        one chunk weigh alike: without a chunk rule the decay does nothing.
-    backend : str, optional
-        Force a path of :func:`hyperconformer.ops.hypermixing.hypermixing`.
+    **given
+        :class:`Options`.
 
     Raises
     ------
@@ -245,50 +229,73 @@ class MultiHeadHyperMixing(TokenMixer):
     paper = "arXiv:2305.18281"
     cost = "O(T)"
 
-    def __init__(
-        self,
-        d_model: int,
-        num_heads: int,
-        *,
-        hypernet_size: int | None = None,
-        tied: bool = False,
-        fix_tm_hidden_size: bool = False,
-        max_length: int = 3000,
-        positions: str = "absolute",
-        normalize_by_frames: bool = False,
-        learned_decay: bool = False,
-        backend: str | None = None,
-    ):
+    @dataclass(kw_only=True)
+    class Options:
+        """The options of :class:`MultiHeadHyperMixing`."""
+
+        hypernet_size: int | None = None
+        """Hidden width of the mixing MLP, all heads together; None means 4 D."""
+
+        tied: bool = False
+        """Whether both layers of the mixing MLP have the same weights."""
+
+        fix_tm_hidden_size: bool = False
+        """Whether each head has the hidden width ``hypernet_size``, instead of a
+        share."""
+
+        max_length: int = 3000
+        """Position codes made in advance; longer inputs make more when they come."""
+
+        positions: str = "absolute"
+        """What the hypernetworks know of time: ``"absolute"`` codes are added to the
+        frames, ``"rotary"`` ones turn them head by head (not under chunk rules, and
+        without ``normalize_by_frames``), ``"none"`` leaves them as they are."""
+
+        normalize_by_frames: bool = False
+        """Whether sums over frames are divided by the number of the frames, so that
+        they do not grow with what was heard."""
+
+        learned_decay: bool = False
+        """Whether each head learns how fast earlier chunks lose their weight. Frames of
+        one chunk weigh alike: without a chunk rule the decay does nothing."""
+
+        backend: str | None = None
+        """Force a path of :func:`hyperconformer.ops.hypermixing.hypermixing`."""
+
+    def __init__(self, d_model: int, num_heads: int, **given: Any):
         super().__init__(d_model)
-        self.backend = check_backend(backend)
+        options = self.Options(**given)
+        self.backend = check_backend(options.backend)
+        size = options.hypernet_size
         self.hyper = HyperNetwork(
             d_model,
-            4 * d_model if hypernet_size is None else hypernet_size,
+            4 * d_model if size is None else size,
             num_heads=num_heads,
-            tied=tied,
-            fix_tm_hidden_size=fix_tm_hidden_size,
+            tied=options.tied,
+            fix_tm_hidden_size=options.fix_tm_hidden_size,
         )
         self.layer_norm = nn.LayerNorm(d_model)
+        positions = options.positions
         if positions not in POSITIONS:
             raise ValueError(
                 f"positions must be one of {', '.join(POSITIONS)}, "
                 f"got {quoted(positions)}"
             )
-        if positions == "rotary" and normalize_by_frames:
+        if positions == "rotary" and options.normalize_by_frames:
             raise ValueError("normalize_by_frames knows no rotary positions")
         self.positions = positions
         self.chunkable = self.streamable = positions != "rotary"
         self.positional_encoding = None
         if positions == "absolute":
             self.positional_encoding = PositionCodes(
-                d_model, max_length, sinusoidal_codes
+                d_model, options.max_length, sinusoidal_codes
             )
         # As integers, so that a cast of the module to half precision leaves them exact.
         bits = sinusoidal_frequencies(d_model).clone().view(torch.int32)
         self.register_buffer("frequency_bits", bits, persistent=False)
-        self.normalize_by_frames = normalize_by_frames
+        self.normalize_by_frames = options.normalize_by_frames
         self.decay = None
-        if learned_decay:
+        if options.learned_decay:
             # Heads begin with half-lives from 64 to 4096 frames.
             half_lives = torch.logspace(6, 12, num_heads, base=2.0)
             self.decay = nn.Parameter(torch.logit(0.5 ** (1 / half_lives)))

@@ -6,6 +6,9 @@ Transformer Decoding, https://arxiv.org/abs/1911.02150. The parameters bear the 
 of the PyPI package linear-attention-transformer.
 """
 
+from dataclasses import dataclass
+from typing import Any
+
 import torch
 from torch import nn
 
@@ -28,21 +31,8 @@ class LinearAttention(TokenMixer):
         Width D of the frames.
     num_heads : int
         Number of heads H.
-    causal : bool
-        Whether a frame sees nothing after itself.
-    blindspot_size : int
-        In causal heads, frames in a bucket: a frame sees the whole buckets before its
-        own. With 1 it sees every frame up to itself.
-    n_local_attn_heads : int
-        How many of the heads attend locally.
-    local_attn_window_size : int
-        Frames in a local window; a frame sees its own and the neighbouring windows.
-    one_kv_head : bool
-        Whether all heads share one head of keys and values.
-    dim_head : int, optional
-        Width of a head; None means D / H.
-    dropout : float
-        Dropout rate of the output.
+    **given
+        :class:`Options`.
 
     Raises
     ------
@@ -63,49 +53,65 @@ class LinearAttention(TokenMixer):
     paper = "arXiv:1812.01243, arXiv:2006.16236"
     cost = "O(T)"
 
-    def __init__(
-        self,
-        d_model: int,
-        num_heads: int,
-        *,
-        causal: bool = False,
-        blindspot_size: int = 1,
-        n_local_attn_heads: int = 0,
-        local_attn_window_size: int = 128,
-        one_kv_head: bool = False,
-        dim_head: int | None = None,
-        dropout: float = 0.0,
-    ):
+    @dataclass(kw_only=True)
+    class Options:
+        """The options of :class:`LinearAttention`."""
+
+        causal: bool = False
+        """Whether a frame sees nothing after itself."""
+
+        blindspot_size: int = 1
+        """In causal heads, frames in a bucket: a frame sees the whole buckets before
+        its own. With 1 it sees every frame up to itself."""
+
+        n_local_attn_heads: int = 0
+        """How many of the heads attend locally."""
+
+        local_attn_window_size: int = 128
+        """Frames in a local window; a frame sees its own and the neighbouring
+        windows."""
+
+        one_kv_head: bool = False
+        """Whether all heads share one head of keys and values."""
+
+        dim_head: int | None = None
+        """Width of a head; None means D / H."""
+
+        dropout: float = 0.0
+        """Dropout rate of the output."""
+
+    def __init__(self, d_model: int, num_heads: int, **given: Any):
         super().__init__(d_model)
-        if dim_head is None and d_model % num_heads:
+        options = self.Options(**given)
+        if options.dim_head is None and d_model % num_heads:
             raise ValueError(
                 f"num_heads must divide d_model = {d_model} unless dim_head is given, "
                 f"got {num_heads}"
             )
-        if not 0 <= n_local_attn_heads <= num_heads:
+        if not 0 <= options.n_local_attn_heads <= num_heads:
             raise ValueError(
                 f"n_local_attn_heads must be between 0 and {num_heads} heads, "
-                f"got {n_local_attn_heads}"
+                f"got {options.n_local_attn_heads}"
             )
-        if blindspot_size < 1 or local_attn_window_size < 1:
+        blindspot, window = options.blindspot_size, options.local_attn_window_size
+        if blindspot < 1 or window < 1:
             raise ValueError(
                 "blindspot_size and local_attn_window_size must be >= 1, "
-                f"got {blindspot_size} and {local_attn_window_size}"
+                f"got {blindspot} and {window}"
             )
-        self.causal = causal
-        self.streamable = causal
+        self.causal = self.streamable = options.causal
         self.num_heads = num_heads
-        self.dim_head = dim_head or d_model // num_heads
-        self.num_kv_heads = 1 if one_kv_head else num_heads
-        self.blindspot_size = blindspot_size
-        self.num_local = n_local_attn_heads
-        self.window = local_attn_window_size
+        self.dim_head = options.dim_head or d_model // num_heads
+        self.num_kv_heads = 1 if options.one_kv_head else num_heads
+        self.blindspot_size = blindspot
+        self.num_local = options.n_local_attn_heads
+        self.window = window
         inner, inner_kv = (h * self.dim_head for h in (num_heads, self.num_kv_heads))
         self.to_q = Linear(d_model, inner, bias=False)
         self.to_k = Linear(d_model, inner_kv, bias=False)
         self.to_v = Linear(d_model, inner_kv, bias=False)
         self.to_out = Linear(inner, d_model)
-        self.dropout = nn.Dropout(dropout)
+        self.dropout = nn.Dropout(options.dropout)
 
     def forward(self, x, *, padding_mask=None, chunk=None, state=None):
         """Mix information across frames; see :class:`TokenMixer`."""

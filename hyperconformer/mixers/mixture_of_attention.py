@@ -19,6 +19,7 @@ autoregressive form sees the future (see :class:`MixtureOfAutoregressiveAttentio
 """
 
 import math
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -790,34 +791,8 @@ class MixtureOfAttentionMixer(TokenMixer):
         Width D of the frames.
     num_heads : int
         Heads of each expert and of the local attention.
-    causal : bool
-        Whether to use :class:`MixtureOfAutoregressiveAttention`, whose frames see
-        only frames up to themselves.
-    num_experts : int
-        Number of experts.
-    num_routed_queries : int
-        Queries that each expert takes (causal: in each window).
-    num_routed_key_values : int
-        Keys and values that each expert takes (causal: for each window).
-    dim_head : int, optional
-        Width of a head; None = ``d_model // num_heads``.
-    local_attn : bool
-        Whether local attention stands beside the experts; the causal form needs it.
-    local_attn_window_size : int
-        Frames that local attention sees on each side (causal: before).
-    routed_window_size : int, optional
-        Frames in a routing window of the causal form; None = four local windows.
-    max_past_windows : int, optional
-        Windows before the current one that the causal form routes keys and values
-        from; None = all, at a cost of O(T^2 / window) scores.
-    average_routed : bool
-        Whether each frame's sum is divided by the number of its terms.
-    dynamic_routing : bool
-        Whether routing tokens are a projection of the mean frame.
-    straight_through : bool
-        Whether routing weights read exactly 1 while gradients see the real ones.
-    dropout : float
-        Dropout of the experts' attention weights.
+    **given
+        :class:`Options`.
 
     Raises
     ------
@@ -836,30 +811,60 @@ class MixtureOfAttentionMixer(TokenMixer):
     paper = "arXiv:2303.09752"
     cost = "O(T)"
 
-    def __init__(
-        self,
-        d_model: int,
-        num_heads: int,
-        *,
-        causal: bool = False,
-        num_experts: int = 2,
-        num_routed_queries: int = 32,
-        num_routed_key_values: int = 32,
-        dim_head: int | None = None,
-        local_attn: bool = True,
-        local_attn_window_size: int = 32,
-        routed_window_size: int | None = None,
-        max_past_windows: int | None = 16,
-        average_routed: bool = False,
-        dynamic_routing: bool = False,
-        straight_through: bool = True,
-        dropout: float = 0.0,
-    ):
+    @dataclass(kw_only=True)
+    class Options:
+        """The options of :class:`MixtureOfAttentionMixer`."""
+
+        causal: bool = False
+        """Whether to use :class:`MixtureOfAutoregressiveAttention`, whose frames see
+        only frames up to themselves."""
+
+        num_experts: int = 2
+        """Number of experts."""
+
+        num_routed_queries: int = 32
+        """Queries that each expert takes (causal: in each window)."""
+
+        num_routed_key_values: int = 32
+        """Keys and values that each expert takes (causal: for each window)."""
+
+        dim_head: int | None = None
+        """Width of a head; None = ``d_model // num_heads``."""
+
+        local_attn: bool = True
+        """Whether local attention stands beside the experts; the causal form needs
+        it."""
+
+        local_attn_window_size: int = 32
+        """Frames that local attention sees on each side (causal: before)."""
+
+        routed_window_size: int | None = None
+        """Frames in a routing window of the causal form; None = four local windows."""
+
+        max_past_windows: int | None = 16
+        """Windows before the current one that the causal form routes keys and values
+        from; None = all, at a cost of O(T^2 / window) scores."""
+
+        average_routed: bool = False
+        """Whether each frame's sum is divided by the number of its terms."""
+
+        dynamic_routing: bool = False
+        """Whether routing tokens are a projection of the mean frame."""
+
+        straight_through: bool = True
+        """Whether routing weights read exactly 1 while gradients see the real ones."""
+
+        dropout: float = 0.0
+        """Dropout of the experts' attention weights."""
+
+    def __init__(self, d_model: int, num_heads: int, **given: Any):
         super().__init__(d_model)
-        self.causal = causal
+        options = self.Options(**given)
+        self.causal = options.causal
         # Experts are blind to order; the rotary of the local branch is not.
-        self.needs_position = not local_attn
-        self.quadratic = causal and max_past_windows is None
+        self.needs_position = not options.local_attn
+        self.quadratic = options.causal and options.max_past_windows is None
+        dim_head = options.dim_head
         if dim_head is None:
             if d_model % num_heads:
                 raise ValueError(
@@ -868,26 +873,27 @@ class MixtureOfAttentionMixer(TokenMixer):
                 )
             dim_head = d_model // num_heads
         shared: dict[str, Any] = {
-            "num_experts": num_experts,
-            "num_routed_queries": num_routed_queries,
-            "num_routed_key_values": num_routed_key_values,
-            "local_attn_window_size": local_attn_window_size,
+            "num_experts": options.num_experts,
+            "num_routed_queries": options.num_routed_queries,
+            "num_routed_key_values": options.num_routed_key_values,
+            "local_attn_window_size": options.local_attn_window_size,
             "heads": num_heads,
             "dim_head": dim_head,
-            "average_routed": average_routed,
-            "dynamic_routing": dynamic_routing,
-            "straight_through": straight_through,
-            "dropout": dropout,
+            "average_routed": options.average_routed,
+            "dynamic_routing": options.dynamic_routing,
+            "straight_through": options.straight_through,
+            "dropout": options.dropout,
         }
-        if causal:
-            if not local_attn:
+        routed_window_size = options.routed_window_size
+        if options.causal:
+            if not options.local_attn:
                 raise ValueError("causal=True needs local_attn=True, got False")
             if routed_window_size is None:
-                routed_window_size = 4 * local_attn_window_size
+                routed_window_size = 4 * options.local_attn_window_size
             self.attention: RoutedAttention = MixtureOfAutoregressiveAttention(
                 d_model,
                 routed_window_size=routed_window_size,
-                max_past_windows=max_past_windows,
+                max_past_windows=options.max_past_windows,
                 **shared,
             )
         else:
@@ -897,7 +903,7 @@ class MixtureOfAttentionMixer(TokenMixer):
                     f"got {routed_window_size} with causal=False"
                 )
             self.attention = MixtureOfAttention(
-                d_model, local_attn=local_attn, **shared
+                d_model, local_attn=options.local_attn, **shared
             )
 
     def forward(self, x, *, padding_mask=None, chunk=None, state=None):

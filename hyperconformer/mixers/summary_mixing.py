@@ -13,6 +13,8 @@ and so is ``local_size=0``, h_t = c(s_mean): it claims to be no published varian
 
 import math
 from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import nn
@@ -83,15 +85,8 @@ class SummaryMixing(TokenMixer):
         Width D of the frames.
     num_heads : int
         Slices of the channels that f and s treat apart.
-    causal : bool
-        Whether frames see only frames up to themselves.
-    local_size : int, optional
-        Width of f(x_t), a multiple of ``num_heads``; None = ``d_model``. 0 leaves
-        f out, h_t = c(mean), for a layer with a local branch of its own.
-    summary_size : int, optional
-        Width of s(x_t), a multiple of ``num_heads``; None = ``d_model``.
-    activation : type
-        Class of the nonlinearity.
+    **given
+        :class:`Options`.
 
     Raises
     ------
@@ -115,18 +110,28 @@ class SummaryMixing(TokenMixer):
     paper = "arXiv:2307.07421"
     cost = "O(T)"
 
-    def __init__(
-        self,
-        d_model: int,
-        num_heads: int,
-        *,
-        causal: bool = False,
-        local_size: int | None = None,
-        summary_size: int | None = None,
-        activation: Callable[[], nn.Module] = nn.GELU,
-    ):
+    @dataclass(kw_only=True)
+    class Options:
+        """The options of :class:`SummaryMixing`."""
+
+        causal: bool = False
+        """Whether frames see only frames up to themselves."""
+
+        local_size: int | None = None
+        """Width of f(x_t), a multiple of ``num_heads``; None = ``d_model``. 0 leaves f
+        out, h_t = c(mean), for a layer with a local branch of its own."""
+
+        summary_size: int | None = None
+        """Width of s(x_t), a multiple of ``num_heads``; None = ``d_model``."""
+
+        activation: Callable[[], nn.Module] = nn.GELU
+        """Class of the nonlinearity."""
+
+    def __init__(self, d_model: int, num_heads: int, **given: Any):
         super().__init__(d_model)
-        self.causal = causal
+        options = self.Options(**given)
+        self.causal = options.causal
+        local_size, summary_size = options.local_size, options.summary_size
         local_size = d_model if local_size is None else local_size
         self.summary_size = d_model if summary_size is None else summary_size
         self.summary = HeadwiseLinear(d_model, self.summary_size, num_heads)
@@ -137,7 +142,7 @@ class SummaryMixing(TokenMixer):
         if local_size != 0:
             self.local = HeadwiseLinear(d_model, local_size, num_heads)
             self.combine_local = Linear(local_size, d_model, bias=False)
-        self.activation = activation()
+        self.activation = options.activation()
 
     def forward(self, x, *, padding_mask=None, chunk=None, state=None):
         """Mix; see :class:`~hyperconformer.mixers.base.TokenMixer`.
