@@ -15,7 +15,8 @@ COLUMNS = {
     "WER": ("WER %", "{:.1f}"),
     "CER": ("CER %", "{:.1f}"),
     "loss": ("loss", "{:.3f}"),
-    "perplexity": ("perplexity", "{:.2f}"),
+    "token perplexity": ("token perplexity", "{:.2f}"),
+    "word perplexity": ("word perplexity", "{:.2f}"),
     "parameters": ("parameters", "{:,.0f}"),
     "macs_per_audio_s": ("multiply-adds / s of speech", "{:,.0f}"),
     "updates_per_s": ("updates / s", "{:.2f}"),
@@ -24,7 +25,7 @@ COLUMNS = {
 }
 
 # Those that differ from seed to seed enough to tell how much.
-MEASURES = ("WER", "CER", "loss", "perplexity")
+MEASURES = ("WER", "CER", "loss", "token perplexity", "word perplexity")
 
 
 def write_report(ablation, planned, store, folder):

@@ -12,173 +12,20 @@ working folder. ``$data_root`` stands for the data folder.
 
 import csv
 import io
-import os
 import pathlib
 import re
-from collections.abc import Callable
 
 from hyperconformer.core.text import read_text
-from hyperconformer.corpora.manifest import (
-    Checks,
-    Utterance,
-    check_merge,
-    merge_manifests,
-    prepare_split,
-    require,
-)
+from hyperconformer.corpora.manifest import Utterance
+from hyperconformer.corpora.own_manifests import make_prepare, resolve_audio
 
 COLUMNS = ("ID", "wav", "wrd")
 LAYOUT = (
     "a folder with train.csv, valid.csv and test.csv, each with the columns "
     "ID, wav and wrd"
 )
-SOURCE = 'your own, see "Train on your own speech" in the README'
 # Some of SpeechBrain's recipes use these for a segment of a file.
 SEGMENT_COLUMNS = ("start", "stop")
-
-
-def prepare(
-    data_folder,
-    manifest_folder,
-    splits: list[str] | dict[str, str] | None = None,
-    merge: dict[str, list[str]] | None = None,
-    min_duration_s: float = 0.1,
-    max_duration_s: float | None = None,
-    full_check: bool = False,
-    workers: int | None = None,
-) -> dict[str, pathlib.Path]:
-    """Write one checked manifest per split, and one for each merger of splits.
-
-    Arguments
-    ---------
-    data_folder : str or pathlib.Path
-        The folder that holds the CSV files.
-    manifest_folder : str or pathlib.Path
-        Where the checked manifests go.
-    splits : list of str or dict of str to str, optional
-        The splits: their names, or the file of each, relative to the data folder; by
-        default every ``NAME.csv`` of the data folder.
-    merge : dict of str to list of str, optional
-        Further manifests, each made of several splits.
-    min_duration_s, max_duration_s, full_check, workers
-        See :class:`~hyperconformer.corpora.manifest.Checks`.
-
-    Returns
-    -------
-    dict of str to pathlib.Path
-        The manifests of the splits and of the mergers.
-
-    Raises
-    ------
-    FileNotFoundError
-        If the folder or the file of a split is missing.
-    ValueError
-        If a file is not CSV or lacks a column, or a split is left empty.
-    """
-    return prepare_files(
-        "csv",
-        list_utterances,
-        pathlib.Path(data_folder),
-        manifest_folder,
-        splits,
-        merge,
-        Checks(min_duration_s, max_duration_s, full_check, workers),
-        LAYOUT,
-    )
-
-
-def prepare_files(
-    corpus: str,
-    read: Callable,
-    data_folder: pathlib.Path,
-    manifest_folder,
-    splits,
-    merge: dict | None,
-    checks: Checks,
-    layout: str,
-) -> dict[str, pathlib.Path]:
-    """Prepare manifests of any format, as :func:`prepare` does.
-
-    Arguments
-    ---------
-    corpus : str
-        The name of the corpus, and the suffix of its files.
-    read : callable
-        Function of a file and the data folder that returns the utterances.
-    data_folder, manifest_folder, splits, merge
-        As for :func:`prepare`.
-    checks : Checks
-        What an utterance must satisfy.
-    layout : str
-        The expected content of the data folder, for errors.
-
-    Returns
-    -------
-    dict of str to pathlib.Path
-        The manifests of the splits and of the mergers.
-    """
-    files = find_files(corpus, data_folder, splits, layout)
-    merge = merge or {}
-    check_merge(merge, list(files))
-    manifests = {}
-    for split, file in files.items():
-        manifest = pathlib.Path(manifest_folder) / f"{split}.csv"
-        if manifest.resolve() == file.resolve():
-            raise ValueError(
-                f"the checked manifest of {file} would overwrite it: name another "
-                "data_folder or output_folder"
-            )
-        manifests[split] = prepare_split(
-            corpus, split, read(file, data_folder), data_folder, manifest_folder, checks
-        )
-    for name, parts in merge.items():
-        sources = [manifests[part] for part in parts]
-        manifests[name] = merge_manifests(name, sources, manifest_folder)
-    return manifests
-
-
-def find_files(corpus: str, data_folder: pathlib.Path, splits, layout: str) -> dict:
-    """Find the file of each split.
-
-    Arguments
-    ---------
-    corpus, data_folder, splits, layout
-        As for :func:`prepare_files`.
-
-    Returns
-    -------
-    dict of str to pathlib.Path
-        Split to file.
-
-    Raises
-    ------
-    FileNotFoundError
-        If the data folder or a file is missing, or the folder holds no manifest.
-    ValueError
-        If the data folder is a file.
-    """
-    require(data_folder, layout, SOURCE)
-    if not data_folder.is_dir():
-        raise ValueError(
-            f"data_folder should be {layout}; {data_folder} is a file: name its folder"
-        )
-    if isinstance(splits, dict):
-        files = {split: data_folder / file for split, file in splits.items()}
-    elif splits:
-        files = {split: data_folder / f"{split}.{corpus}" for split in splits}
-    else:
-        files = {
-            file.stem: file
-            for file in sorted(data_folder.glob(f"*.{corpus}"))
-            # This project writes these beside manifests.
-            if not file.name.startswith("skipped_")
-        }
-    if not files:
-        raise FileNotFoundError(
-            f"{data_folder} holds no *.{corpus}.\nExpected: {layout}. Files with other "
-            "names: --corpus_options='{splits: {train: FILE, valid: FILE, test: FILE}}'"
-        )
-    return {split: require(file, layout, SOURCE) for split, file in files.items()}
 
 
 def list_utterances(manifest: pathlib.Path, data_root=None) -> list[Utterance]:
@@ -222,25 +69,6 @@ def list_utterances(manifest: pathlib.Path, data_root=None) -> list[Utterance]:
     return [_utterance(manifest, data_root, *numbered) for numbered in rows]
 
 
-def resolve_audio(audio: str, manifest: pathlib.Path) -> str:
-    """Return the path of an audio file in a manifest.
-
-    Arguments
-    ---------
-    audio : str
-        The manifest's entry: an absolute path, or one relative to the manifest's folder
-        or, if there is no such file, to the working folder.
-    manifest : pathlib.Path
-        The manifest.
-
-    Returns
-    -------
-    str
-    """
-    beside = manifest.parent / audio
-    return audio if not beside.exists() and os.path.exists(audio) else str(beside)
-
-
 def _utterance(manifest, data_root, line, row):
     """Return the utterance of a row; an invalid row gets a fault."""
     if None in row or None in row.values():
@@ -256,3 +84,6 @@ def _utterance(manifest, data_root, line, row):
         resolve_audio(audio, manifest) if audio else None,
         row["wrd"].strip(),
     )
+
+
+prepare = make_prepare("csv", list_utterances, LAYOUT)

@@ -18,64 +18,14 @@ import pathlib
 
 from hyperconformer.core.segments import name_segment
 from hyperconformer.core.text import read_text
-from hyperconformer.corpora.csv_manifests import prepare_files, resolve_audio
-from hyperconformer.corpora.manifest import Checks, Utterance
+from hyperconformer.corpora.manifest import Utterance
+from hyperconformer.corpora.own_manifests import make_prepare, resolve_audio
 
 KEYS = ("audio_filepath", "text")
 LAYOUT = (
     "a folder with train.jsonl, valid.jsonl and test.jsonl, each with one JSON object "
     "per line with the keys audio_filepath and text"
 )
-
-
-def prepare(
-    data_folder,
-    manifest_folder,
-    splits: list[str] | dict[str, str] | None = None,
-    merge: dict[str, list[str]] | None = None,
-    min_duration_s: float = 0.1,
-    max_duration_s: float | None = None,
-    full_check: bool = False,
-    workers: int | None = None,
-) -> dict[str, pathlib.Path]:
-    """Write one checked manifest per split, and one for each merger of splits.
-
-    Arguments
-    ---------
-    data_folder : str or pathlib.Path
-        The folder that holds the JSON Lines files.
-    manifest_folder : str or pathlib.Path
-        Where the checked manifests go.
-    splits : list of str or dict of str to str, optional
-        The splits: their names, or the file of each, relative to the data folder; by
-        default every ``NAME.jsonl`` of the data folder.
-    merge : dict of str to list of str, optional
-        Further manifests, each made of several splits.
-    min_duration_s, max_duration_s, full_check, workers
-        See :class:`~hyperconformer.corpora.manifest.Checks`.
-
-    Returns
-    -------
-    dict of str to pathlib.Path
-        The manifests of the splits and of the mergers.
-
-    Raises
-    ------
-    FileNotFoundError
-        If the folder or the file of a split is missing.
-    ValueError
-        If no line of a file has the keys, or a split is left empty.
-    """
-    return prepare_files(
-        "jsonl",
-        list_utterances,
-        pathlib.Path(data_folder),
-        manifest_folder,
-        splits,
-        merge,
-        Checks(min_duration_s, max_duration_s, full_check, workers),
-        LAYOUT,
-    )
 
 
 def list_utterances(manifest: pathlib.Path, data_root=None) -> list[Utterance]:
@@ -164,3 +114,6 @@ def _are_times(offset_s, duration_s):
         and offset_s >= 0
         and duration_s > 0
     )
+
+
+prepare = make_prepare("jsonl", list_utterances, LAYOUT)

@@ -1,8 +1,11 @@
 """What a report shows."""
 
+import pathlib
+
 import pytest
 
 from hyperconformer.ablation import report
+from hyperconformer.ablation.plan import METRICS, Ablation
 
 
 @pytest.mark.parametrize(
@@ -17,3 +20,17 @@ from hyperconformer.ablation import report
 )
 def test_settings_are_shown_with_four_digits(value, shown):
     assert report._shown(value) == shown
+
+
+@pytest.mark.parametrize("task", METRICS)
+def test_every_metric_has_a_column_with_its_spread(task):
+    ablation = Ablation("study", pathlib.Path("base.yaml"), metric=METRICS[task][-1])
+    runs = [ablation.run({"lr": 1}, seed) for seed in (1, 2)]
+    rows = [
+        {"arm": {"lr": 1}, "run": run, **dict.fromkeys(METRICS[task], value)}
+        for run, value in zip(runs, (3.0, 5.0))
+    ]
+    heading, _, line = report.table(ablation, rows, store=None).splitlines()
+    for metric in METRICS[task]:
+        assert metric in heading
+    assert line.count("4.0") == line.count("± 1.4") == len(METRICS[task])
