@@ -140,18 +140,8 @@ class BranchformerEncoderLayer(nn.Module):
     ---------
     d_model : int
         Width D of the frames; HyperMixing's hypernet size is 4 D, as in SpeechBrain.
-    nhead : int
-        Number of heads of the mixer.
-    kernel_size : int
-        Taps of the convolution.
-    activation : type
-        Activation class.
-    dropout : float
-        Dropout rate.
-    attention_type : str or type
-        Name of a registered mixer, or a TokenMixer class.
-    mixer_options : dict, optional
-        The mixer's own options.
+    nhead, kernel_size, activation, dropout, attention_type, mixer_options
+        As :class:`~hyperconformer.encoders.conformer.ConformerEncoderLayer`.
     csgu_linear_units : int
         Width of the gating branch.
     gate_activation : type
@@ -214,26 +204,12 @@ class BranchformerEncoderLayer(nn.Module):
         self.dropout = Dropout(dropout)
 
     def forward(self, x, padding_mask=None, chunk=None):
-        """Encode one layer.
-
-        Arguments
-        ---------
-        x : torch.Tensor
-            (B, T, D) frames.
-        padding_mask : torch.Tensor, optional
-            (B, T) bool, True = padding.
-        chunk : hyperconformer.core.masks.ChunkRule, optional
-            Refused: the gating's convolution looks ahead.
-
-        Returns
-        -------
-        torch.Tensor
-            (B, T, D).
+        """Encode one layer, (B, T, D) to (B, T, D); see :meth:`TokenMixer.forward`.
 
         Raises
         ------
         ValueError
-            If a chunk rule is given.
+            If a chunk rule is given: the gating's convolution looks ahead.
         """
         if chunk is not None:
             raise ValueError("the Branchformer cannot honour a chunk rule")
@@ -248,9 +224,8 @@ class BranchformerEncoderLayer(nn.Module):
 class BranchformerEncoder(EncoderStack):
     """A stack of :class:`BranchformerEncoderLayer` and a final LayerNorm.
 
-    Arguments
-    ---------
-    As :class:`EncoderStack`, with the options of :class:`BranchformerEncoderLayer`.
+    It takes the arguments of :class:`EncoderStack`, and as options those of
+    :class:`BranchformerEncoderLayer`.
 
     Example
     -------

@@ -113,22 +113,7 @@ class ConformerEncoderLayer(nn.Module):
         padding_mask: torch.Tensor | None = None,
         chunk: ChunkRule | None = None,
     ) -> torch.Tensor:
-        """Encode one layer.
-
-        Arguments
-        ---------
-        x : torch.Tensor
-            (B, T, D) frames.
-        padding_mask : torch.Tensor, optional
-            (B, T) bool, True = padding.
-        chunk : hyperconformer.core.masks.ChunkRule, optional
-            How far each frame may see.
-
-        Returns
-        -------
-        torch.Tensor
-            (B, T, D).
-        """
+        """Encode one layer, (B, T, D) to (B, T, D); see :meth:`TokenMixer.forward`."""
         return self.step(x, padding_mask, chunk)[0]
 
     def init_state(
@@ -178,9 +163,8 @@ class ConformerEncoderLayer(nn.Module):
 class ConformerEncoder(EncoderStack):
     """A stack of :class:`ConformerEncoderLayer` and a final LayerNorm.
 
-    Arguments
-    ---------
-    As :class:`EncoderStack`, with the options of :class:`ConformerEncoderLayer`.
+    It takes the arguments of :class:`EncoderStack`, and as options those of
+    :class:`ConformerEncoderLayer`.
 
     Example
     -------

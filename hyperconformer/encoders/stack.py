@@ -79,12 +79,8 @@ class EncoderStack(nn.Module):
 
         Arguments
         ---------
-        x : torch.Tensor
-            (B, T, D) frames; padded frames may hold anything, NaN included.
-        padding_mask : torch.Tensor, optional
-            (B, T) bool, True = padding.
-        chunk : hyperconformer.core.masks.ChunkRule, optional
-            How far each frame may see.
+        x, padding_mask, chunk
+            See :meth:`TokenMixer.forward`; padded frames may hold NaN.
 
         Returns
         -------
@@ -112,24 +108,12 @@ class EncoderStack(nn.Module):
         device: torch.device | None = None,
         dtype: torch.dtype | None = None,
     ) -> State:
-        """The state before the first frame of ``batch_size`` streams.
-
-        Arguments
-        ---------
-        batch_size : int
-            Number of streams.
-        chunk : hyperconformer.core.masks.ChunkRule, optional
-            The rule that the streams will follow.
-        device : torch.device, optional
-            Where the tensors live.
-        dtype : torch.dtype, optional
-            Their floating type.
+        """The state before any frame; see ``TokenMixer.init_state``.
 
         Returns
         -------
         dict of str to torch.Tensor
-            Batch-first tensors of every layer, named ``layers.0.mixer.frames_seen``
-            and so on, whose shapes no step changes.
+            Of every layer, named ``layers.0.mixer.frames_seen`` and so on.
 
         Raises
         ------
@@ -158,25 +142,10 @@ class EncoderStack(nn.Module):
         chunk: ChunkRule | None,
         state: State,
     ) -> tuple[torch.Tensor, State]:
-        """Encode the next frames of each stream.
+        """Encode the next frames of each stream; see :meth:`TokenMixer.forward`.
 
-        Arguments
-        ---------
-        x : torch.Tensor
-            (B, T, D) frames: whole chunks of each stream, but for its last step.
-        padding_mask : torch.Tensor or None
-            (B, T) bool, True = padding, after the real frames.
-        chunk : hyperconformer.core.masks.ChunkRule or None
-            The streams' rule; None needs causal layers.
-        state : dict of str to torch.Tensor
-            From :meth:`init_state` or the last step; not changed.
-
-        Returns
-        -------
-        encoded : torch.Tensor
-            (B, T, D).
-        state : dict of str to torch.Tensor
-            The state after these frames.
+        A step takes whole chunks of each stream, but for its last. Without a rule, the
+        layers must be causal.
         """
         if padding_mask is not None:
             x = x.masked_fill(padding_mask.unsqueeze(-1), 0.0)

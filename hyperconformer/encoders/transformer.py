@@ -16,31 +16,15 @@ class TransformerEncoderLayer(nn.Module):
 
     Arguments
     ---------
-    d_model : int
-        Width D of the frames.
-    d_ffn : int
-        Width of the feed-forward layer; also the hypernet size of HyperMixing
-        unless ``mixer_options`` says otherwise.
-    nhead : int
-        Number of heads of the mixer.
-    activation : type
-        Activation class.
-    dropout : float
-        Dropout rate.
+    d_model, d_ffn, nhead, activation, dropout, causal, attention_type, mixer_options
+        As :class:`~hyperconformer.encoders.conformer.ConformerEncoderLayer`.
     normalize_before : bool
         LayerNorm before each part (True) or after its residual.
-    causal : bool
-        Whether a frame may see nothing after itself.
-    attention_type : str or type
-        Name of a registered mixer, or a TokenMixer class.
-    mixer_options : dict, optional
-        The mixer's own options.
 
     Raises
     ------
     ValueError
-        If the mixer or an option is unknown, or ``causal`` is asked of a mixer
-        that sees the whole utterance.
+        As :class:`~hyperconformer.encoders.conformer.ConformerEncoderLayer`.
 
     Example
     -------
@@ -80,22 +64,7 @@ class TransformerEncoderLayer(nn.Module):
         self.normalize_before = normalize_before
 
     def forward(self, x, padding_mask=None, chunk=None):
-        """Encode one layer.
-
-        Arguments
-        ---------
-        x : torch.Tensor
-            (B, T, D) frames.
-        padding_mask : torch.Tensor, optional
-            (B, T) bool, True = padding.
-        chunk : hyperconformer.core.masks.ChunkRule, optional
-            How far each frame may see.
-
-        Returns
-        -------
-        torch.Tensor
-            (B, T, D).
-        """
+        """Encode one layer, (B, T, D) to (B, T, D); see :meth:`TokenMixer.forward`."""
 
         def mix(frames):
             return self.self_att(frames, padding_mask=padding_mask, chunk=chunk)[0]
@@ -111,9 +80,8 @@ class TransformerEncoderLayer(nn.Module):
 class TransformerEncoder(EncoderStack):
     """A stack of :class:`TransformerEncoderLayer` and a final LayerNorm.
 
-    Arguments
-    ---------
-    As :class:`EncoderStack`, with the options of :class:`TransformerEncoderLayer`.
+    It takes the arguments of :class:`EncoderStack`, and as options those of
+    :class:`TransformerEncoderLayer`.
 
     Example
     -------

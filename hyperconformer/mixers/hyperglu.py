@@ -49,7 +49,7 @@ _AT_LEAST_ONE = (
 class HyperGLUOptions:
     """The options that the published layer and the token mixer share."""
 
-    block_size: int
+    block_size: int = 2048
     """L: how many lags a frame sees in causal offset layout, its own included; longer
     inputs slide. In the length-dependent settings, identity layout among them: the
     greatest number of frames; longer inputs are refused."""
@@ -98,7 +98,7 @@ class HyperGLUOptions:
     use_op1: bool = True
     """Whether scores are mixed along their row before the nonlinearity."""
 
-    op1_rank: int
+    op1_rank: int = 16
     """Rank of that mixing."""
 
     op1_per_head: bool = True
@@ -115,7 +115,7 @@ class HyperGLUOptions:
     """Whether scores are mixed along their row after the nonlinearity; the other
     ``op2`` options are as those of ``op1``."""
 
-    op2_rank: int
+    op2_rank: int = 16
     op2_per_head: bool = True
     op2_use_diag: bool = True
     op2_shortcut: bool = True
@@ -173,10 +173,6 @@ class HyperGLUConfig(HyperGLUOptions):
 
     chunk_T: int = 1024
     """Queries in a chunk."""
-
-    block_size: int = 2048
-    op1_rank: int = 16
-    op2_rank: int = 16
 
     def __post_init__(self):
         check_backend(self.backend)
@@ -345,16 +341,7 @@ class HyperGLU(nn.Module):
         device: torch.device | None = None,
         dtype: torch.dtype | None = None,
     ) -> State:
-        """The state before the first frame; see :meth:`step`.
-
-        Arguments
-        ---------
-        batch_size : int
-            Streams B.
-        device : torch.device, optional
-            Where the tensors live; None = with the parameters.
-        dtype : torch.dtype, optional
-            Their floating type; None = that of the parameters.
+        """The state before any frame; see :meth:`TokenMixer.init_state`.
 
         Returns
         -------
@@ -645,6 +632,7 @@ class HyperGLUMixer(TokenMixer):
         chunk_frames: int = 64
         """Queries handled at once: memory, not meaning."""
 
+        # Smaller than those of the published language models.
         block_size: int = 256
         op1_rank: int = 8
         op2_rank: int = 8

@@ -121,16 +121,7 @@ class ConvolutionFrontEnd(convolution.ConvolutionFrontEnd):
         device: torch.device | None = None,
         dtype: torch.dtype | None = None,
     ) -> State:
-        """The state before the first feature of ``batch_size`` streams.
-
-        Arguments
-        ---------
-        batch_size : int
-            Number of streams.
-        device : torch.device, optional
-            Where the tensors live.
-        dtype : torch.dtype, optional
-            Their floating type.
+        """The state before any feature; see :meth:`TokenMixer.init_state`.
 
         Returns
         -------

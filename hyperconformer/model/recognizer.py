@@ -140,23 +140,7 @@ class Recognizer(nn.Module):
         device: torch.device | None = None,
         dtype: torch.dtype | None = None,
     ) -> State:
-        """The state before the first feature of ``batch_size`` streams.
-
-        Arguments
-        ---------
-        batch_size : int
-            Number of streams.
-        chunk : hyperconformer.core.masks.ChunkRule
-            The rule that the streams will follow.
-        device : torch.device, optional
-            Where the tensors live.
-        dtype : torch.dtype, optional
-            Their floating type.
-
-        Returns
-        -------
-        dict of str to torch.Tensor
-            Batch-first tensors, whose shapes no step changes.
+        """The state before any feature; see :meth:`TokenMixer.init_state`.
 
         Raises
         ------
@@ -187,10 +171,8 @@ class Recognizer(nn.Module):
             (B, T, F); padding may hold anything.
         lengths : torch.Tensor
             (B,) int64 real features: whole chunks, but for a stream's last step.
-        chunk : hyperconformer.core.masks.ChunkRule
-            The streams' rule.
-        state : dict of str to torch.Tensor
-            From :meth:`init_state` or the last step; not changed.
+        chunk, state
+            See :meth:`TokenMixer.forward`.
 
         Returns
         -------

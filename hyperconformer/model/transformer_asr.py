@@ -417,28 +417,12 @@ class HyperConformerASR(TransformerASR):
         device: torch.device | None = None,
         dtype: torch.dtype | None = None,
     ) -> State:
-        """The state before the first frame of ``batch_size`` streams.
-
-        Arguments
-        ---------
-        batch_size : int
-            Number of streams.
-        chunk : hyperconformer.core.masks.ChunkRule, optional
-            The rule that the streams will follow; None needs a causal encoder.
-        device : torch.device, optional
-            Where the tensors live.
-        dtype : torch.dtype, optional
-            Their floating type.
-
-        Returns
-        -------
-        dict of str to torch.Tensor
-            Batch-first tensors, whose shapes no step changes.
+        """The state before any frame; see :meth:`TokenMixer.init_state`.
 
         Raises
         ------
         ValueError
-            If the encoder cannot stream.
+            If the encoder cannot stream; without a rule it must be causal.
         """
         state = self.encoder.init_state(
             batch_size, chunk=chunk, device=device, dtype=dtype
@@ -461,10 +445,8 @@ class HyperConformerASR(TransformerASR):
             (B, T, F) or (B, T, F1, F2) features; padding may hold anything.
         lengths : torch.Tensor
             (B,) int64 real frames: whole chunks, but for a stream's last step.
-        chunk : hyperconformer.core.masks.ChunkRule or None
-            The streams' rule.
-        state : dict of str to torch.Tensor
-            From :meth:`init_state` or the last step; not changed.
+        chunk, state
+            See :meth:`TokenMixer.forward`.
 
         Returns
         -------

@@ -84,22 +84,10 @@ class ConvolutionModule(nn.Module):
         padding_mask: torch.Tensor | None = None,
         chunk: ChunkRule | None = None,
     ) -> torch.Tensor:
-        """Convolve over time.
+        """Convolve over time: (B, T, D) to (B, T, D); see ``TokenMixer.forward``.
 
-        Arguments
-        ---------
-        x : torch.Tensor
-            (B, T, D) frames.
-        padding_mask : torch.Tensor, optional
-            (B, T) bool, True = padding.
-        chunk : hyperconformer.core.masks.ChunkRule, optional
-            Where the view to the right ends; its left side does not concern the
-            convolution, whose kernel is bounded anyway.
-
-        Returns
-        -------
-        torch.Tensor
-            (B, T, D).
+        A chunk rule ends the view to the right. Its left side does not concern the
+        convolution, whose kernel is bounded anyway.
         """
         return self.step(x, padding_mask, chunk)[0]
 
@@ -110,16 +98,7 @@ class ConvolutionModule(nn.Module):
         device: torch.device | None = None,
         dtype: torch.dtype | None = None,
     ) -> State:
-        """The state before the first frame of ``batch_size`` streams.
-
-        Arguments
-        ---------
-        batch_size : int
-            Number of streams.
-        device : torch.device, optional
-            Where the tensors live.
-        dtype : torch.dtype, optional
-            Their floating type.
+        """The state before any frame; see ``TokenMixer.init_state``.
 
         Returns
         -------
@@ -136,23 +115,9 @@ class ConvolutionModule(nn.Module):
         chunk: ChunkRule | None = None,
         state: State | None = None,
     ) -> tuple[torch.Tensor, State | None]:
-        """Convolve the next frames of each stream.
+        """Convolve the next frames of each stream; see ``TokenMixer.forward``.
 
-        Arguments
-        ---------
-        x, padding_mask, chunk
-            As in :meth:`forward`; padding follows the real frames. A step takes whole
-            chunks, but for the last of a stream.
-        state : dict of str to torch.Tensor, optional
-            From :meth:`init_state` or the last step, not changed; None = the streams
-            begin and end here.
-
-        Returns
-        -------
-        y : torch.Tensor
-            (B, T, D).
-        state : dict of str to torch.Tensor or None
-            The state after these frames.
+        A step takes whole chunks, but for the last of a stream.
         """
         pointwise: Any
         pointwise, gate = self.bottleneck

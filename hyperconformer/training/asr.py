@@ -67,7 +67,7 @@ def train(config_file, run_options=None, overrides=None):
     check_chunk_training(settings)
     tokenizer = experiment.tokenizer
     if sb.utils.distributed.if_main_process():
-        for split in [settings.valid_split, *settings.test_splits]:
+        for split in settings.evaluated_splits:
             write_references(read_transcripts(manifests[split]), tokenizer, split)
     if settings.test_search is not None:
         sentences = read_transcripts(manifests[settings.train_split], tokenizer)
@@ -118,23 +118,8 @@ def _run(experiment, run_options):
             PhoneInventory(phones.phones),
             optional_load=True,  # older checkpoints do not name them
         )
-    # The checkpointer must save everything that a resumed run needs.
-    settings.checkpointer.add_recoverables(
-        {
-            **modules,
-            "extractor": settings.extractor,
-            "counter": settings.epoch_counter,
-            "lr_schedule": settings.lr_schedule,
-        }
-    )
-    brain = ASRBrain(
-        tokenizer,
-        train_loader=loader,
-        modules=modules,
-        opt_class=settings.optimizer,
-        hparams=settings.as_dict(),
-        run_opts=run_options,
-        checkpointer=settings.checkpointer,
+    brain = experiment.make_brain(
+        ASRBrain, loader, modules, run_options, ["extractor"], tokenizer=tokenizer
     )
     settings.extractor.to(brain.device)
     eval_loader = {"batch_size": settings.max_batch_utterances}
@@ -157,7 +142,7 @@ def _run(experiment, run_options):
             valid_loader_kwargs=dict(eval_loader),
         )
     results = {}
-    for split in [settings.valid_split, *settings.test_splits]:
+    for split in settings.evaluated_splits:
         dataset = make_dataset(manifests[split], tokenizer, rate_hz, sort="ascending")
         audio_s = 3600 * manifest_durations(manifests[split])[1]
         for suffix, chunk in chunks_to_test(settings).items():

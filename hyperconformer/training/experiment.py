@@ -62,6 +62,47 @@ class Experiment(Generic[Settings]):
     output: pathlib.Path
     plain: str
 
+    def make_brain(self, kind, train_loader, modules, run_options, parts=(), **options):
+        """Build the Brain; its checkpointer saves all that a resumed run needs.
+
+        Arguments
+        ---------
+        kind : type
+            A :class:`hyperconformer.training.brain.TrainingBrain`.
+        train_loader : dict
+            Options of the training set's loader.
+        modules : dict of str to torch.nn.Module
+            What is trained.
+        run_options : dict
+            SpeechBrain's ``run_opts``.
+        parts : collection of str
+            Keys of further settings with a state.
+        **options
+            Further arguments of the class.
+
+        Returns
+        -------
+        hyperconformer.training.brain.TrainingBrain
+        """
+        settings = self.settings
+        settings.checkpointer.add_recoverables(
+            {
+                **modules,
+                **{key: getattr(settings, key) for key in parts},
+                "counter": settings.epoch_counter,
+                "lr_schedule": settings.lr_schedule,
+            }
+        )
+        return kind(
+            train_loader=train_loader,
+            modules=modules,
+            opt_class=settings.optimizer,
+            hparams=settings.as_dict(),
+            run_opts=run_options,
+            checkpointer=settings.checkpointer,
+            **options,
+        )
+
     def save_model(self, modules, settings=(), ngram=None):
         """Write a model folder into the run's folder.
 
@@ -197,7 +238,7 @@ def prepare_corpus(settings, output):
     sb.utils.distributed.run_on_main(make)
     if not manifests:  # Another process made them: reuse them.
         make()
-    for split in (settings.train_split, settings.valid_split, *settings.test_splits):
+    for split in (settings.train_split, *settings.evaluated_splits):
         if split not in manifests:
             raise ValueError(
                 f"corpus {settings.corpus!r} has no split {split!r}; it has: "

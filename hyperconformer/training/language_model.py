@@ -155,26 +155,13 @@ def perplexity(nats, count):
 def train(config_file, run_options=None, overrides=None):
     """Prepare the corpus, train, evaluate and export.
 
-    With the same arguments, an interrupted run continues from its last checkpoint.
-
-    Arguments
-    ---------
-    config_file : str or pathlib.Path
-        The YAML file.
-    run_options : dict, optional
-        SpeechBrain's ``run_opts`` (device, precision, gradient clipping, ...).
-    overrides : str or dict, optional
-        Changes to the YAML file.
+    Arguments and errors are those of :func:`hyperconformer.training.asr.train`; a text
+    of ``train_texts`` must exist too.
 
     Returns
     -------
     dict
         Split to ``{"loss", "token perplexity", "word perplexity"}``.
-
-    Raises
-    ------
-    FileNotFoundError, ValueError
-        If the YAML file is wrong, the corpus or a text is missing, or a split is empty.
     """
     run_options = run_options or {}
     test_only = bool(run_options.get("test_only"))
@@ -207,22 +194,8 @@ def _run(experiment, run_options):
         "num_workers": settings.loader_workers,
         "collate_fn": PaddedBatch,
     }
-    # The checkpointer must save everything that a resumed run needs.
-    settings.checkpointer.add_recoverables(
-        {
-            "language_model": settings.language_model,
-            "counter": settings.epoch_counter,
-            "lr_schedule": settings.lr_schedule,
-        }
-    )
-    brain = LMBrain(
-        train_loader=loader,
-        modules={"language_model": settings.language_model},
-        opt_class=settings.optimizer,
-        hparams=settings.as_dict(),
-        run_opts=run_options,
-        checkpointer=settings.checkpointer,
-    )
+    modules = {"language_model": settings.language_model}
+    brain = experiment.make_brain(LMBrain, loader, modules, run_options)
     eval_loader = {"batch_size": settings.max_batch_sentences}
     eval_loader["collate_fn"] = PaddedBatch
     if not brain.test_only:
@@ -237,7 +210,7 @@ def _run(experiment, run_options):
         split: brain.evaluate_split(
             split, make_text_dataset(transcripts[split], tokenizer), dict(eval_loader)
         )
-        for split in [settings.valid_split, *settings.test_splits]
+        for split in settings.evaluated_splits
     }
     if sb.utils.distributed.if_main_process():
         names = {"valid": settings.valid_split, "test": settings.test_splits[0]}

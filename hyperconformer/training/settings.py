@@ -122,6 +122,11 @@ class TrainingSettings:
         """The model whose tokenizer the run takes over; None = none."""
         return None
 
+    @property
+    def evaluated_splits(self) -> list[str]:
+        """The splits that are evaluated after the training."""
+        return [self.valid_split, *self.test_splits]
+
     @classmethod
     def keys(cls) -> set[str]:
         """Return the keys that the run reads.
