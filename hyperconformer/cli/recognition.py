@@ -3,7 +3,7 @@
 import math
 import pathlib
 
-# Readings that a search keeps.
+# Readings that a search keeps where it returns several.
 BEAM = 50
 
 
@@ -22,7 +22,10 @@ def add_options(command):
         help="let the model folder run code: only for your own",
     )
     command.add_argument(
-        "--beam", type=int, metavar="N", help="readings to keep in the search (50)"
+        "--beam",
+        type=int,
+        metavar="N",
+        help="readings to keep in the search (50; 100 with a lexicon)",
     )
     command.add_argument(
         "--hotwords", metavar="FILE", help="words or phrases to favour, one a line"
@@ -53,11 +56,11 @@ def load_asr(options, nbest=1):
     return asr
 
 
-def use_search(asr, options, nbest=1):
+def use_search(asr, options, nbest=1, streams=False):
     """Give a recogniser the search that the options ask for, if they do."""
     wants = (nbest != 1, options.beam, options.hotwords, options.lm)
     if any(wants) or options.lm_weight is not None:
-        asr.use_search(_search(options, nbest, asr.ngram))
+        asr.use_search(_search(options, nbest, asr.ngram, streams))
 
 
 def check_search(options, nbest=1):
@@ -77,19 +80,18 @@ def check_search(options, nbest=1):
         raise ValueError("--lm-weight needs a language model, got --lm none")
 
 
-def _search(options, nbest, ngram):
-    from hyperconformer.search.ctc_beam import CTCSearcher
+def _search(options, nbest, ngram, streams):
+    from hyperconformer.search.ngram import ngram_search
 
-    hotwords = _read_hotwords(options.hotwords) if options.hotwords else []
-    lm = _language_model(options, ngram)
-    if not (lm or hotwords or options.beam) and nbest == 1:
-        return None  # the model's own greedy search
-    return CTCSearcher(
-        beam_size=options.beam or max(BEAM, nbest),
-        nbest=nbest,
-        hotwords=hotwords,
-        **lm,
-    )
+    chosen = {}
+    if options.hotwords:
+        chosen["hotwords"] = _read_hotwords(options.hotwords)
+    if options.beam is not None:
+        chosen["beam_size"] = options.beam
+    if nbest != 1:
+        chosen["nbest"] = nbest
+        chosen.setdefault("beam_size", max(BEAM, nbest))
+    return ngram_search(_language_model(options, ngram), streams, **chosen)
 
 
 def _read_hotwords(path):
@@ -102,7 +104,7 @@ def _read_hotwords(path):
 
 
 def _language_model(options, ngram):
-    """Options of CTCSearcher: the model that is named, else the model folder's."""
+    """Options of a search: the model that is named, else the model folder's."""
     if options.lm is None:
         if options.lm_weight is None:
             return ngram

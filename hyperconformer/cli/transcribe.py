@@ -200,7 +200,7 @@ def _stream(options):
         trusted=options.trusted,
         endpoint_s=endpoint_s,
     )
-    use_search(asr, options, options.nbest)
+    use_search(asr, options, options.nbest, streams=True)
     rate_hz = asr.model.sample_rate_hz
 
     def write(path):

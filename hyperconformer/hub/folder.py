@@ -10,6 +10,7 @@ written here and never read.
 
 import contextlib
 import json
+import logging
 import pathlib
 import re
 import shutil
@@ -30,11 +31,15 @@ from hyperconformer.hub.config import (
 )
 from hyperconformer.hub.hyperparams import from_hyperpyyaml, to_hyperpyyaml
 
+logger = logging.getLogger(__name__)
+
 CONFIG_FILE = "config.json"
 SPEECHBRAIN_FILE = "hyperparams.yaml"
 WEIGHTS_FILE = "model.safetensors"
 TOKENIZER_FILE = "tokenizer.model"
+# Word n-grams: as a text that Python reads, or in KenLM's binary form with its words.
 NGRAM_FILE = "lm.arpa"
+KENLM_FILE, WORDS_FILE = "lm.bin", "words.txt"
 FILES = (CONFIG_FILE, WEIGHTS_FILE, TOKENIZER_FILE)
 # Far above any settings, any SentencePiece model, and n-grams that Python should read.
 MAX_BYTES = {
@@ -43,6 +48,8 @@ MAX_BYTES = {
     WEIGHTS_FILE: 2**35,
     TOKENIZER_FILE: 2**26,
     NGRAM_FILE: 2**24,
+    KENLM_FILE: 2**30,
+    WORDS_FILE: 2**24,
 }
 # The types of a safetensors file that a model may have.
 DTYPES = {
@@ -87,7 +94,8 @@ def save_model(folder, config_text, modules, tokenizer_file, ngram=None):
         The SentencePiece model.
     ngram : dict, optional
         Word n-grams to decode with: ``arpa``, ``lm_weight`` and ``word_bonus`` of
-        :class:`hyperconformer.search.ctc_beam.CTCSearcher`.
+        :class:`hyperconformer.search.ctc_beam.CTCSearcher`, or these and ``words`` of
+        :class:`hyperconformer.search.lexicon.LexiconSearcher`.
 
     Returns
     -------
@@ -106,10 +114,19 @@ def save_model(folder, config_text, modules, tokenizer_file, ngram=None):
         **from_hyperpyyaml(config_text, source=f"the settings of {folder}"),
     }
     folder.mkdir(parents=True, exist_ok=True)
-    arpa = pathlib.Path(ngram["arpa"]).read_bytes() if ngram else None
-    (folder / NGRAM_FILE).unlink(missing_ok=True)  # of an earlier run
+    if not ngram:
+        files = {}
+    elif "words" in ngram:
+        files = {KENLM_FILE: ngram["arpa"], WORDS_FILE: ngram["words"]}
+    else:
+        files = {NGRAM_FILE: ngram["arpa"]}
+    # The sources may be those of an earlier run, which go.
+    contents = {name: pathlib.Path(path).read_bytes() for name, path in files.items()}
+    for name in (NGRAM_FILE, KENLM_FILE, WORDS_FILE):
+        (folder / name).unlink(missing_ok=True)
+    for name, content in contents.items():
+        (folder / name).write_bytes(content)
     if ngram:
-        (folder / NGRAM_FILE).write_bytes(arpa)
         config["ngram"] = {name: float(ngram[name]) for name in NGRAM_SETTINGS}
     write_settings(folder, config, modules)
     # Copies, as the format refuses parameters that stand under two names (tied ones).
@@ -209,21 +226,43 @@ def load_model(source, names, device="cpu", trusted=False):
     with _named_errors(folder / TOKENIZER_FILE, RuntimeError):
         tokenizer = SentencePieceProcessor(model_file=str(files[TOKENIZER_FILE]))
     config = {key: settings[key] for key in ("sample_rate",) if key in settings}
-    return {**config, **modules, "ngram": _ngram_options(folder, settings)}, tokenizer
+    ngram = _ngram_options(folder, settings, trusted)
+    return {**config, **modules, "ngram": ngram}, tokenizer
 
 
-def _ngram_options(folder, settings):
-    if not (folder / NGRAM_FILE).is_file():
+def _ngram_options(folder, settings, trusted):
+    names = [
+        name
+        for name in (NGRAM_FILE, KENLM_FILE, WORDS_FILE)
+        if (folder / name).is_file()
+    ]
+    if not names:
         return {}
-    check_file(folder, NGRAM_FILE)
+    for name in names:
+        check_file(folder, name)
+    if names not in ([NGRAM_FILE], [KENLM_FILE, WORDS_FILE]):
+        raise ValueError(
+            f"{folder} holds {', '.join(names)}: word n-grams are either {NGRAM_FILE}, "
+            f"or {KENLM_FILE} and {WORDS_FILE}"
+        )
     if "ngram" not in settings:
         raise ValueError(
             f"{folder / CONFIG_FILE} lacks ngram, with {' and '.join(NGRAM_SETTINGS)}, "
-            f"where there is a {NGRAM_FILE}"
+            f"where there is a {names[0]}"
         )
     # Under this name: what it may link to in the hub's cache has no suffix, by which
     # the search knows a text that Python reads from a file for KenLM's C++.
-    return {"arpa": folder / NGRAM_FILE, **settings["ngram"]}
+    options = {"arpa": folder / names[0], **settings["ngram"]}
+    if names == [NGRAM_FILE]:
+        return options
+    # KenLM maps its binary form into memory and believes what it holds.
+    if not trusted and folder.resolve().parent not in SHIPPED_FOLDERS:
+        logger.warning(
+            f"{folder / KENLM_FILE} is not used: KenLM does not check such a file. If "
+            "you trust who made it, say so with --trusted (trusted=True)"
+        )
+        return {}
+    return {**options, "words": folder / WORDS_FILE}
 
 
 def find_model(source=None):
@@ -304,7 +343,7 @@ def _fetch(name):
     """Copy a hub model's files into the hub's cache."""
     from huggingface_hub import snapshot_download
 
-    wanted = [*FILES, NGRAM_FILE]
+    wanted = [*FILES, NGRAM_FILE, KENLM_FILE, WORDS_FILE]
     try:
         return pathlib.Path(snapshot_download(name, allow_patterns=wanted))
     # The hub's errors share no base class, and "not there" is one of many.

@@ -33,8 +33,8 @@ class LexiconSearcher(Searcher):
 
     Arguments
     ---------
-    ngram : str or pathlib.Path
-        The model: an ARPA file, or KenLM's binary form.
+    arpa : str or pathlib.Path
+        The n-gram model: an ARPA file, or KenLM's binary form.
     words : str or pathlib.Path, optional
         The lexicon, one word a line. None = the words of the ARPA file.
     lm_weight : float
@@ -60,7 +60,7 @@ class LexiconSearcher(Searcher):
 
     def __init__(
         self,
-        ngram: str | pathlib.Path,
+        arpa: str | pathlib.Path,
         words: str | pathlib.Path | None = None,
         lm_weight: float = 0.5,
         word_bonus: float = 1.0,
@@ -76,20 +76,31 @@ class LexiconSearcher(Searcher):
             raise ValueError(f"lm_weight must be >= 0, got {lm_weight}")
         if not beam_threshold > 0:
             raise ValueError(f"beam_threshold must be > 0, got {beam_threshold}")
-        self.ngram = pathlib.Path(ngram)
+        self.arpa = pathlib.Path(arpa)
         self.words = None if words is None else pathlib.Path(words)
-        for path in (self.ngram, self.words):
+        for path in (self.arpa, self.words):
             if path is not None and not path.is_file():
                 raise FileNotFoundError(f"no such file: {path}")
-        if self.words is None and self.ngram.suffix != ".arpa":
+        if self.words is None and self.arpa.suffix != ".arpa":
             raise ValueError(
-                f"{self.ngram} is not named *.arpa: give its words as a text file too, "
+                f"{self.arpa} is not named *.arpa: give its words as a text file too, "
                 "one a line"
             )
         self.lm_weight, self.word_bonus = lm_weight, word_bonus
         self.beam_size, self.beam_threshold = beam_size, beam_threshold
         self.nbest = nbest
         self.decoder: Any = None
+
+    @property
+    def ngram(self) -> dict[str, Any]:
+        """The options that bring the n-gram model, for a model folder to keep."""
+        words = {} if self.words is None else {"words": self.words}
+        return {
+            "arpa": self.arpa,
+            **words,
+            "lm_weight": self.lm_weight,
+            "word_bonus": self.word_bonus,
+        }
 
     def prepare(
         self,
@@ -121,16 +132,16 @@ class LexiconSearcher(Searcher):
         flashlight = import_extra("flashlight.lib.text.decoder", "lm", purpose)
         kenlm = import_extra("flashlight.lib.text.decoder.kenlm", "lm", purpose)
         dictionary = import_extra("flashlight.lib.text.dictionary", "lm", purpose)
-        listed = _read_words(self.words or self.ngram)
+        listed = _read_words(self.words or self.arpa)
         spelled = {
             written: word
-            for written, word in zip(write_all(listed, tokenizer, self.ngram), listed)
+            for written, word in zip(write_all(listed, tokenizer, self.arpa), listed)
             if not unwritable(written, tokenizer)
         }
         if not spelled:
             raise ValueError(
                 f"the recogniser can write none of the {len(listed)} words of "
-                f"{self.words or self.ngram}: it is no model for this recogniser"
+                f"{self.words or self.arpa}: it is no model for this recogniser"
             )
         self.written = list(spelled)
         self.space = tokenizer.piece_to_id(WORD_START)
@@ -148,9 +159,9 @@ class LexiconSearcher(Searcher):
         for word in spelled.values():
             numbers.add_entry(word)
         try:
-            self.lm = kenlm.KenLM(str(self.ngram), numbers)
+            self.lm = kenlm.KenLM(str(self.arpa), numbers)
         except RuntimeError as error:
-            raise ValueError(f"{self.ngram} is no n-gram model: {error}") from error
+            raise ValueError(f"{self.arpa} is no n-gram model: {error}") from error
         trie = flashlight.Trie(tokenizer.vocab_size(), self.space)
         start = self.lm.start(False)
         for number, tokens in enumerate(tokenizer.encode(self.written)):

@@ -26,8 +26,8 @@ from hyperconformer.model.features import FeatureExtractor
 from hyperconformer.model.recognizer import Recognizer
 from hyperconformer.search.alignment import WORD_START, align_words
 from hyperconformer.search.base import Searcher
-from hyperconformer.search.ctc_beam import CTCSearcher
 from hyperconformer.search.greedy import GreedySearcher
+from hyperconformer.search.ngram import ngram_search
 from hyperconformer.search.transducer import TransducerSearcher
 from hyperconformer.transcribe.longform import (
     QUIET_S,
@@ -84,8 +84,8 @@ class ASR:
     Attributes
     ----------
     ngram : dict
-        Options of :class:`~hyperconformer.CTCSearcher` that bring the word
-        n-grams of the model folder; empty where it has none.
+        Options that bring the word n-grams of the model folder, for
+        :func:`hyperconformer.search.ngram.ngram_search`; empty where it has none.
 
     Raises
     ------
@@ -190,8 +190,8 @@ class ASR:
             source, ("extractor", "recognizer"), device, trusted
         )
         try:
-            if search is None and config["ngram"]:
-                search = CTCSearcher(**config["ngram"])
+            if search is None:
+                search = ngram_search(config["ngram"])
             asr = cls(
                 config["extractor"],
                 config["recognizer"],

@@ -39,8 +39,8 @@ from hyperconformer.model.features import (
 from hyperconformer.model.recognizer import Recognizer
 from hyperconformer.search.alignment import spell_words
 from hyperconformer.search.base import Search, Searcher
-from hyperconformer.search.ctc_beam import CTCSearcher
 from hyperconformer.search.greedy import GreedySearcher
+from hyperconformer.search.ngram import ngram_search
 from hyperconformer.search.transducer import TransducerSearcher
 
 # A chunk is recognised at once, and its memory is set aside before.
@@ -378,8 +378,8 @@ class StreamingASR:
     Attributes
     ----------
     ngram : dict
-        Options of :class:`~hyperconformer.CTCSearcher` that bring the word
-        n-grams of the model folder; empty where it has none.
+        Options that bring the word n-grams of the model folder, for
+        :func:`hyperconformer.search.ngram.ngram_search`; empty where it has none.
 
     Raises
     ------
@@ -468,8 +468,8 @@ class StreamingASR:
         model = StreamingModel(
             config["extractor"], config["recognizer"], chunk_ms, left_context_ms
         )
-        if search is None and config["ngram"]:
-            search = CTCSearcher(**config["ngram"])
+        if search is None:
+            search = ngram_search(config["ngram"], streams=True)
         asr = cls(model, tokenizer, search, endpoint_s)
         asr.ngram = config["ngram"]
         return asr

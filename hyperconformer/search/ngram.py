@@ -1,0 +1,50 @@
+"""The search that the word n-grams of a model folder ask for."""
+
+import logging
+from collections.abc import Mapping
+from typing import Any
+
+from hyperconformer.core.extras import MissingExtraError, import_extra
+from hyperconformer.search.base import Searcher
+from hyperconformer.search.ctc_beam import CTCSearcher
+from hyperconformer.search.lexicon import LexiconSearcher
+
+logger = logging.getLogger(__name__)
+
+
+def ngram_search(
+    ngram: Mapping[str, Any], streams: bool = False, **options: Any
+) -> Searcher | None:
+    """Choose the search for the n-grams of a model folder.
+
+    A small model, in ARPA's form, is read by :class:`CTCSearcher`. One in KenLM's
+    binary form comes with a word list for :class:`LexiconSearcher`, which is faster;
+    in streams and with hot words :class:`CTCSearcher` reads it too.
+
+    Arguments
+    ---------
+    ngram : dict
+        The folder's, see :func:`hyperconformer.hub.folder.load_model`.
+    streams : bool
+        Whether streams are searched.
+    **options
+        Options of the search, such as ``nbest`` and ``hotwords``.
+
+    Returns
+    -------
+    Searcher or None
+        None = greedy: there are no n-grams and no options, or the extra ``[lm]``, which
+        KenLM's form needs, is not installed; a warning says so.
+    """
+    if "words" not in ngram:
+        return CTCSearcher(**ngram, **options) if ngram or options else None
+    try:
+        for package in ("kenlm", "pygtrie", "flashlight.lib.text"):
+            import_extra(package, "lm", "the n-grams of this model")
+    except MissingExtraError as error:
+        logger.warning(f"{error}. Without them, it makes more errors")
+        return CTCSearcher(**options) if options else None
+    if streams or "hotwords" in options:
+        ngram = {name: value for name, value in ngram.items() if name != "words"}
+        return CTCSearcher(**ngram, **options)
+    return LexiconSearcher(**ngram, **options)
