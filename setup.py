@@ -81,6 +81,8 @@ setup(
                 "model.safetensors",
                 "tokenizer.model",
                 "lm.arpa",
+                "lm.bin",
+                "words.txt",
                 "README.md",
             )
         ],
