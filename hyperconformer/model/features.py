@@ -16,6 +16,14 @@ from hyperconformer.core.masks import (
     lengths_to_padding_mask,
     relative_to_frames,
 )
+from hyperconformer.core.state import State
+from hyperconformer.model.level import (
+    init_running_level,
+    running_level,
+    utterance_level,
+)
+
+NORMALIZATIONS = ("global", "level", "running_level", "utterance")
 
 
 def _is_plain_fbank(features):
@@ -165,7 +173,9 @@ class FeatureExtractor(nn.Module):
     normalization : str
         ``"global"``, by the training set's statistics (works while streaming);
         ``"level"``, the same after each utterance's mean power has been made one, so
-        that a recording's volume does not matter; or ``"utterance"``, by each
+        that a recording's volume does not matter; ``"running_level"``, the same by the
+        level of what was heard so far (works while streaming, see
+        :func:`hyperconformer.model.level.running_level`); or ``"utterance"``, by each
         utterance's own statistics (forgives speakers and channels).
     top_db : float, optional
         Range below an utterance's loudest feature to which the others are clipped,
@@ -178,8 +188,8 @@ class FeatureExtractor(nn.Module):
     Raises
     ------
     ValueError
-        If the normalization is unknown, or the offset of such features cannot be
-        removed.
+        If the normalization is unknown, or such features have no level or offset
+        that could be taken off.
 
     Example
     -------
@@ -204,10 +214,15 @@ class FeatureExtractor(nn.Module):
         super().__init__()
         # PyTorch types what a module holds as tensors and modules.
         self.features = cast(Any, features)
-        if normalization not in ("global", "level", "utterance"):
+        if normalization not in NORMALIZATIONS:
             raise ValueError(
-                "normalization must be 'global', 'level' or 'utterance', got "
+                f"normalization must be one of {', '.join(NORMALIZATIONS)}, got "
                 f"{normalization!r}"
+            )
+        if "level" in normalization and not _is_plain_fbank(features):
+            raise ValueError(
+                f"normalization: {normalization} needs an Fbank without deltas or "
+                "context, on an STFT that pads with zeros"
             )
         # SpeechBrain's Fbank does not hand this option to its Filterbank.
         self.features.compute_fbanks.top_db = math.inf if top_db is None else top_db
@@ -254,18 +269,47 @@ class FeatureExtractor(nn.Module):
         lengths = (samples // hop + 1).clamp(max=features.shape[1])
         if self.normalization == "utterance":
             return _normalize_each(features, lengths), lengths
-        if self.normalization == "level":
-            features = features - self._level(features, lengths)
+        features = features - self._level(features, lengths)
         return (features - self.mean) / self.std, lengths
 
     def _level(self, features, lengths):
-        """(B, 1, 1) mean power of each utterance's frames and filters, in decibels."""
-        decibels = self.features.compute_fbanks.multiplier
-        padding = lengths_to_padding_mask(lengths, features.shape[1]).unsqueeze(-1)
-        powers = (features * (math.log(10) / decibels)).masked_fill(padding, -math.inf)
-        total = powers.logsumexp((1, 2), keepdim=True)
-        count = lengths[:, None, None] * features.shape[2]
-        return (total - count.log()) * (decibels / math.log(10))
+        """(B, 1 or T, 1) decibels that are taken off the features of utterances."""
+        if self.normalization == "level":
+            decibels = self.features.compute_fbanks.multiplier
+            return utterance_level(features, lengths, decibels)
+        return self._running_level(features, self.init_state(len(features)))[0]
+
+    def _running_level(self, features, state):
+        """The same of the next frames of streams, and the state after them."""
+        if self.normalization != "running_level":
+            return features.new_zeros(1, 1, 1), state
+        stft, fbanks = self.features.compute_STFT, self.features.compute_fbanks
+        level, memory = running_level(
+            features,
+            state["level"],
+            stft.sample_rate / stft.hop_length,
+            fbanks.multiplier * (math.log10(fbanks.amin) - fbanks.db_multiplier),
+            fbanks.multiplier,
+        )
+        return level, {"level": memory}
+
+    def init_state(self, batch_size: int) -> State:
+        """What the features of streams depend on, besides the samples under them.
+
+        Arguments
+        ---------
+        batch_size : int
+            Number of streams.
+
+        Returns
+        -------
+        dict of str to torch.Tensor
+            ``level`` (B, 2) with ``normalization: running_level``, else nothing.
+        """
+        if self.normalization != "running_level":
+            return {}
+        like = {"device": self.mean.device, "dtype": self.mean.dtype}
+        return {"level": init_running_level(batch_size, **like)}
 
     def check_streamable(self) -> None:
         """Refuse settings that need the whole utterance.
@@ -275,10 +319,10 @@ class FeatureExtractor(nn.Module):
         ValueError
             If a feature depends on more than the samples of its own window.
         """
-        if self.normalization != "global":
+        if self.normalization not in ("global", "running_level"):
             raise ValueError(
                 f"normalization: {self.normalization} needs the whole utterance; "
-                "streaming needs normalization: global"
+                "streaming needs normalization: global or running_level"
             )
         if self.features.compute_fbanks.top_db != math.inf:
             raise ValueError(
@@ -302,8 +346,8 @@ class FeatureExtractor(nn.Module):
         return self.features.compute_fbanks(spectral_magnitude(spectra))
 
     def window_features(
-        self, samples: torch.Tensor, recorded: torch.Tensor
-    ) -> torch.Tensor:
+        self, samples: torch.Tensor, recorded: torch.Tensor, state: State
+    ) -> tuple[torch.Tensor, State]:
         """Features of consecutive windows, without the padding of :meth:`forward`.
 
         Arguments
@@ -313,11 +357,15 @@ class FeatureExtractor(nn.Module):
         recorded : torch.Tensor
             (B, (T - 1) hop + n_fft) bool, False before a stream's beginning and after
             its end.
+        state : dict of str to torch.Tensor
+            From :meth:`init_state` or the last call; not changed.
 
         Returns
         -------
-        torch.Tensor
-            (B, T, F) normalised features.
+        features : torch.Tensor
+            (B, T, F), normalised.
+        state : dict of str to torch.Tensor
+            The state after these windows.
         """
         stft = copy.copy(self.features.compute_STFT)
         stft.center = False
@@ -325,7 +373,9 @@ class FeatureExtractor(nn.Module):
             spectra = stft(samples, recorded)
         else:
             spectra = stft(samples)
-        return (self._fbanks(spectra) - self.mean) / self.std
+        features = self._fbanks(spectra)
+        level, state = self._running_level(features, state)
+        return (features - level - self.mean) / self.std, state
 
     @torch.no_grad()
     def fit(self, utterances: Iterable[torch.Tensor]) -> None:
@@ -346,10 +396,8 @@ class FeatureExtractor(nn.Module):
             samples = samples.unsqueeze(0).to(self.mean.device)
             everything = torch.ones_like(samples, dtype=torch.bool)
             frames = self._log_mels(samples, everything)
-            if self.normalization == "level":
-                lengths = torch.tensor([frames.shape[1]], device=frames.device)
-                frames = frames - self._level(frames, lengths)
-            frames = frames[0].double()
+            lengths = torch.tensor([frames.shape[1]], device=frames.device)
+            frames = (frames - self._level(frames, lengths))[0].double()
             count += len(frames)
             total = total + frames.sum(dim=0)
             squares = squares + frames.square().sum(dim=0)

@@ -53,7 +53,8 @@ class StreamingModel:
     Arguments
     ---------
     extractor : hyperconformer.model.features.FeatureExtractor
-        Samples to features, with ``normalization: global`` and ``top_db: null``.
+        Samples to features, with ``normalization: global`` or ``running_level`` and
+        ``top_db: null``.
     recognizer : hyperconformer.model.recognizer.Recognizer
         With a causal front end and a mixer that streams.
     chunk_ms : float
@@ -105,7 +106,8 @@ class StreamingModel:
 
     def _identity(self):
         """A digest of the weights and of all that shapes a state."""
-        digest = hashlib.sha256(repr((self.chunk, self.sample_rate_hz)).encode())
+        shape = self.chunk, self.sample_rate_hz, self.extractor.normalization
+        digest = hashlib.sha256(repr(shape).encode())
         for module in (self.extractor, self.recognizer):
             for name, tensor in module.state_dict().items():
                 digest.update(name.encode())
@@ -142,6 +144,7 @@ class StreamingModel:
             "filled": torch.full((batch_size,), self.before, **counters),
             "samples_seen": torch.zeros(batch_size, **counters),
             "closed": torch.zeros(batch_size, dtype=torch.bool, device=self.device),
+            **prefixed("extractor", self.extractor.init_state(batch_size)),
             **prefixed(
                 "model",
                 self.recognizer.init_state(batch_size, chunk=self.chunk, **like),
@@ -169,7 +172,7 @@ class StreamingModel:
     def forget(self, state: StreamState) -> StreamState:
         """The batch with what front end and encoder remember as before a first frame.
 
-        Samples that wait for their chunk stay.
+        Samples that wait for their chunk stay, and the level of what was heard.
         """
         fresh = self.init_state(state.batch_size).tensors
         kept = {k: v for k, v in state.tensors.items() if not k.startswith("model.")}
@@ -305,8 +308,11 @@ class StreamingModel:
         filled, seen = part.tensors["filled"], part.tensors["samples_seen"]
         places = places - filled.unsqueeze(1)  # 0 is the sample to come
         recorded = (places < 0) & (places >= -seen.unsqueeze(1))
+        windows, heard = self.extractor.window_features(
+            window, recorded, within("extractor", part.tensors)
+        )
         log_probs, frames, after = self.recognizer.step(
-            self.extractor.window_features(window, recorded),
+            windows,
             features,
             self.chunk,
             within("model", part.tensors),
@@ -319,6 +325,7 @@ class StreamingModel:
             **part.tensors,
             "samples": F.pad(rest, (0, self.capacity - rest.shape[1])),
             "filled": part.tensors["filled"] - used,
+            **prefixed("extractor", heard),
             **prefixed("model", after),
         }
         part = StreamState(self.model_id, tensors)

@@ -19,6 +19,7 @@ from hyperconformer.audio import read_audio
 from hyperconformer.corpora import prepare
 from hyperconformer.corpora.manifest import read_manifest
 from hyperconformer.hub.folder import read_settings, write_settings
+from hyperconformer.model.level import utterance_level
 from hyperconformer.transcribe.offline import ASR
 
 
@@ -34,20 +35,15 @@ def main(an4, model):
     extractor.mean.zero_(), extractor.std.fill_(1.0)
     with tempfile.TemporaryDirectory() as folder:
         rows = read_manifest(prepare("an4", an4, folder, hold_out=False)["train"])
-    levels = [_level(extractor, read_audio(row["wav"])) for row in rows]
-    mean_level = torch.stack(levels).mean()
+    speech = (read_audio(row["wav"]).unsqueeze(0) for row in rows)
+    levels = [utterance_level(*extractor(samples)) for samples in speech]
+    mean_level = torch.cat(levels).mean()
     weights = load_file(model / "model.safetensors")
     weights["extractor.mean"] = weights["extractor.mean"] - mean_level
     save_file(weights, model / "model.safetensors")
     settings["extractor"]["normalization"] = "level"
     write_settings(model, settings, {"recognizer": asr.recognizer})
     print(f"{model}: mean level {mean_level:.2f} dB of {len(levels)} utterances")
-
-
-def _level(extractor, samples):
-    """Mean power of an utterance's features, in decibels."""
-    features, _ = extractor(samples.unsqueeze(0))
-    return 10 * (10 ** (features / 10)).mean().log10()
 
 
 if __name__ == "__main__":

@@ -11,7 +11,11 @@ from torch import nn
 from torch.nn.modules.module import register_module_forward_hook
 
 from hyperconformer import ConvolutionFrontEnd
-from hyperconformer.model.features import FeatureExtractor, ZeroMeanSTFT
+from hyperconformer.model.features import (
+    NORMALIZATIONS,
+    FeatureExtractor,
+    ZeroMeanSTFT,
+)
 from tests.goldens import relative_error
 
 SHAPES = {
@@ -170,7 +174,7 @@ def test_padding_other_than_same_is_refused():
         )
 
 
-@pytest.mark.parametrize("normalization", ["global", "level", "utterance"])
+@pytest.mark.parametrize("normalization", NORMALIZATIONS)
 def test_features_of_a_batch_equal_those_of_each_utterance(normalization):
     extractor = FeatureExtractor(Fbank(n_mels=40), 40, normalization).eval()
     utterances = [torch.randn(n) for n in (16000, 15999, 8079, 8080, 4321)]
@@ -184,7 +188,7 @@ def test_features_of_a_batch_equal_those_of_each_utterance(normalization):
         assert (features[row, : lengths[row]] - alone[0]).abs().max() <= 1e-4
 
 
-@pytest.mark.parametrize("normalization", ["global", "utterance"])
+@pytest.mark.parametrize("normalization", NORMALIZATIONS)
 @pytest.mark.parametrize("filling", [5.0, float("nan"), float("inf")])
 def test_features_do_not_see_what_stands_in_the_padding(normalization, filling):
     extractor = FeatureExtractor(Fbank(n_mels=40), 40, normalization).eval()
@@ -207,8 +211,14 @@ def test_utterance_normalisation_and_an_unknown_one():
     assert (x[1, : lengths[1]].std(0, unbiased=False) - 1).abs().max() < 1e-3
     silent, _ = extractor(torch.zeros(1, 16000))
     assert torch.isfinite(silent).all()
-    with pytest.raises(ValueError, match="'level' or 'utterance', got 'speaker'"):
+    with pytest.raises(ValueError, match="running_level, utterance, got 'speaker'"):
         FeatureExtractor(Fbank(n_mels=40), 40, "speaker")
+
+
+@pytest.mark.parametrize("normalization", ["level", "running_level"])
+def test_features_without_a_level_are_refused(normalization):
+    with pytest.raises(ValueError, match=f"{normalization} needs an Fbank without"):
+        FeatureExtractor(Fbank(n_mels=40, deltas=True), 120, normalization)
 
 
 def test_fit_normalises():
@@ -267,7 +277,11 @@ def test_a_level_changes_no_feature_that_is_normalised_by_it():
     utterances = [torch.randn(n) for n in (16000, 9111)]
     lengths = torch.tensor([len(u) for u in utterances]) / 16000
     padded = torch.nn.utils.rnn.pad_sequence(utterances, batch_first=True)
-    for normalization, differs in (("level", False), ("global", True)):
+    for normalization, differs in (
+        ("level", False),
+        ("running_level", False),
+        ("global", True),
+    ):
         extractor = FeatureExtractor(Fbank(n_mels=40), 40, normalization)
         extractor.fit(utterances)
         (loud, counts), (quiet, _) = (
@@ -277,12 +291,13 @@ def test_a_level_changes_no_feature_that_is_normalised_by_it():
         for row, count in enumerate(counts):
             difference = (loud - quiet)[row, :count].abs().max()
             assert (difference > 1) == differs and (differs or difference < 1e-3)
-    means = []
-    for gains in ((1.0, 1.0), (0.01, 1.0)):
-        extractor = FeatureExtractor(Fbank(n_mels=40), 40, "level")
-        extractor.fit(u * gain for u, gain in zip(utterances, gains))
-        means.append(extractor.mean)
-    assert (means[0] - means[1]).abs().max() < 1e-3  # dB
+    for normalization in ("level", "running_level"):
+        means = []
+        for gains in ((1.0, 1.0), (0.01, 1.0)):
+            extractor = FeatureExtractor(Fbank(n_mels=40), 40, normalization)
+            extractor.fit(u * gain for u, gain in zip(utterances, gains))
+            means.append(extractor.mean)
+        assert (means[0] - means[1]).abs().max() < 1e-3  # dB
 
 
 @pytest.mark.parametrize("offset", [0.05, -0.3])

@@ -19,6 +19,7 @@ from hyperconformer.lm.ngram import train_arpa
 from hyperconformer.model.chunks import chunk_config
 from hyperconformer.search.ctc_beam import CTCSearcher
 from hyperconformer.search.joint import JointSearcher
+from hyperconformer.model.level import init_running_level
 from hyperconformer.transcribe.streaming import StreamingASR, StreamingModel, read_pcm
 
 TOLERANCE = 1e-5
@@ -39,9 +40,10 @@ UNBOUNDED = {"linear_attention"}
 
 
 @functools.cache
-def model(mixer, unbounded=False):
+def model(mixer, unbounded=False, **changes):
     torch.manual_seed(1)
-    config = streaming_config(attention_type=mixer, mixer_options=MIXERS[mixer])
+    options = {"attention_type": mixer, "mixer_options": MIXERS[mixer]}
+    config = streaming_config(**options, **changes)
     left_ms = None if unbounded or mixer in UNBOUNDED else LEFT_MS
     return StreamingModel(config["extractor"], config["recognizer"], CHUNK_MS, left_ms)
 
@@ -98,6 +100,42 @@ def test_an_offset_changes_no_stream():
         frames, _ = stream.feed(state, [samples[:0]], last=True)
         outputs.append(torch.cat(pieces + frames))
     assert (outputs[0] - outputs[1]).abs().max() < 1e-3
+
+
+def test_a_stream_with_a_running_level():
+    """Equals offline at any cut, of whatever volume, in company, and after a rest."""
+    stream = model("hypermixing", normalization="running_level")
+    utterances = [speech(9017), 0.01 * speech(7000)]
+    # Two seconds of digital silence: the memory of the level must not depend on cuts.
+    utterances[0] = torch.cat([torch.zeros(16000), utterances[0], torch.zeros(16000)])
+    expected = [offline(stream, utterance) for utterance in utterances]
+    state, got = stream.init_state(2), [[], []]
+    for begin in range(0, 42000, 777):
+        pieces = [u[begin : begin + 777] for u in utterances]
+        frames, state = stream.feed(state, pieces, last=begin + 777 >= 42000)
+        for row, new in zip(got, frames):
+            row.append(new)
+    for row, whole in zip(got, expected):
+        assert (torch.cat(row) - whole).abs().max() <= TOLERANCE
+    for gain in (0.03, 2.0):
+        louder, _ = stream.feed(stream.init_state(1), [gain * utterances[1]], last=True)
+        assert (louder[0] - expected[1]).abs().max() < 1e-3
+
+
+def test_a_new_segment_keeps_the_level_and_a_new_stream_has_none():
+    stream = model("hypermixing", normalization="running_level")
+    _, state = stream.feed(stream.init_state(2), [speech(9000), speech(9000)])
+    heard, fresh = state.tensors["extractor.level"], init_running_level(2)
+    assert heard.isfinite().all()
+    assert torch.equal(stream.forget(state).tensors["extractor.level"], heard)
+    after = stream.reset(state, [1]).tensors["extractor.level"]
+    assert torch.equal(after, torch.stack([heard[0], fresh[1]]))
+
+
+def test_a_state_of_another_normalization_is_refused():
+    other = model("hypermixing", normalization="running_level")
+    with pytest.raises(ValueError, match="a model of other weights"):
+        other.feed(model("hypermixing").init_state(1), [speech(10)])
 
 
 @pytest.mark.parametrize("extra", [0, 1, 39, 40, 41, 159, 160, 161, 199, 200])
@@ -211,7 +249,8 @@ def test_a_state_of_another_model_is_refused(tmp_path):
     "changes,chunk_ms,message",
     [
         ({}, 100, "multiple of 40 ms"),
-        ({"normalization": "utterance"}, 160, "normalization: global"),
+        ({"normalization": "level"}, 160, "normalization: global or running_level"),
+        ({"normalization": "utterance"}, 160, "normalization: global or running"),
         ({"top_db": 80.0}, 160, "top_db: null"),
         ({"frontend_causal": False}, 160, "causal=True"),
         ({"attention_type": "mixture_of_attention"}, 160, "cannot stream"),
