@@ -17,9 +17,9 @@ from hyperconformer.audio import AudioWarning
 from hyperconformer.core.state import StreamState
 from hyperconformer.lm.ngram import train_arpa
 from hyperconformer.model.chunks import chunk_config
+from hyperconformer.model.level import init_running_level
 from hyperconformer.search.ctc_beam import CTCSearcher
 from hyperconformer.search.joint import JointSearcher
-from hyperconformer.model.level import init_running_level
 from hyperconformer.transcribe.streaming import StreamingASR, StreamingModel, read_pcm
 
 TOLERANCE = 1e-5
