@@ -106,7 +106,8 @@ def merge_frame(left, right, middle, starts_word):
     left : torch.Tensor
         (K, V) log-probabilities of the frames that both chunks know, by the first.
     right : torch.Tensor
-        (K, V) the same frames, by the second.
+        (K or more, V) the same frames, by the second, and those after them: they tell
+        whether a word goes on.
     middle : int
         The wanted frame.
     starts_word : torch.Tensor
@@ -122,8 +123,10 @@ def merge_frame(left, right, middle, starts_word):
     if len(left) == 0:
         return 0
     before, after = left.argmax(dim=-1), right.argmax(dim=-1)
+    between = _between_words(after, starts_word)[: len(left)]
+    after = after[: len(left)]
     for candidates in (
-        _between_words(before, starts_word) & _between_words(after, starts_word),
+        _between_words(before, starts_word) & between,
         (before == 0) & (after == 0),
         torch.cat([torch.tensor([False]), before[:-1] != after[1:]]),
     ):

@@ -363,9 +363,7 @@ class ASR:
                 # The last chunk may end before its predecessor's context does.
                 shared = before[first - start :][: len(log_probs)]
                 middle = (chunk.begin - chunk.offset) // self.frame_samples
-                taken = merge_frame(
-                    shared, log_probs[: len(shared)], middle, self.starts_word
-                )
+                taken = merge_frame(shared, log_probs, middle, self.starts_word)
                 kept = first - start + taken
                 yield before[:kept], before_encoded[:kept], start
                 first, log_probs = first + taken, log_probs[taken:]

@@ -88,6 +88,15 @@ def test_a_word_heard_at_other_frames_is_neither_lost_nor_doubled():
         assert [token for token, _ in itertools.groupby(path) if token] == [2, 3, 1, 2]
 
 
+def test_no_space_is_lost_whose_word_begins_after_the_shared_frames():
+    # The second chunk hears the space before the first one does, and then a letter.
+    left = frames(2, 0, 1, 3, 0, 0, 0, 1, 0)
+    right = frames(2, 0, 1, 3, 1, 0, 0, 0, 0, 2)
+    taken = merge_frame(left, right, 6, STARTS)
+    path = torch.cat([left[:taken], right[taken:]]).argmax(-1).tolist()
+    assert [token for token, _ in itertools.groupby(path) if token] == [2, 1, 3, 1, 2]
+
+
 def test_without_a_gap_a_blank_or_another_token_is_looked_for():
     # A blank within a word; then none, so that the token changes; then not even that.
     left = right = frames(2, 3, 3, 0, 2, 3)
