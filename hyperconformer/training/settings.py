@@ -162,6 +162,10 @@ class TrainingSettings:
         for key in ("output_folder", "data_folder"):
             if tree[key] is None:
                 raise ValueError(f"{key} must name a folder, got null")
+        if tree.get("test_splits") == []:
+            raise ValueError(
+                "test_splits must name a split, got []; it may be valid_split"
+            )
         values = {field.name for field in dataclasses.fields(cls) if field.init}
         values &= tree.keys() - {"corpus"}
         found = load_hyperpyyaml(dump({key: tree[key] for key in values}))

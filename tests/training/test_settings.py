@@ -52,6 +52,7 @@ def test_every_key_is_read_and_what_is_read_is_a_key(kind):
         ("max_updates: many", "max_updates must be int or None, got 'many' (str)"),
         ("number_of_epochs: 2.5", "number_of_epochs must be int, got 2.5 (float)"),
         ("seed: null", "seed must be int, got None (NoneType)"),
+        ("test_splits: []", "test_splits must name a split, got []"),
         ("test_splits: test", "test_splits must be list[str], got 'test'"),
         ("test_chunks_ms: 640", "test_chunks_ms must be list[float | None], got 640"),
         ("new_head: 1", "new_head must be bool, got 1 (int)"),
