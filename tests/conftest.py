@@ -3,13 +3,14 @@
 import functools
 import json
 import operator
+import os
 import pathlib
 
 import pytest
 import torch
 from speechbrain.utils.importutils import LazyModule
 
-SHARED = pathlib.Path(__file__).resolve().parents[2] / "shared"
+DATA = pathlib.Path(__file__).resolve().parent / "data"
 
 
 # Hypothesis asks every imported module for its file. SpeechBrain's lazy modules answer
@@ -23,17 +24,23 @@ def _seed():
 
 
 @pytest.fixture(scope="session")
-def shared_folder():
-    """The development material beside the repository; users do not have it."""
-    if not SHARED.is_dir():
-        pytest.skip("needs the folder `shared` beside the repository")
-    return SHARED
+def whole_an4():
+    """All of AN4; the repository has twenty of its test utterances."""
+    if "AN4_FOLDER" not in os.environ:
+        pytest.skip("needs AN4's folder in the environment variable AN4_FOLDER")
+    return pathlib.Path(os.environ["AN4_FOLDER"])
 
 
 @pytest.fixture(scope="session")
-def goldens_folder(shared_folder):
+def goldens_folder():
     """Where the numeric goldens lie."""
-    return shared_folder / "goldens"
+    return DATA / "goldens"
+
+
+@pytest.fixture(scope="session")
+def librispeech_texts():
+    """LibriSpeech's transcripts of dev-clean, without audio."""
+    return DATA / "librispeech_text"
 
 
 @pytest.fixture(scope="session")

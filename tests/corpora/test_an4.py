@@ -106,11 +106,9 @@ def test_other_suffixes_and_their_order(an4_folder, tmp_path, tone):
     assert names == ["an0-maxy-b.sph", "an1-maxy-b.wav"]
 
 
-def test_the_real_corpus(shared_folder, tmp_path):
-    folder = shared_folder / "an4"
-    if not folder.is_dir():
-        pytest.skip("needs AN4 beside the repository")
-    rows = rows_of(prepare("an4", folder, tmp_path))
+@pytest.mark.slow
+def test_the_whole_corpus(whole_an4, tmp_path):
+    rows = rows_of(prepare("an4", whole_an4, tmp_path))
     speakers = {split: speakers_of(part) for split, part in rows.items()}
     assert len(rows["train"]) + len(rows["valid"]) == 948
     assert len(rows["test"]) == 130

@@ -136,13 +136,10 @@ def test_new_files_are_found(libri_folder, tmp_path, tone):
     assert ids_of(manifest)[-1] == "84-7-0003"
 
 
-def test_the_real_transcripts(shared_folder, tmp_path):
-    folder = shared_folder / "librispeech_text"
-    if not folder.is_dir():
-        pytest.skip("needs LibriSpeech's transcripts beside the repository")
-    utterances = librispeech.list_utterances(folder / "dev-clean")
+def test_the_real_transcripts(librispeech_texts, tmp_path):
+    utterances = librispeech.list_utterances(librispeech_texts / "dev-clean")
     assert len(utterances) == 2703
     assert len({utterance.speaker for utterance in utterances}) == 40
     assert all(utterance.text == utterance.text.upper() for utterance in utterances)
     with pytest.raises(ValueError, match="2703 transcript without audio"):
-        prepare("librispeech", folder, tmp_path)
+        prepare("librispeech", librispeech_texts, tmp_path)

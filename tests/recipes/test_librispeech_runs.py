@@ -31,19 +31,18 @@ RECOGNISERS = [name for name in RECIPES if name not in LANGUAGE_MODELS]
 
 
 @pytest.fixture(scope="module")
-def corpus(shared_folder, tmp_path_factory):
+def corpus(librispeech_texts, tmp_path_factory):
     """Two short sentences of each of two readers a split."""
     folder = tmp_path_factory.mktemp("corpus")
-    texts = shared_folder / "librispeech_text"
-    read_aloud(texts, folder, SPLITS, speakers=2, utterances=2, max_words=8)
+    read_aloud(librispeech_texts, folder, SPLITS, speakers=2, utterances=2, max_words=8)
     return folder
 
 
 @pytest.fixture(scope="module")
-def tokenizer(shared_folder, tmp_path_factory):
+def tokenizer(librispeech_texts, tmp_path_factory):
     """Trains the tokenizer of a recipe, on all transcripts there are."""
     folder = tmp_path_factory.mktemp("tokenizers")
-    files = (shared_folder / "librispeech_text").glob("*/*/*/*.trans.txt")
+    files = librispeech_texts.glob("*/*/*/*.trans.txt")
     with open(folder / "all.csv", "w", newline="") as file:
         rows = csv.writer(file)
         rows.writerow(["ID", "duration", "wav", "spk_id", "wrd"])
