@@ -359,22 +359,65 @@ def _design_filter(factor):
     return scipy.signal.firwin(taps, 1 / factor, window=("kaiser", 5.0))
 
 
+class Resampler:
+    """Changes the rate of a stream, as :func:`resample` would that of the whole.
+
+    Arguments
+    ---------
+    rate_hz : int
+        The stream's rate.
+    sample_rate_hz : int
+        Wanted rate.
+
+    Raises
+    ------
+    ValueError
+        If a rate is out of range.
+
+    Example
+    -------
+    >>> resampler = Resampler(24000, 16000)
+    >>> pieces = [resampler.push(np.zeros(100, np.float32)) for _ in range(3)]
+    >>> [len(piece) for piece in [*pieces, resampler.finish()]]
+    [56, 66, 68, 10]
+    """
+
+    def __init__(self, rate_hz, sample_rate_hz):
+        self.rates = rate_hz, sample_rate_hz
+        up, down = self.up, self.down = _ratio(rate_hz, sample_rate_hz)
+        # In whole periods of the filter, so that outputs fall on the same instants.
+        self.context = math.ceil(_HALF_WIDTH * max(up, down) / up / down) * down
+        self.buffer, self.done = np.zeros(0, np.float32), 0
+
+    def push(self, samples):
+        """Take the next (N,) float32 samples; give those that no later one changes."""
+        if self.up == self.down:
+            return samples
+        self.buffer = np.concatenate([self.buffer, samples])
+        ready = (len(self.buffer) - self.done - self.context) // self.down * self.down
+        if ready <= 0:
+            return np.zeros(0, np.float32)
+        end = self.done + ready
+        out = self._resample(self.buffer[: end + self.context], end)
+        drop = max(end - self.context, 0)
+        self.buffer, self.done = self.buffer[drop:], end - drop
+        return out
+
+    def finish(self):
+        """The samples that are left when no more come."""
+        return self._resample(self.buffer) if len(self.buffer) else self.buffer
+
+    def _resample(self, samples, end=None):
+        begin = self.done * self.up // self.down
+        end = None if end is None else end * self.up // self.down
+        return resample(samples, *self.rates)[begin:end]
+
+
 def _resample_blocks(blocks, rate_hz, sample_rate_hz):
     """Resample a stream, each block with what the filter sees beside it."""
-    up, down = _ratio(rate_hz, sample_rate_hz)
-    if up == down:
-        yield from blocks
-        return
-    # In whole periods of the filter, so that outputs fall on the same instants.
-    context = math.ceil(_HALF_WIDTH * max(up, down) / up / down) * down
-    buffer, done = np.zeros(0, np.float32), 0
+    resampler = Resampler(rate_hz, sample_rate_hz)
     for block in blocks:
-        buffer = np.concatenate([buffer, block])
-        ready = (len(buffer) - done - context) // down * down
-        if ready > 0:
-            end = done + ready
-            resampled = resample(buffer[: end + context], rate_hz, sample_rate_hz)
-            yield resampled[done * up // down : end * up // down]
-            drop = max(end - context, 0)
-            buffer, done = buffer[drop:], end - drop
-    yield resample(buffer, rate_hz, sample_rate_hz)[done * up // down :]
+        if len(resampled := resampler.push(block)) > 0:
+            yield resampled
+    if len(rest := resampler.finish()) > 0:
+        yield rest

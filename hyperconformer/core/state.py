@@ -85,7 +85,12 @@ class StreamState:
 
     def unstack(self):
         """A list of the streams, each a batch of one."""
-        return [self.select([row]) for row in range(self.batch_size)]
+        # Copies: a view would keep the memory of the whole batch.
+        rows = {name: tensor.split(1) for name, tensor in self.tensors.items()}
+        return [
+            StreamState(self.model_id, {name: rows[name][i].clone() for name in rows})
+            for i in range(self.batch_size)
+        ]
 
     @classmethod
     def stack(cls, states):

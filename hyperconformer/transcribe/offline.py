@@ -10,6 +10,7 @@ Word(text='TURN', start_s=0.24, end_s=0.44, confidence=0.98)
 """
 
 import pathlib
+from collections.abc import Callable, Iterable
 from typing import Any, TypeVar
 
 import numpy as np
@@ -229,6 +230,33 @@ class ASR:
         except ValueError as error:
             raise AudioError(f"{path}: {error}") from error
 
+    def transcribe_blocks(
+        self,
+        blocks: Iterable[torch.Tensor],
+        on_text: Callable[[str], object] | None = None,
+    ) -> Transcription:
+        """Recognise samples that come in blocks.
+
+        Arguments
+        ---------
+        blocks : iterable of torch.Tensor
+            (N,) float32 samples each at the model's rate, as
+            :func:`hyperconformer.audio.read_blocks` yields them.
+        on_text : callable, optional
+            Called with each piece of the text as soon as it is known; the pieces
+            together are the text.
+
+        Returns
+        -------
+        hyperconformer.core.words.Transcription
+
+        Raises
+        ------
+        ValueError
+            If there are too few samples.
+        """
+        return self._transcribe(blocks, on_text)
+
     def transcribe(
         self, samples: np.ndarray | torch.Tensor, sample_rate_hz: int
     ) -> Transcription:
@@ -333,7 +361,7 @@ class ASR:
             results.append(self._result(parts, len(samples)))
         return results
 
-    def _transcribe(self, blocks):
+    def _transcribe(self, blocks, on_text=None):
         """Recognise audio that comes in blocks of samples."""
         rate = self.sample_rate_hz
         # A stretch of speech may begin in the chunk before the last one that was read
@@ -348,8 +376,15 @@ class ASR:
             self.frame_samples,
             int(QUIET_S * rate),
         )
-        # Only when they have all been read is it known how many samples there were.
-        parts = list(self._parts(self._segments(chunks), tape.read))
+        parts, is_first = [], True
+        for part in self._parts(self._segments(chunks), tape.read):
+            parts.append(part)
+            hypotheses, _, glue = part
+            text = hypotheses[0].text.strip()
+            if on_text is not None and text:
+                on_text(text if is_first else glue + text)
+                is_first = False
+        # Only now is it known how many samples there were.
         return self._result(parts, tape.samples)
 
     def _segments(self, chunks):

@@ -178,6 +178,21 @@ class StreamingModel:
         kept = {k: v for k, v in state.tensors.items() if not k.startswith("model.")}
         return StreamState(self.model_id, {**fresh, **kept})
 
+    def missing(self, state: StreamState) -> list[int]:
+        """How many samples each stream lacks until its next chunk is full.
+
+        Arguments
+        ---------
+        state : StreamState
+            The batch.
+
+        Returns
+        -------
+        list of int
+        """
+        missing: list[int] = (self.capacity - state.tensors["filled"]).tolist()
+        return missing
+
     def check_state(self, state: StreamState) -> None:
         """Refuse the state of another model.
 
@@ -228,7 +243,7 @@ class StreamingModel:
         """
         self.check_state(state)
         last = [last] * state.batch_size if isinstance(last, bool) else list(last)
-        samples = self._check_samples(state, samples, last)
+        samples = self.check_samples(state, samples, last)
         outputs: list[list[torch.Tensor]] = [[] for _ in samples]
         own = dict(state.tensors)
         for name in ("samples", "filled", "samples_seen", "closed"):
@@ -279,7 +294,29 @@ class StreamingModel:
             frames = self.recognizer.ctc_log_probs(frames)
         return frames.cpu()
 
-    def _check_samples(self, state, samples, last):
+    def check_samples(
+        self,
+        state: StreamState,
+        samples: Sequence[torch.Tensor],
+        last: Sequence[bool],
+    ) -> list[torch.Tensor]:
+        """Refuse what :meth:`feed` cannot take.
+
+        Arguments
+        ---------
+        state, samples, last
+            As for :meth:`feed`.
+
+        Returns
+        -------
+        list of torch.Tensor
+            The samples, on the model's device.
+
+        Raises
+        ------
+        ValueError
+            As :meth:`feed`.
+        """
         if not len(samples) == len(last) == state.batch_size:
             raise ValueError(
                 f"{state.batch_size} streams need as many arrays of samples "
@@ -350,13 +387,16 @@ class Partial(NamedTuple):
     ``words`` are final: later partials of the segment begin with them. ``rest`` is the
     text after them, which may still change. ``ended`` says that the segment is over;
     the next partial begins a new one. Then ``nbest`` has its readings, the best first,
-    as many as the search was asked for and found.
+    as many as the search was asked for and found. ``start_s`` is where the segment
+    begins in the stream, and ``heard_s`` how much of the stream has been recognised.
     """
 
     words: tuple[Word, ...]
     rest: str
     ended: bool
     nbest: tuple[Hypothesis, ...] = ()
+    start_s: float = 0.0
+    heard_s: float = 0.0
 
     @property
     def text(self):
@@ -562,14 +602,31 @@ class StreamingASR:
         ValueError
             As :meth:`StreamingModel.feed`; then no stream has moved.
         """
-        state = StreamState.stack([stream.state for stream in streams])
-        tensors = [as_samples(new) for new in samples]
+        rest = [as_samples(new) for new in samples]
         last = [last] * len(streams) if isinstance(last, bool) else list(last)
-        frames, state = self.model.feed(state, tensors, last)
-        return [
-            stream.take(new, after, end)
-            for stream, new, after, end in zip(streams, frames, state.unstack(), last)
-        ]
+        state = StreamState.stack([stream.state for stream in streams])
+        rest = self.model.check_samples(state, rest, last)
+        found: list[list[Partial]] = [[] for _ in streams]
+        rows = list(range(len(streams)))
+        # A chunk at a time: where it ends a segment, the next chunk begins anew.
+        while rows:
+            state = StreamState.stack([streams[row].state for row in rows])
+            pieces, ends = [], []
+            for row, lack in zip(rows, self.model.missing(state)):
+                ends.append(last[row] and len(rest[row]) < lack)
+                pieces.append(rest[row][:lack])
+                rest[row] = rest[row][lack:]
+            frames, state = self.model.feed(state, pieces, ends)
+            for row, new, after, end in zip(rows, frames, state.unstack(), ends):
+                if partials := streams[row].take(new, after, end):
+                    # Of the segment that goes on only the newest is told.
+                    found[row] = [p for p in found[row] if p.ended] + partials
+            rows = [
+                row
+                for row, end in zip(rows, ends)
+                if len(rest[row]) > 0 or (last[row] and not end)
+            ]
+        return found
 
 
 class Stream:
@@ -707,7 +764,11 @@ class Stream:
     def _partial(self, ended: bool) -> Partial:
         nbest = tuple(self.search.finish()) if ended else ()
         rest = self._find_words()
-        partial = Partial(tuple(self.words), rest, ended, nbest)
+        frame_s = self.asr.model.frame_ms / 1000
+        start_s, heard_s = (
+            frame_s * frame for frame in (self.begin, self.begin + self.search.frames)
+        )
+        partial = Partial(tuple(self.words), rest, ended, nbest, start_s, heard_s)
         if ended:
             self._begin_segment(self.begin + self.search.frames)
         return partial

@@ -389,6 +389,29 @@ def test_silence_without_words_keeps_nothing():
     assert ended.words[0].start_s == pytest.approx(402 * 0.04)
 
 
+@pytest.mark.parametrize("kind", KINDS)
+def test_cuts_do_not_matter_to_segments(kind, tmp_path):
+    """Where a segment ends the next begins anew, however much comes at once."""
+    often_silent = model.__wrapped__("hypermixing")
+    with torch.no_grad():
+        often_silent.recognizer.ctc_head.bias[0] += 0.5
+    search = search_of(kind, tmp_path)
+    asr = StreamingASR(often_silent, CHARACTERS, search, endpoint_s=0.04)
+    samples, expected = speech(40000), None
+    for size in (160, 2560, 777, 40000):
+        partials = list(asr.partials(samples.split(size)))
+        ended = [partial for partial in partials if partial.ended]
+        assert len(ended) > 2
+        expected = expected or ended
+        assert [p.text for p in ended] == [p.text for p in expected]
+        times = [(p.start_s, p.heard_s) for p in ended]
+        assert times == [(p.start_s, p.heard_s) for p in expected]
+        assert times == sorted(times)
+    stream = asr.open()
+    stream.feed(samples[:5000])
+    assert asr.model.missing(stream.state) == [2600 + 2560 - 5000]
+
+
 def test_greedy_text_is_that_of_the_whole():
     asr, samples = recogniser(endpoint_s=60.0), speech(30000)
     ids = ctc_greedy_decode(offline(asr.model, samples)[None], torch.ones(1), 0)[0]
