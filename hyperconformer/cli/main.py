@@ -17,6 +17,7 @@ from hyperconformer.cli import (
     info,
     mixers,
     read_aloud,
+    serve,
     shards,
     train,
     transcribe,
@@ -26,6 +27,7 @@ from hyperconformer.cli.console import run_command
 # In the order of `hyperconformer --help`.
 COMMANDS = (
     transcribe,
+    serve,
     evaluate,
     train,
     ablate,

@@ -1,0 +1,1 @@
+"""``hyperconformer serve``: recognition over HTTP and WebSockets."""
