@@ -23,7 +23,8 @@ def segments(asr, samples, endpoint_s=None, search=None):
 def recognise(url, samples, size=1600, end="end"):
     """The messages of a server about samples."""
     data = samples.tobytes()
-    with connect(url) as socket:
+    # A ping would be answered after samples that are waited with.
+    with connect(url, ping_interval=None) as socket:
         for begin in range(0, len(data), size):
             socket.send(data[begin : begin + size])
         socket.send(end)

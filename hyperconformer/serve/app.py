@@ -37,10 +37,17 @@ from hyperconformer.serve.metrics import SHARED_FOLDER, Metrics
 from hyperconformer.transcribe.offline import ASR
 from hyperconformer.transcribe.streaming import StreamingASR
 
-# OpenAI's limit of an event of the Realtime API.
-MAX_MESSAGE_BYTES = 15 * 2**20
 # How long a new connection may take to send the head of its request.
 HEAD_S = 10
+UVICORN = {
+    # Ten minutes in one event of the Realtime API.
+    "ws_max_size": 40 * 10**6,
+    # Dead clients end by the idle limit. Their answer to a ping would stand behind
+    # samples that are waited with.
+    "ws_ping_interval": None,
+    # It costs more than it saves on audio.
+    "ws_per_message_deflate": False,
+}
 # How long connections get to be closed, after the utterances have been finished.
 CLOSE_S = 5
 
@@ -383,10 +390,8 @@ def serve(settings):
         "host": settings.host,
         "port": settings.port,
         "http": ImpatientProtocol,
-        "ws_max_size": MAX_MESSAGE_BYTES,
-        # It costs more than it saves on audio.
-        "ws_per_message_deflate": False,
         "timeout_graceful_shutdown": CLOSE_S,
+        **UVICORN,
     }
     if settings.processes == 1:
         uvicorn.run(create_app(service), **options)

@@ -9,6 +9,7 @@ from hyperconformer.serve.limits import TOKEN_SUBPROTOCOL, Refusal
 
 # Close codes of WebSockets, RFC 6455 and IANA's registry.
 DONE, UNSUPPORTED, IDLE, FAILED, RESTART, FULL = 1000, 1003, 1008, 1011, 1012, 1013
+PIECE_BYTES = 2**17
 RESTARTING = "the server is being restarted: connect again"
 
 
@@ -47,6 +48,7 @@ class Connection:
 
     def __init__(self, websocket, service):
         self.websocket, self.service = websocket, service
+        self.decoder = None  # of its bytes; a subclass has one
         self.live = None  # the utterance that takes samples
         self.lives = asyncio.Queue()  # those that are to be reported, in order
         self.has_slot = False
@@ -182,6 +184,12 @@ class Connection:
         self.live = self.service.batcher.open(endpoint_s, search)
         self.lives.put_nowait(self.live)
         return self.live
+
+    async def hear(self, data):
+        """Feed bytes to the running utterance, so that others are served in between."""
+        for begin in range(0, len(data), PIECE_BYTES):
+            piece = self.decoder.push(data[begin : begin + PIECE_BYTES])
+            await self.live.feed(piece)
 
     def drain(self):
         """End after the running utterance."""

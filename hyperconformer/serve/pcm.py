@@ -68,8 +68,9 @@ class PCMConnection(Connection):
                     f"{END!r} after the last one, got the text {message[:40]!r}",
                     "invalid_message",
                 )
-            live = self.live or self.begin()
-            await live.feed(self.decoder.push(message))
+            if self.live is None:
+                self.begin()
+            await self.hear(message)
         live = self.live or self.begin()
         await live.feed(self.decoder.finish())
         live.finish()

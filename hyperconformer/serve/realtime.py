@@ -228,8 +228,9 @@ class RealtimeConnection(Connection):
             raise ClientError(
                 f"`audio` is no base64: {error}", "invalid_value", "audio"
             ) from error
-        live = self.live or self._begin()
-        await live.feed(self.decoder.push(data))
+        if self.live is None:
+            self._begin()
+        await self.hear(data)
 
     async def _commit(self, event):
         live = self.live
@@ -257,7 +258,6 @@ class RealtimeConnection(Connection):
     def _begin(self):
         live = self.begin(self._endpoint_s(), self.search)
         live.begin_s, live.committed = self.heard_s, False
-        return live
 
     async def report(self, live):
         """Send deltas, and items as they are completed."""

@@ -20,7 +20,7 @@ from streaming_model import streaming_config  # noqa: E402
 from hyperconformer.core.tokens import BLANK_INDEX  # noqa: E402
 from hyperconformer.model.chunks import chunk_config  # noqa: E402
 from hyperconformer.serve.app import (  # noqa: E402
-    MAX_MESSAGE_BYTES,
+    UVICORN,
     ImpatientProtocol,
     Service,
     create_app,
@@ -86,7 +86,7 @@ def running(service):
         config = uvicorn.Config(
             create_app(service),
             http=ImpatientProtocol,
-            ws_max_size=MAX_MESSAGE_BYTES,
+            **UVICORN,
             log_level="warning",
             timeout_graceful_shutdown=1,
         )
