@@ -40,6 +40,7 @@ EXTRAS["dev"] = [
     *EXTRAS["serve"],
     "openai[realtime]>=3.57",  # as a client of the server
     "httpx>=0.28",
+    "psutil>=5",  # what a server takes, in benchmarks
     *EXTRAS["docs"],
     "pytest>=8",
     "pytest-xdist>=3",

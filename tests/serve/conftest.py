@@ -8,25 +8,22 @@ import threading
 import time
 
 import pytest
+import torch
+import uvicorn
+from sentencepiece import SentencePieceProcessor
+from served_speech import speech
+from streaming_model import streaming_config
 
-pytest.importorskip("fastapi")  # not for Python 3.10
-
-import torch  # noqa: E402
-import uvicorn  # noqa: E402
-from sentencepiece import SentencePieceProcessor  # noqa: E402
-from served_speech import speech  # noqa: E402
-from streaming_model import streaming_config  # noqa: E402
-
-from hyperconformer.core.tokens import BLANK_INDEX  # noqa: E402
-from hyperconformer.model.chunks import chunk_config  # noqa: E402
-from hyperconformer.serve.app import (  # noqa: E402
+from hyperconformer.core.tokens import BLANK_INDEX
+from hyperconformer.model.chunks import chunk_config
+from hyperconformer.serve.app import (
     UVICORN,
     ImpatientProtocol,
     Service,
     create_app,
 )
-from hyperconformer.transcribe.offline import ASR  # noqa: E402
-from hyperconformer.transcribe.streaming import (  # noqa: E402
+from hyperconformer.transcribe.offline import ASR
+from hyperconformer.transcribe.streaming import (
     StreamingASR,
     StreamingModel,
 )
