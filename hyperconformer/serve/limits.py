@@ -139,12 +139,13 @@ class Slots:
     -------
     >>> slots = Slots(1, "streams")
     >>> slots.take()
-    >>> slots.check()
-    Traceback (most recent call last):
-    ...
-    hyperconformer.serve.limits.Refusal: 503: the server is full ...
+    >>> try:
+    ...     slots.take()
+    ... except Refusal as error:
+    ...     print(error.detail)
+    the server is full: it takes 1 streams at once; try again later
     >>> slots.give_back()
-    >>> slots.check()
+    >>> slots.take()
     """
 
     def __init__(self, count, what):

@@ -83,10 +83,9 @@ class PCMConnection(Connection):
         """Send an object for each partial."""
         shown = 0
         async for partial in live:
-            words = [dataclasses.asdict(word) for word in partial.words[shown:]]
             await self.send(
                 {
-                    "words": words,
+                    "words": [_as_json(word) for word in partial.words[shown:]],
                     "rest": partial.rest,
                     "ended": partial.ended,
                     "heard_s": round(partial.heard_s, 3),
@@ -97,6 +96,12 @@ class PCMConnection(Connection):
     async def send_error(self, message, code):
         """Say what is wrong."""
         await self.send({"error": {"message": message, "code": code}})
+
+
+def _as_json(word):
+    """A word, its numbers rounded."""
+    fields = dataclasses.asdict(word).items()
+    return {k: v if isinstance(v, str) else round(v, 4) for k, v in fields}
 
 
 class Decoder:
