@@ -8,6 +8,7 @@ import functools
 import os
 import pathlib
 import signal
+import sys
 import tempfile
 import threading
 
@@ -162,17 +163,19 @@ class Service:
         self.is_draining = True
         for connection in list(self.connections):
             connection.drain()
-        if not await self._wait_for_connections(self.limits.finish_s):
+        if not await self._wait_for_clients(self.limits.finish_s):
             for connection in list(self.connections):
                 connection.cut()
-            await self._wait_for_connections(CLOSE_S)
+            await self._wait_for_clients(CLOSE_S)
 
-    async def _wait_for_connections(self, seconds):
+    async def _wait_for_clients(self, seconds):
+        """Whether all streams and files have ended within the time."""
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(seconds):
-                while self.connections:
+                while self.connections or self.files.taken:
                     await asyncio.sleep(0.05)
-        return not self.connections
+                return True
+        return False
 
     def close(self):
         """End the threads."""
@@ -385,7 +388,7 @@ def serve(settings):
     _allow_connections()
     service = load_service(settings)
     if isinstance(service.streaming, str):
-        print(f"hyperconformer: no streams: {service.streaming}", flush=True)
+        print(f"hyperconformer: no streams: {service.streaming}", file=sys.stderr)
     options = {
         "host": settings.host,
         "port": settings.port,

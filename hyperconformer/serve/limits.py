@@ -81,6 +81,8 @@ class Refusal(HTTPException):
 
 async def respond(connection, error):
     """Send an ``HTTPException`` as JSON in OpenAI's form, also to a WebSocket."""
+    code = getattr(error, "code", None) or str(error.status_code)
+    connection.app.state.service.metrics.refused.labels(code).inc()
     response = JSONResponse(
         error_body(error), error.status_code, getattr(error, "headers", None)
     )
