@@ -114,6 +114,10 @@ def spoken_alone(asr, samples):
     return [partial.text for partial in asr.partials(pieces) if partial.ended]
 
 
+class Refused(Exception):
+    """What a server says instead of words."""
+
+
 class Load:
     """A number of streams at once.
 
@@ -156,6 +160,8 @@ class Load:
             self.outcomes["served"] += 1
         except InvalidStatus as error:
             self.outcomes[f"refused {error.response.status_code}"] += 1
+        except Refused as error:
+            self.outcomes[f"refused {error}"] += 1
         except Exception as error:
             self.outcomes[f"failed: {type(error).__name__}"] += 1
 
@@ -178,6 +184,8 @@ class Load:
         loop, words, segments = asyncio.get_running_loop(), [], []
         async for message in client:
             now, partial = loop.time(), json.loads(message)
+            if "error" in partial:
+                raise Refused(partial["error"]["code"])
             words += [word["text"] for word in partial["words"]]
             if partial["ended"]:
                 segments.append(" ".join(words))
