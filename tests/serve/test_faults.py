@@ -240,7 +240,7 @@ def test_utterances_are_finished_before_the_end(serve, tiny_streaming):
     assert found and found == expected[: len(found)]
 
 
-@pytest.mark.parametrize("processes", [1, 2])
+@pytest.mark.parametrize("processes", [1, pytest.param(2, marks=pytest.mark.slow)])
 def test_sigterm_ends_the_command_and_loses_nothing(tmp_path, processes):
     """The shipped models, as a user starts them."""
     port = socket.create_server(("127.0.0.1", 0)).getsockname()[1]
