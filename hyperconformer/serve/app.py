@@ -49,6 +49,8 @@ UVICORN = {
     # It costs more than it saves on audio.
     "ws_per_message_deflate": False,
 }
+# How long a process may take to import what it needs.
+START_S = 120
 # How long connections get to be closed, after the utterances have been finished.
 CLOSE_S = 5
 
@@ -404,7 +406,12 @@ def serve(settings):
         os.environ[SHARED_FOLDER] = folder
         app = functools.partial(_load_app, settings)
         config = uvicorn.Config(
-            app, factory=True, workers=settings.processes, **options
+            app,
+            factory=True,
+            workers=settings.processes,
+            # Who does not answer is killed, and nobody can while importing torch.
+            timeout_worker_healthcheck=START_S,
+            **options,
         )
         Multiprocess(config, sockets=[config.bind_socket()]).run()
 
