@@ -46,8 +46,6 @@ RESULTS = pathlib.Path(__file__).parent / "results"
 LIMIT_MS = 300
 # What a client sends at once.
 PIECE_S = 0.08
-# Different recordings; more streams than these share them.
-VOICES = 16
 # Tokens of an untrained model: as many frames say one as in speech.
 SPOKEN = 0.2
 
@@ -93,12 +91,12 @@ def untrained_model(folder):
     return save_model(folder / "model", text, modules, tokenizer)
 
 
-def recordings(seconds):
-    """(VOICES, N) int16: the same speaker, each time another cut, level and noise."""
+def recordings(count, seconds):
+    """``count`` times (N,) int16: a speaker, with other cuts, levels and noise."""
     generator = np.random.default_rng(0)
     speech = read_audio(SPEECH).numpy()
     found = []
-    for _ in range(VOICES):
+    for _ in range(count):
         repeated = np.tile(speech, int(seconds * 16000 / len(speech)) + 2)
         begin = generator.integers(len(speech))
         voice = repeated[begin : begin + int(seconds * 16000)]
@@ -299,6 +297,9 @@ def main(arguments=None):
         "--seconds", type=float, default=30, help="of speech, of each stream"
     )
     parser.add_argument("--max-streams", type=int, default=200, help="more are refused")
+    parser.add_argument(
+        "--voices", type=int, default=16, help="recordings, which the streams share"
+    )
     parser.add_argument("--processes", type=int, default=1)
     parser.add_argument("--results", type=pathlib.Path, default=RESULTS)
     options = parser.parse_args(arguments)
@@ -308,9 +309,10 @@ def main(arguments=None):
     with tempfile.TemporaryDirectory() as folder:
         model = options.model or untrained_model(pathlib.Path(folder))
         asr = StreamingASR.from_hparams(model)
-        voices = recordings(options.seconds)
+        voices = recordings(options.voices, options.seconds)
         expected = [spoken_alone(asr, samples) for samples in voices]
-        print(f"{VOICES} voices say {sum(map(len, map(' '.join, expected)))} letters")
+        letters = sum(len(" ".join(segments)) for segments in expected)
+        print(f"{options.voices} voices say {letters} letters")
         limits = ["--max-streams", str(options.max_streams)]
         limits += ["--processes", str(options.processes)]
         facts = environment(os.cpu_count())
