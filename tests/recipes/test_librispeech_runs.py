@@ -24,8 +24,9 @@ def settings_of(recipe):
     return YAML().load(resolve_references(text))
 
 
-# Those of the seven official splits; small.yaml names others.
-RECIPES = sorted(file.stem for file in HPARAMS.glob("*.yaml") if file.stem != "small")
+# Those of the seven official splits; the others name their own.
+OTHER_SPLITS = {"mini", "small", "small_streaming"}
+RECIPES = sorted({file.stem for file in HPARAMS.glob("*.yaml")} - OTHER_SPLITS)
 LANGUAGE_MODELS = [name for name in RECIPES if "language_model" in settings_of(name)]
 RECOGNISERS = [name for name in RECIPES if name not in LANGUAGE_MODELS]
 
