@@ -29,6 +29,7 @@ def set_up(namespace):
 
     folder = pathlib.Path(tempfile.mkdtemp())
     shutil.copy(SPEECH, folder / "speech.wav")
+    shutil.copy(ROOT / "pretrained/hyperconformer-an4/lm.arpa", folder)
     for name, shipped in MODELS.items():
         run = folder / "results" / name
         shutil.copytree(ROOT / "pretrained" / shipped, run / "model")

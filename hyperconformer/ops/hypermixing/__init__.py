@@ -184,8 +184,9 @@ def hypermixing_in_chunks(
     -------
     >>> from hyperconformer.core.masks import ChunkRule
     >>> import torch
-    >>> net = Hypernet(torch.randn(2, 4, 4), None, torch.randn(2, 6, 4), None)
-    >>> x, rule = torch.randn(3, 10, 8), ChunkRule(4)
+    >>> weights = [torch.randn(2, n, 4).double() for n in (4, 6)]
+    >>> net = Hypernet(weights[0], None, weights[1], None)
+    >>> x, rule = torch.randn(3, 10, 8).double(), ChunkRule(4)
     >>> whole, _ = hypermixing_in_chunks(x, net, net, chunk=rule)
     >>> start = chunked.init_past(net, batch_size=3, chunk=rule)
     >>> first, past = hypermixing_in_chunks(
