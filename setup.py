@@ -31,6 +31,8 @@ EXTRAS = {
     ],
     # The published packages that two mixers are compared with.
     "parity": ["linear-attention-transformer", "mixture-of-attention"],
+    # Models as ONNX graphs, and what compares them with PyTorch.
+    "export": ["onnx>=1.16", "onnxruntime>=1.18", "onnxscript>=0.3"],
     "docs": ["mkdocs-material>=9.5", "mkdocstrings[python]>=0.26"],
 }
 EXTRAS["dev"] = [
@@ -41,6 +43,7 @@ EXTRAS["dev"] = [
     "openai[realtime]>=3.57",  # as a client of the server
     "httpx>=0.28",
     "psutil>=5",  # what a server takes, in benchmarks
+    *EXTRAS["export"],
     *EXTRAS["docs"],
     "pytest>=8",
     "pytest-xdist>=3",

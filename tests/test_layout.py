@@ -23,6 +23,7 @@ FLOORS = [
     "serve",
     "corpora",
     "evaluation",
+    "export",
     "training",
     "ablation",
     "cli",

@@ -257,7 +257,7 @@ def frames_of_step(x, padding_mask, frames_seen, chunk=None):
         a chunk is split over steps (data are not looked at while operations are
         recorded, see :func:`hyperconformer.core.recording.is_recorded`).
     """
-    if len(frames_seen) != len(x):
+    if frames_seen.shape[0] != x.shape[0]:
         raise ValueError(
             f"a state of {len(frames_seen)} streams does not fit a batch of {len(x)}"
         )

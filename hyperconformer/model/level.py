@@ -43,7 +43,8 @@ def utterance_level(
     """
     padding = lengths_to_padding_mask(lengths, log_mels.shape[1]).unsqueeze(-1)
     powers = (log_mels * (math.log(10) / decibels)).masked_fill(padding, -math.inf)
-    total = powers.logsumexp((1, 2), keepdim=True)
+    # In two steps: ONNX Runtime adds one number after another, and loses digits.
+    total = powers.logsumexp(2, keepdim=True).logsumexp(1, keepdim=True)
     count = lengths[:, None, None] * log_mels.shape[2]
     return (total - count.log()) * (decibels / math.log(10))
 

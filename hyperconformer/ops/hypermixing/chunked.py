@@ -212,7 +212,7 @@ def _expand(x, weights, biases, mixture, size, codes, mask):
     _, z = _values_and_information(x, weights, size, codes, mask)
     out = _affine(_activation(z, weights, biases), mixture.permute(0, 2, 3, 1))
     # (H, B N, C, d) to (B, N C, D).
-    out = out.permute(1, 2, 0, 3).reshape(len(x), -1, x.shape[2])[:, : x.shape[1]]
+    out = out.permute(1, 2, 0, 3).reshape(x.shape[0], -1, x.shape[2])[:, : x.shape[1]]
     return out if mask is None else out.masked_fill(mask.unsqueeze(-1), 0.0)
 
 

@@ -1,0 +1,73 @@
+"""``hyperconformer export``: a model as ONNX graphs."""
+
+STREAM_CHUNK_MS = 640
+
+
+def add_parser(commands):
+    """Declare the command and its options."""
+    parser = commands.add_parser(
+        "export", help="write a model as ONNX graphs, from samples to tokens"
+    )
+    parser.add_argument(
+        "model",
+        metavar="MODEL",
+        help="model folder, output folder of a training run, name of a shipped model, "
+        "or owner/name on the Hugging Face hub",
+    )
+    parser.add_argument("folder", metavar="FOLDER", help="folder to write")
+    parser.add_argument(
+        "--streaming", action="store_true", help="a graph of chunks, with its state"
+    )
+    parser.add_argument(
+        "--chunk-ms",
+        type=float,
+        metavar="MS",
+        help=f"with --streaming: length of a chunk ({STREAM_CHUNK_MS})",
+    )
+    parser.add_argument(
+        "--left-context-ms",
+        type=float,
+        metavar="MS",
+        help="with --streaming: how far to look back; attention needs it (all)",
+    )
+    parser.add_argument(
+        "--int8", action="store_true", help="also write model.int8.onnx, 8-bit weights"
+    )
+    parser.add_argument(
+        "--check",
+        metavar="MANIFEST",
+        help="compare with PyTorch on this speech, and refuse what differs",
+    )
+    parser.add_argument(
+        "--force", action="store_true", help="write also what --check refuses"
+    )
+    parser.add_argument(
+        "--trusted",
+        action="store_true",
+        help="let the model folder run code: only for your own",
+    )
+    parser.set_defaults(run=run)
+
+
+def run(options):
+    """Export, and print the comparison."""
+    from hyperconformer.export.folder import export_model
+
+    if not options.streaming:
+        for name in ("chunk_ms", "left_context_ms"):
+            if getattr(options, name) is not None:
+                option = f"--{name.replace('_', '-')}"
+                raise ValueError(f"{option} needs --streaming")
+    chunk_ms = STREAM_CHUNK_MS if options.chunk_ms is None else options.chunk_ms
+    folder = export_model(
+        options.model,
+        options.folder,
+        chunk_ms=chunk_ms if options.streaming else None,
+        left_context_ms=options.left_context_ms,
+        int8=options.int8,
+        manifest=options.check,
+        force=options.force,
+        trusted=options.trusted,
+    )
+    print((folder / "README.md").read_text("utf-8"), end="")
+    return 0

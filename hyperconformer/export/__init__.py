@@ -1,0 +1,1 @@
+"""Models outside of Python: ONNX graphs from samples to log-probabilities."""

@@ -1,0 +1,274 @@
+"""Exported graphs beside PyTorch: log-probabilities, words, time and memory."""
+
+import pathlib
+import subprocess
+import sys
+import time
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+
+from hyperconformer.audio import read_audio
+from hyperconformer.core.tokens import BLANK_INDEX
+from hyperconformer.evaluation.error_rates import evaluate, summarize
+from hyperconformer.export.runtime import OnnxModel
+
+# What an export may differ by.
+MAX_DIFFERENCE = 1e-4
+MAX_WER_POINTS = {"model.onnx": 0.1, "model.int8.onnx": 0.5}
+PYTORCH = "PyTorch"
+
+
+class Row(NamedTuple):
+    """What was measured of PyTorch or of a graph.
+
+    ``difference`` is the largest of log-probabilities to PyTorch's, ``wer`` in percent,
+    ``same`` the utterances with PyTorch's words, ``rtf`` seconds of computing a second
+    of audio on one thread, ``size`` in bytes, ``memory`` in MiB: what the peak of a
+    process grew by from before the graph was loaded; None where it is not measured.
+    """
+
+    name: str
+    difference: float
+    wer: float
+    same: int
+    rtf: float
+    size: int | None = None
+    memory: float | None = None
+
+
+class Report(NamedTuple):
+    """Rows, the first of PyTorch, of how many utterances, and what is not right."""
+
+    rows: list[Row]
+    utterances: int
+    faults: list[str]
+
+    def table(self) -> str:
+        """As Markdown."""
+        lines = [
+            "| | max difference of log-probabilities | WER | utterances with PyTorch's "
+            "words | real-time factor, one thread | size | memory |",
+            "|---|---:|---:|---:|---:|---:|---:|",
+        ]
+        for row in self.rows:
+            first = row.name == PYTORCH
+            lines.append(
+                f"| {row.name} | {'' if first else f'{row.difference:.1e}'} "
+                f"| {row.wer:.2f} % | {row.same} of {self.utterances} "
+                f"| {row.rtf:.4f} "
+                f"| {'' if row.size is None else f'{row.size / 1e6:.1f} MB'} "
+                f"| {'' if row.memory is None else f'{row.memory:.0f} MiB'} |"
+            )
+        return "\n".join(lines) + "\n"
+
+
+def greedy(log_probs: np.ndarray) -> list[int]:
+    """The best token of each frame, repetitions and blanks taken out.
+
+    Arguments
+    ---------
+    log_probs : numpy.ndarray
+        (T, V).
+
+    Returns
+    -------
+    list of int
+
+    Example
+    -------
+    >>> greedy(np.eye(3)[[0, 2, 2, 0, 2]])
+    [2, 2]
+    """
+    best = log_probs.argmax(-1)
+    begins = np.append(True, best[1:] != best[:-1])
+    return best[begins & (best != BLANK_INDEX)].tolist()
+
+
+class TorchModel:
+    """The same as :class:`OnnxModel`, in PyTorch.
+
+    Arguments
+    ---------
+    modules : tuple
+        Extractor and recogniser.
+    model : StreamingModel or None
+        None = whole utterances.
+    """
+
+    def __init__(self, modules: Any, model: Any):
+        self.modules, self.model = modules, model
+
+    @torch.no_grad()
+    def log_probs(self, samples: np.ndarray) -> np.ndarray:
+        """(T, V) of (N,) samples."""
+        extractor, recognizer = self.modules
+        wav = torch.from_numpy(samples)
+        if self.model is None:
+            return recognizer(*extractor(wav[None])).ctc[0].numpy()
+        state = self.model.init_state(1)
+        frames, _ = self.model.feed(state, [wav], last=True)
+        if recognizer.transducer is None:
+            return frames[0].numpy()
+        return recognizer.ctc_head(frames[0]).log_softmax(-1).numpy()
+
+
+class _All:
+    """Recognises with every model, and says what the first one heard."""
+
+    def __init__(self, models, tokenizer, sample_rate_hz):
+        self.models, self.tokenizer = models, tokenizer
+        self.sample_rate_hz = sample_rate_hz
+        self.texts: list[dict[str, str]] = []
+        self.seconds = dict.fromkeys(models, 0.0)
+        self.differences = dict.fromkeys(models, 0.0)
+        self.duration = 0.0
+
+    def transcribe_file(self, audio):
+        samples = read_audio(audio, self.sample_rate_hz).numpy()
+        self.duration += len(samples) / self.sample_rate_hz
+        texts, expected = {}, None
+        for name, model in self.models.items():
+            start = time.perf_counter()
+            found = model.log_probs(samples)
+            self.seconds[name] += time.perf_counter() - start
+            texts[name] = self.tokenizer.decode_ids(greedy(found)).strip()
+            if expected is None:
+                expected = found
+            elif found.shape != expected.shape:
+                raise ValueError(
+                    f"{name} gives {found.shape} log-probabilities, PyTorch "
+                    f"{expected.shape}"
+                )
+            else:
+                worst = float(np.abs(found - expected).max())
+                self.differences[name] = max(self.differences[name], worst)
+        self.texts.append(texts)
+        return _Text(texts[PYTORCH])
+
+
+class _Said:
+    """Says again what one of the models heard."""
+
+    def __init__(self, texts, tokenizer):
+        self.texts, self.tokenizer = iter(texts), tokenizer
+
+    def transcribe_file(self, audio):
+        return _Text(next(self.texts))
+
+
+class _Text(NamedTuple):
+    text: str
+
+
+def compare(
+    folder: pathlib.Path,
+    files: list[str],
+    modules: Any,
+    model: Any,
+    tokenizer: Any,
+    manifest: str | pathlib.Path,
+) -> Report:
+    """Recognise a manifest with PyTorch and with graphs, greedily, on one thread.
+
+    Arguments
+    ---------
+    folder : pathlib.Path
+        Of the graphs.
+    files : list of str
+        The graphs.
+    modules : tuple
+        Extractor and recogniser.
+    model : StreamingModel or None
+        None = whole utterances.
+    tokenizer : sentencepiece.SentencePieceProcessor
+        The model's.
+    manifest : str or pathlib.Path
+        As :func:`hyperconformer.evaluation.error_rates.evaluate`.
+
+    Returns
+    -------
+    Report
+        With a fault for each graph that differs by too much.
+    """
+    models: dict[str, Any] = {PYTORCH: TorchModel(modules, model)}
+    models.update({name: OnnxModel(folder, name) for name in files})
+    rate = modules[0].features.compute_STFT.sample_rate
+    every = _All(models, tokenizer, rate)
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        stats = {PYTORCH: evaluate(every, manifest)}
+    finally:
+        torch.set_num_threads(threads)
+    for name in files:
+        said = _Said([texts[name] for texts in every.texts], tokenizer)
+        stats[name] = evaluate(said, manifest, progress=False)
+    rows: list[Row] = []
+    faults: list[str] = []
+    for name in models:
+        wer = summarize(stats[name]["WER"])["WER"]
+        row = Row(
+            name,
+            every.differences[name],
+            wer,
+            sum(texts[name] == texts[PYTORCH] for texts in every.texts),
+            every.seconds[name] / every.duration,
+        )
+        if name != PYTORCH:
+            size, memory = (folder / name).stat().st_size, peak_memory(folder, name)
+            row = row._replace(size=size, memory=memory)
+            faults += _faults(row, rows[0])
+        rows.append(row)
+    return Report(rows, len(every.texts), faults)
+
+
+def _faults(row, pytorch):
+    """Why a graph should not be used."""
+    points = MAX_WER_POINTS[row.name]
+    if abs(row.wer - pytorch.wer) > points:
+        yield (
+            f"{row.name} has {row.wer:.2f} % WER, PyTorch {pytorch.wer:.2f} %: they "
+            f"may differ by {points} points"
+        )
+    if row.name == "model.onnx" and not row.difference <= MAX_DIFFERENCE:
+        yield (
+            f"log-probabilities of {row.name} differ by {row.difference:.1e} from "
+            f"PyTorch's, at most {MAX_DIFFERENCE:.0e} are expected"
+        )
+
+
+_PEAK = """
+import pathlib, re, sys
+import numpy, onnxruntime
+from hyperconformer.export.runtime import OnnxModel
+def peak():
+    status = pathlib.Path("/proc/self/status").read_text()
+    return int(re.search(r"VmHWM:\\s+(\\d+) kB", status)[1])
+before = peak()
+model = OnnxModel(sys.argv[1], sys.argv[2])
+rate = model.contract["sample_rate"]
+model.log_probs(numpy.random.default_rng(0).normal(0, 0.1, 10 * rate).astype("f4"))
+print(peak() - before)
+"""
+
+
+def peak_memory(folder: pathlib.Path, name: str) -> float | None:
+    """What ten seconds of audio take, in a process of their own.
+
+    Arguments
+    ---------
+    folder, name
+        The graph.
+
+    Returns
+    -------
+    float or None
+        MiB; None where the system does not tell.
+    """
+    if sys.platform != "linux":
+        return None
+    command = [sys.executable, "-c", _PEAK, str(folder), name]
+    found = subprocess.run(command, check=True, capture_output=True, text=True)
+    return int(found.stdout) / 1024

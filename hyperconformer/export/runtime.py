@@ -1,0 +1,105 @@
+"""Exported graphs in ONNX Runtime: what any client does, in Python."""
+
+import json
+import pathlib
+from typing import Any
+
+import numpy as np
+
+from hyperconformer.core.extras import import_extra
+
+# Of the folder's contract; a client refuses another.
+FORMAT_VERSION = 1
+CONTRACT_FILE = "export.json"
+
+
+class OnnxModel:
+    """A graph and its contract.
+
+    Arguments
+    ---------
+    folder : str or pathlib.Path
+        What ``hyperconformer export`` wrote.
+    file : str
+        The graph in it.
+    threads : int
+        Threads that compute.
+
+    Raises
+    ------
+    FileNotFoundError
+        If the folder holds no such graph.
+    ValueError
+        If it was written by another version.
+    """
+
+    def __init__(
+        self, folder: str | pathlib.Path, file: str = "model.onnx", threads: int = 1
+    ):
+        folder = pathlib.Path(folder)
+        for name in (CONTRACT_FILE, file):
+            if not (folder / name).is_file():
+                raise FileNotFoundError(
+                    f"{folder} is no exported model: it lacks {name}; "
+                    "`hyperconformer export` writes one"
+                )
+        self.contract = json.loads((folder / CONTRACT_FILE).read_text("utf-8"))
+        if self.contract.get("version") != FORMAT_VERSION:
+            raise ValueError(
+                f"{folder / CONTRACT_FILE} has version {self.contract.get('version')}, "
+                f"expected {FORMAT_VERSION}: export the model again"
+            )
+        runtime = import_extra("onnxruntime", "export", "ONNX graphs")
+        options = runtime.SessionOptions()
+        options.intra_op_num_threads = options.inter_op_num_threads = threads
+        options.log_severity_level = 3  # It warns of the optional lengths.
+        self.session = runtime.InferenceSession(
+            str(folder / file), options, providers=["CPUExecutionProvider"]
+        )
+
+    def log_probs(self, samples: np.ndarray) -> np.ndarray:
+        """Recognise one utterance, whole or chunk by chunk as the graph does.
+
+        Arguments
+        ---------
+        samples : numpy.ndarray
+            (N,) float32, full scale = 1, at the contract's rate.
+
+        Returns
+        -------
+        numpy.ndarray
+            (T, V) float32.
+        """
+        if self.contract["kind"] == "offline":
+            found, _ = self._run({"samples": samples[None]})
+            return found[0]
+        window, shift = self.contract["window"], self.contract["shift"]
+        samples = np.concatenate([np.zeros(self.contract["before"], "f4"), samples])
+        state = self.init_state(1)
+        chunks = []
+        for begin in range(0, len(samples), shift):
+            heard = samples[begin : begin + window]
+            if len(heard) < self.contract["before"]:
+                break
+            now = np.zeros((1, window), "f4")
+            now[0, : len(heard)] = heard
+            length = np.array([len(heard)])
+            frames, count, state = self.step(now, length, state)
+            chunks.append(frames[0, : count[0]])
+        return np.concatenate(chunks)
+
+    def init_state(self, batch_size: int) -> np.ndarray:
+        """(B, S) float32 state of streams before their first sample."""
+        return np.zeros((batch_size, self.contract["state_dim"]), "f4")
+
+    def step(
+        self, samples: np.ndarray, length: np.ndarray, state: np.ndarray
+    ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """The next chunk of each stream, see :class:`.streaming.StreamingGraph`."""
+        found, frames, after = self._run(
+            {"samples": samples, "length": length, "state": state}
+        )
+        return found, frames, after
+
+    def _run(self, inputs: dict[str, Any]) -> list[np.ndarray]:
+        return self.session.run(None, inputs)

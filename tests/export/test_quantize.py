@@ -1,0 +1,32 @@
+"""Weights of 8 bits."""
+
+import numpy as np
+import pytest
+from export.conftest import session
+
+from hyperconformer.export.quantize import linear_layers, quantize
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_only_linear_layers_are_quantised(chunks, tmp_path):
+    graph, model, runtime = chunks
+    small = quantize(model)
+    kinds = [node.op_type for node in small.graph.node]
+    before = [node.op_type for node in model.graph.node]
+    layers = linear_layers(model)
+    assert kinds.count("MatMulInteger") == len(layers) > 4
+    assert kinds.count("Conv") == before.count("Conv") > 0
+    # The spectra, the filters and the mixture stay.
+    left = kinds.count("MatMul") + kinds.count("Gemm")
+    assert left == before.count("MatMul") + before.count("Gemm") - len(layers) > 2
+    assert len(small.SerializeToString()) < len(model.SerializeToString())
+
+    inputs = {
+        "samples": 0.1 * np.random.default_rng(0).normal(size=(1, graph.window)),
+        "length": np.array([graph.window]),
+        "state": np.zeros((1, graph.layout.size)),
+    }
+    inputs = {k: v.astype("i8" if k == "length" else "f4") for k, v in inputs.items()}
+    expected, *_ = runtime.run(None, inputs)
+    got, *_ = session(small, tmp_path / "m.onnx").run(None, inputs)
+    assert 0 < np.abs(got - expected).max() < 0.2
