@@ -109,9 +109,7 @@ class TorchModel:
             return recognizer(*extractor(wav[None])).ctc[0].numpy()
         state = self.model.init_state(1)
         frames, _ = self.model.feed(state, [wav], last=True)
-        if recognizer.transducer is None:
-            return frames[0].numpy()
-        return recognizer.ctc_head(frames[0]).log_softmax(-1).numpy()
+        return self.model.ctc_log_probs(frames[0]).numpy()
 
 
 class _All:

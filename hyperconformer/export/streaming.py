@@ -6,7 +6,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import nn
 
-from hyperconformer.core.state import State
+from hyperconformer.core.state import State, prefixed, within
 from hyperconformer.export.features import exportable
 from hyperconformer.transcribe.streaming import StreamingModel
 
@@ -61,8 +61,9 @@ class StateLayout:
         for name, _, shape, _, initial in self.places:
             part = state[name].float()
             if initial is not None:
+                begins = part == initial
                 part = torch.where(part == 0, NEARLY_ZERO, part)
-                part = torch.where(part == initial, 0.0, part)
+                part = torch.where(begins, 0.0, part)
             flat.append(part.flatten(1) if shape else part[:, None])
         return torch.cat(flat, dim=1)
 
@@ -114,7 +115,12 @@ class StreamingGraph(nn.Module):
         self.chunk_features = model.chunk_features
         self.window, self.before = model.capacity, model.before
         self.unheard, self.shift = model.unheard, model.chunk_features * model.hop
-        self.layout = StateLayout(self.recognizer.init_state(1, chunk=model.chunk))
+        self.layout = StateLayout(
+            {
+                **prefixed("extractor", self.extractor.init_state(1)),
+                **prefixed("model", self.recognizer.init_state(1, chunk=model.chunk)),
+            }
+        )
 
     def forward(
         self, samples: torch.Tensor, length: torch.Tensor, state: torch.Tensor
@@ -144,21 +150,27 @@ class StreamingGraph(nn.Module):
         """
         tensors = self.layout.unpack(state)
         place = torch.arange(self.window + self.unheard, device=samples.device)
-        begin = torch.where(tensors["transformer.frames_seen"] == 0, self.before, 0)
+        seen = tensors["model.transformer.frames_seen"]
+        begin = torch.where(seen == 0, self.before, 0)
         recorded = (place >= begin[:, None]) & (place < length[:, None])
         samples = nn.functional.pad(samples, (0, self.unheard))
+        before = within("extractor", tensors)
+        windows, heard = self.extractor.window_features(
+            samples.masked_fill(~recorded, 0.0), recorded, before
+        )
         features = (length - self.before) // self.hop + 1
-        encoded, frames, after = self.recognizer.step(
-            self.extractor.window_features(
-                samples.masked_fill(~recorded, 0.0), recorded
-            ),
-            features.clamp(min=0, max=self.chunk_features),
-            self.chunk,
-            tensors,
+        features = features.clamp(min=0, max=self.chunk_features)
+        frames, counts, after = self.recognizer.step(
+            windows, features, self.chunk, within("model", tensors)
         )
         if self.recognizer.transducer is not None:
-            encoded = self.recognizer.ctc_head(encoded).float().log_softmax(-1)
-        return encoded, frames, self.layout.pack(after)
+            frames = self.recognizer.ctc_log_probs(frames)
+        waits = features == 0
+        state = prefixed("model", after)
+        for name, tensor in before.items():
+            kept = waits.view(-1, *[1] * (tensor.dim() - 1))
+            state[f"extractor.{name}"] = torch.where(kept, tensor, heard[name])
+        return frames, counts, self.layout.pack(state)
 
     def example(self) -> tuple[torch.Tensor, ...]:
         """Inputs to record the graph with: two streams."""

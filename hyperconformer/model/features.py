@@ -277,7 +277,7 @@ class FeatureExtractor(nn.Module):
         if self.normalization == "level":
             decibels = self.features.compute_fbanks.multiplier
             return utterance_level(features, lengths, decibels)
-        return self._running_level(features, self.init_state(len(features)))[0]
+        return self._running_level(features, self.init_state(features.shape[0]))[0]
 
     def _running_level(self, features, state):
         """The same of the next frames of streams, and the state after them."""

@@ -19,7 +19,10 @@ CHUNK_MS = 160
 def streaming_model(mixer="hypermixing", left_context_ms=None, **options):
     torch.manual_seed(1)
     config = streaming_config(
-        attention_type=mixer, mixer_options=options, num_encoder_layers=1
+        attention_type=mixer,
+        mixer_options=options,
+        num_encoder_layers=1,
+        normalization="running_level",
     )
     modules = config["extractor"], config["recognizer"]
     return StreamingModel(*modules, CHUNK_MS, left_context_ms)

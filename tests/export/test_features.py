@@ -44,7 +44,9 @@ def test_other_transforms_are_refused(wrong):
         MatrixSTFT(STFT(16000, **wrong))
 
 
-@pytest.mark.parametrize("normalization", ["global", "level", "utterance"])
+@pytest.mark.parametrize(
+    "normalization", ["global", "level", "running_level", "utterance"]
+)
 def test_features_are_the_same_and_the_extractor_stays(normalization):
     extractor = FeatureExtractor(Fbank(n_mels=40), 40, normalization, 80.0, True)
     lengths = torch.tensor([0.4, 1.0])
