@@ -1,5 +1,6 @@
 """Weights of 8 bits."""
 
+import logging
 import pathlib
 import tempfile
 from typing import Any
@@ -29,13 +30,17 @@ def quantize(model: Any) -> Any:
         source = pathlib.Path(folder, "float.onnx")
         target = pathlib.Path(folder, "int8.onnx")
         source.write_bytes(model.SerializeToString())
-        tools.quantize_dynamic(
-            source,
-            target,
-            per_channel=True,
-            weight_type=tools.QuantType.QInt8,
-            nodes_to_quantize=linear_layers(model),
-        )
+        logging.disable(logging.WARNING)  # It recommends what changes nothing here.
+        try:
+            tools.quantize_dynamic(
+                source,
+                target,
+                per_channel=True,
+                weight_type=tools.QuantType.QInt8,
+                nodes_to_quantize=linear_layers(model),
+            )
+        finally:
+            logging.disable(logging.NOTSET)
         return onnx.load(str(target))
 
 

@@ -1,13 +1,11 @@
 """Weights of 8 bits."""
 
 import numpy as np
-import pytest
 from export.conftest import session
 
 from hyperconformer.export.quantize import linear_layers, quantize
 
 
-@pytest.mark.filterwarnings("ignore")
 def test_only_linear_layers_are_quantised(chunks, tmp_path):
     graph, model, runtime = chunks
     small = quantize(model)
