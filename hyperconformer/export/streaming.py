@@ -166,11 +166,11 @@ class StreamingGraph(nn.Module):
         if self.recognizer.transducer is not None:
             frames = self.recognizer.ctc_log_probs(frames)
         waits = features == 0
-        state = prefixed("model", after)
+        new_state = prefixed("model", after)
         for name, tensor in before.items():
             kept = waits.view(-1, *[1] * (tensor.dim() - 1))
-            state[f"extractor.{name}"] = torch.where(kept, tensor, heard[name])
-        return frames, counts, self.layout.pack(state)
+            new_state[f"extractor.{name}"] = torch.where(kept, tensor, heard[name])
+        return frames, counts, self.layout.pack(new_state)
 
     def example(self) -> tuple[torch.Tensor, ...]:
         """Inputs to record the graph with: two streams."""
