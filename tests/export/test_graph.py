@@ -10,6 +10,8 @@ from hyperconformer.export.graph import make_optional, to_onnx
 from hyperconformer.export.offline import OfflineGraph
 from hyperconformer.mixers.registry import list_mixers
 
+# How many frames it takes depends on the length in steps.
+REFUSED = {"mixture_of_attention"}
 BATCHES = [(8001, [0.5, 1.0, 0.2]), (16000, [1.0]), (30011, [1.0, 0.7])]
 
 
@@ -53,6 +55,10 @@ def test_every_mixer_is_exported(mixer, tmp_path):
     torch.manual_seed(1)
     config = streaming_config(attention_type=mixer, num_encoder_layers=1)
     modules = config["extractor"], config["recognizer"]
+    if mixer in REFUSED:
+        with pytest.raises(ValueError, match="PyTorch cannot export this model"):
+            to_onnx(OfflineGraph(*modules))
+        return
     model = to_onnx(OfflineGraph(*modules))
     make_optional(model, "lengths", "samples")
     assert_like_pytorch(session(model, tmp_path / "m.onnx"), *modules)
