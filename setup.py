@@ -90,6 +90,7 @@ setup(
     package_dir=SHIPPED,
     package_data={
         "": ["*.cpp", "*.h", "py.typed"],
+        "hyperconformer.page": ["static/*", "runtime/*.json"],
         **{package: ["*.yaml", "*/*.yaml"] for package in SHIPPED},
         "hyperconformer.pretrained": [
             f"*/{name}"

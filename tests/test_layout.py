@@ -11,7 +11,7 @@ PACKAGE = pathlib.Path(__file__).resolve().parents[1] / "hyperconformer"
 # Lower floors know nothing of higher ones.
 FLOORS = [
     "core",
-    ("audio", "config", "ops"),
+    ("audio", "config", "ops", "page"),
     "nn",
     "mixers",
     "encoders",
