@@ -8,7 +8,7 @@ def add_parser(commands):
     parser.add_argument(
         "export",
         metavar="EXPORT",
-        help="folder that `hyperconformer export MODEL EXPORT --streaming --int8` wrote",
+        help="folder to read, from `hyperconformer export MODEL EXPORT --streaming`",
     )
     parser.add_argument(
         "site", metavar="SITE", help="folder to write, for any web server"

@@ -93,7 +93,7 @@ function begin(source, stop) {
   element.lines.replaceChildren();
   element.earlier.hidden = true;
   element.rest.textContent = "";
-  element.delay.textContent = "–";
+  element.delay.textContent = element.speed.textContent = "–";
   element.heard.textContent = clock(0);
   element.stop.dataset.next = source;
   setRunning(stop);
@@ -102,6 +102,7 @@ function begin(source, stop) {
 function finish(text) {
   setRunning(null);
   setLevel(0);
+  element.progress.hidden = true;
   say(text);
 }
 
@@ -148,9 +149,10 @@ function connect(context, stream) {
     numberOfOutputs: 0,
     channelCount: 1,
     channelCountMode: "explicit",
-    processorOptions: { rateHz: contract.sample_rate, recognizer: port1 },
+    processorOptions: { rateHz: contract.sample_rate },
   });
   worker.postMessage({ microphone: port2 }, [port2]);
+  node.port.postMessage(port1, [port1]);
   node.port.onmessage = ({ data: peak }) => setLevel(peak);
   const [track] = stream.getAudioTracks();
   track.onended = () => {
@@ -181,6 +183,8 @@ async function read(file) {
   begin("choose", () => worker.postMessage("stop"));
   name = file.name;
   say(`Reading ${name}…`);
+  element.progress.value = 0;
+  element.progress.hidden = false;
   try {
     if (await openWav(file)) {
       worker.postMessage({ file });
@@ -236,9 +240,13 @@ function show({ found, rest, heardS, computingMs, memory, arrived, done }) {
       complain("This device is too slow for the model: the words come too late.");
       end?.();
     }
-  } else if (done !== undefined && computingMs !== null) {
+  }
+  if (done !== undefined) {
+    element.progress.value = done;
+  }
+  if (computingMs !== null) {
     const times = contract.chunk_ms / computingMs;
-    say(`Reading ${name}: ${Math.floor(100 * done)} %, ${times.toFixed(0)} times as fast as speech.`);
+    element.speed.textContent = `${times.toFixed(0)} × real time`;
   }
 }
 
@@ -256,12 +264,15 @@ function addWord(word) {
   }
   cue.push(word);
   const shown = document.createElement("span");
-  shown.className = word.confidence < UNSURE ? "word unsure" : "word";
-  shown.append(`${word.text} `);
+  shown.className = "word";
+  const text = document.createElement("span");
+  text.className = word.confidence < UNSURE ? "unsure" : "";
+  text.textContent = word.text;
   const about = document.createElement("small");
   about.setAttribute("aria-hidden", "true");
   about.textContent = `${clock(word.startS, 2)} · ${Math.round(100 * word.confidence)} %`;
-  shown.append(about);
+  // The space parts the words for who hears or copies them.
+  shown.append(text, " ", about);
   element.lines.lastElementChild.append(shown);
 }
 
@@ -278,10 +289,12 @@ function setLevel(peak) {
 function clock(seconds, digits = 0) {
   const scale = 10 ** digits;
   const whole = Math.floor(seconds * scale + 1e-6);
-  const [hours, minutes] = [Math.floor(whole / scale / 3600), Math.floor(whole / scale / 60)];
+  const minutes = Math.floor(whole / scale / 60);
+  const hours = Math.floor(minutes / 60);
   const rest = (whole / scale - 60 * minutes).toFixed(digits);
   const padded = rest.padStart(digits ? digits + 3 : 2, "0");
-  return hours ? `${hours}:${String(minutes % 60).padStart(2, "0")}:${padded}` : `${minutes}:${padded}`;
+  const shown = hours ? String(minutes % 60).padStart(2, "0") : minutes;
+  return `${hours ? `${hours}:` : ""}${shown}:${padded}`;
 }
 
 function save(text, suffix) {

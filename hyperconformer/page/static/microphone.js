@@ -5,18 +5,24 @@ import { Resampler } from "./resampler.js";
 const PIECES_PER_SECOND = 50;
 
 class Microphone extends AudioWorkletProcessor {
-  constructor({ processorOptions: { rateHz, recognizer } }) {
+  constructor({ processorOptions: { rateHz } }) {
     super();
-    this.recognizer = recognizer;
     this.resampler = new Resampler(Math.round(sampleRate), rateHz);
     this.piece = new Float32Array(Math.round(rateHz / PIECES_PER_SECOND));
     this.filled = 0;
     this.running = true;
-    this.port.onmessage = () => this.stop();
+    // The first message is the port of who recognises, the second says stop.
+    this.port.onmessage = ({ data }) => {
+      if (this.recognizer) {
+        this.stop();
+      } else {
+        this.recognizer = data;
+      }
+    };
   }
 
   process([[samples]]) {
-    if (this.running && samples) {
+    if (this.running && this.recognizer && samples) {
       this.take(this.resampler.push(samples));
     }
     return this.running;

@@ -1,0 +1,185 @@
+"""Modules of the page that need no browser, in Node."""
+
+import json
+import shutil
+import subprocess
+
+import numpy as np
+import pytest
+import soundfile
+import torch
+
+from hyperconformer.core.words import Transcription, Word
+from hyperconformer.page.site import STATIC
+from hyperconformer.search.streaming import GreedySearch
+from hyperconformer.transcribe.formats import to_srt
+
+pytestmark = pytest.mark.skipif(
+    shutil.which("node") is None, reason="needs Node.js: apt-get install nodejs"
+)
+
+
+def run(code, **values):
+    """What ``print`` in the code was given; values are constants of it."""
+    lines = [
+        f"import * as {path.stem} from {json.dumps(path.as_uri())};"
+        for path in sorted(STATIC.glob("*.js"))
+        if path.stem in ("resampler", "wav", "words", "formats")
+    ]
+    lines += [f"const {name} = {json.dumps(value)};" for name, value in values.items()]
+    lines += ["const print = (value) => console.log(JSON.stringify(value));", code]
+    done = subprocess.run(
+        ["node", "--input-type=module"],
+        input="\n".join(lines),
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 0, done.stderr
+    return json.loads(done.stdout)
+
+
+RESAMPLE = """
+const input = Float32Array.from({ length: rate }, (_, n) =>
+  Math.sin((2 * Math.PI * tone * n) / rate));
+const resampler = new resampler_class(rate, 16000);
+const output = [];
+for (let at = 0; at < input.length; at += piece) {
+  output.push(...resampler.push(input.subarray(at, at + piece)));
+}
+output.push(...resampler.flush());
+print(output);
+""".replace("resampler_class", "globalThis.Class")
+
+
+def resample(rate, tone, piece=128):
+    code = "globalThis.Class = resampler.Resampler;{" + RESAMPLE + "}"
+    return np.array(run(code, rate=rate, tone=tone, piece=piece))
+
+
+@pytest.mark.parametrize("rate", [8000, 16000, 44100, 48000])
+def test_a_tone_keeps_its_shape(rate):
+    found = resample(rate, 1000)
+    assert len(found) == 16000
+    wanted = np.sin(2 * np.pi * 1000 * np.arange(16000) / 16000)
+    inner = slice(500, -500)  # Before and after the tone is silence.
+    assert np.abs(found - wanted)[inner].max() < 1e-3
+
+
+def test_what_the_rate_cannot_hold_is_gone():
+    assert np.abs(resample(48000, 9000))[500:-500].max() < 1e-3
+
+
+def test_pieces_do_not_matter():
+    assert np.array_equal(resample(44100, 700, 128), resample(44100, 700, 44100))
+
+
+READ = """
+import { openAsBlob } from "node:fs";
+const file = await openAsBlob(path);
+const opened = await wav.openWav(file);
+const samples = [];
+if (opened) {
+  for await (const piece of wav.readWav(file, opened)) {
+    samples.push(...piece);
+  }
+}
+print(opened && [opened.rateHz, samples]);
+"""
+
+
+@pytest.mark.parametrize("kind", ["PCM_U8", "PCM_16", "PCM_24", "PCM_32", "FLOAT"])
+@pytest.mark.parametrize("form", ["WAV", "WAVEX"])
+def test_wav_files_are_read_as_soundfile_reads_them(tmp_path, kind, form):
+    path = tmp_path / "a.wav"
+    sound = np.random.default_rng(0).uniform(-1, 1, (20000, 2))
+    soundfile.write(path, sound, 8000, subtype=kind, format=form)
+    rate, samples = run(READ, path=str(path))
+    wanted, _ = soundfile.read(path, dtype="float64")
+    assert rate == 8000
+    assert np.abs(np.array(samples) - wanted.mean(1)).max() < 1e-6
+
+
+def test_a_wav_file_of_unknown_length_is_read_to_its_end(tmp_path):
+    path = tmp_path / "a.wav"
+    soundfile.write(path, np.full(1000, 0.5), 16000)
+    content = bytearray(path.read_bytes())
+    at = content.index(b"data") + 4
+    content[at : at + 4] = b"\xff\xff\xff\xff"
+    path.write_bytes(content)
+    assert run(READ, path=str(path)) == [16000, [0.5] * 1000]
+
+
+@pytest.mark.parametrize("kind, form", [("PCM_16", "FLAC"), ("MS_ADPCM", "WAV")])
+def test_other_files_are_left_to_the_browser(tmp_path, kind, form):
+    path = tmp_path / "a.wav"
+    soundfile.write(path, np.zeros(2000), 16000, subtype=kind, format=form)
+    assert run(READ, path=str(path)) is None
+
+
+PIECES = ["<blk>", "<s>", "</s>", "\u2581", "\u2581A", "B", "C"]
+DECODE = """
+const decoder = new words.WordDecoder(pieces, { blank: 0, frame_ms: 40 });
+const found = [];
+for (const chunk of chunks) {
+  const flat = Float32Array.from(chunk.flat());
+  found.push({ ...decoder.take(flat, chunk.length), rest: decoder.rest });
+}
+print([...found, decoder.end()]);
+"""
+
+
+def spoken(indices):
+    """(T, V) log-probabilities of which these are the best."""
+    rng = np.random.default_rng(1)
+    probabilities = rng.uniform(0.01, 0.1, (len(indices), len(PIECES)))
+    probabilities[np.arange(len(indices)), indices] = rng.uniform(1, 2, len(indices))
+    return np.log(probabilities / probabilities.sum(1, keepdims=True))
+
+
+def test_words_are_those_of_the_greedy_search():
+    """Held tokens, a word of no letter, control tokens, a word over two chunks."""
+    indices = [0, 4, 4, 5, 0, 5, 3, 0, 4, 1, 6, 6, 0, 0]
+    scores = spoken(indices)
+    first, second, last = run(
+        DECODE, pieces=PIECES, chunks=[scores[:5].tolist(), scores[5:].tolist()]
+    )
+    assert (first["words"], first["rest"]) == ([], "AB")
+    search = GreedySearch()
+    search.advance(torch.from_numpy(scores))
+    means = [token.log_prob / (token.end - token.start) for token in search.tokens]
+    (word,) = second["words"]
+    assert (word["text"], word["startS"], word["endS"]) == ("ABB", 0.04, 0.24)
+    assert word["confidence"] == pytest.approx(np.exp(np.mean(means[:3])), rel=1e-5)
+    (word,) = last
+    assert (word["text"], word["startS"], word["endS"]) == ("AC", 0.32, 0.48)
+    assert word["confidence"] == pytest.approx(np.exp(np.mean(means[4:])), rel=1e-5)
+
+
+def test_a_second_of_silence_ends_a_segment():
+    indices = [4, *[0] * 24, 5, *[0] * 25, 5]
+    first, last = run(DECODE, pieces=PIECES, chunks=[spoken(indices).tolist()])
+    assert first["ended"] and first["rest"] == "B"
+    assert [word["text"] for word in first["words"]] == ["AB"]
+    assert [(word["text"], word["segment"]) for word in last] == [("B", 1)]
+
+
+def test_subtitles_are_those_of_the_command_line():
+    rng = np.random.default_rng(2)
+    said, now = [], 3590.0
+    for _ in range(60):
+        now += rng.choice([0.1, 0.4, 1.3])
+        said.append(Word("W" * int(rng.integers(1, 12)), now, now + 0.3, 0.5))
+        now += 0.3
+    given = [
+        {
+            "text": word.text,
+            "startS": word.start_s,
+            "endS": word.end_s,
+            "segment": number // 20,
+        }
+        for number, word in enumerate(said)
+    ]
+    srt, text = run("print([formats.toSrt(said), formats.toText(said)]);", said=given)
+    assert srt == to_srt("", Transcription("", tuple(said), (), now))
+    lines = [" ".join(w.text for w in said[a : a + 20]) for a in (0, 20, 40)]
+    assert text.splitlines() == lines
