@@ -8,7 +8,9 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: train test test-slow bench lint docs clean
+CHROMIUM = $(shell command -v chromium chromium-browser google-chrome | head -1)
+
+.PHONY: train test test-slow test-page bench lint docs clean
 
 # The stamp is as old as the installation; a changed setup.py installs again.
 $(VENV)/installed: setup.py
@@ -29,6 +31,11 @@ test: $(VENV)/installed-dev
 
 test-slow: $(VENV)/installed-dev
 	$(BIN)/python -m pytest -m slow
+
+test-page: $(VENV)/installed-dev
+	@test -n "$(CHROMIUM)" || { echo "needs Chromium: apt-get install chromium"; false; }
+	npm ci --prefix tests/page --ignore-scripts --no-audit --no-fund
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest tests/page -m "slow or not slow"
 
 bench: $(VENV)/installed-dev
 	$(BIN)/python -m benchmarks

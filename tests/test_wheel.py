@@ -21,7 +21,7 @@ TINY = [
 ]
 
 
-def test_every_recipe_and_ablation_is_data_of_the_package(monkeypatch):
+def test_recipes_ablations_and_the_web_page_are_data_of_the_package(monkeypatch):
     monkeypatch.chdir(ROOT)
     distributions = []
     monkeypatch.setattr(
@@ -45,6 +45,9 @@ def test_every_recipe_and_ablation_is_data_of_the_package(monkeypatch):
     assert len(wanted) > 20
     for path in wanted:  # beside each other as here: one is the base of another
         assert installed[path].relative_to(build.build_lib) == "hyperconformer" / path
+    page = pathlib.Path("hyperconformer/page")
+    for path in (page / "static/index.html", page / "runtime/package-lock.json"):
+        assert installed[path].relative_to(build.build_lib) == path
 
 
 @pytest.fixture(scope="module")

@@ -6,7 +6,7 @@ import pathlib
 import shutil
 import subprocess
 import tempfile
-from typing import List, Union
+from typing import Union
 
 HERE = pathlib.Path(__file__).parent
 # The page itself, and the lock file of what it needs from npm.
@@ -121,7 +121,7 @@ def _install_runtime(place, target):
             "install Node.js"
         )
     shutil.copytree(RUNTIME, place / "runtime")
-    command: List[str] = [npm, "ci", "--ignore-scripts", "--no-audit", "--no-fund"]
+    command = [npm, "ci", "--ignore-scripts", "--no-audit", "--no-fund"]
     done = subprocess.run(
         command, cwd=place / "runtime", capture_output=True, text=True
     )

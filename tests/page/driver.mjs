@@ -19,11 +19,10 @@ async function launch({ sound, deny }) {
     "--use-fake-device-for-media-stream",
     `--use-fake-ui-for-media-stream${deny ? "=deny" : ""}`,
     `--use-file-for-fake-audio-capture=${sound}%noloop`,
-    "--js-flags=--expose-gc",
   ];
   return chromium.launch({
     executablePath: task.chromium,
-    args: [...QUIET, "--no-sandbox", ...fake],
+    args: [...QUIET, "--no-sandbox", "--js-flags=--expose-gc", ...(sound ? fake : [])],
   });
 }
 

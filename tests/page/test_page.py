@@ -26,7 +26,8 @@ from hyperconformer.transcribe.streaming import StreamingASR, read_pieces
 HERE = pathlib.Path(__file__).parent
 SPEECH = HERE.parent / "data" / "an4" / "cen6-fvap-b.wav"
 MODEL = "hyperconformer-an4-streaming"
-CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser")
+NAMES = ("chromium", "chromium-browser", "google-chrome")
+CHROMIUM = next(filter(None, map(shutil.which, NAMES)), None)
 RATE_HZ, CHUNK_MS = 16000, 640
 
 
