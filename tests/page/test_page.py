@@ -142,6 +142,7 @@ def load_ctc():
     """The command line's stream, with the head that the exported graphs have."""
     asr = StreamingASR.from_hparams(MODEL, chunk_ms=CHUNK_MS)
     asr.model.recognizer.transducer = None
+    asr.use_search()
     return asr
 
 

@@ -11,7 +11,8 @@ import torch
 
 from hyperconformer.core.words import Transcription, Word
 from hyperconformer.page.site import STATIC
-from hyperconformer.search.streaming import GreedySearch
+from hyperconformer.search.alignment import spell_words
+from hyperconformer.search.greedy import GreedySearch
 from hyperconformer.transcribe.formats import to_srt
 
 pytestmark = pytest.mark.skipif(
@@ -136,23 +137,35 @@ def spoken(indices):
     return np.log(probabilities / probabilities.sum(1, keepdims=True))
 
 
+class Tokenizer:
+    """As far as words are spelled by it."""
+
+    id_to_piece = staticmethod(PIECES.__getitem__)
+
+
 def test_words_are_those_of_the_greedy_search():
-    """Held tokens, a word of no letter, control tokens, a word over two chunks."""
-    indices = [0, 4, 4, 5, 0, 5, 3, 0, 4, 1, 6, 6, 0, 0]
+    """Held tokens, a space of its own, control tokens, a word over two chunks."""
+    indices = [0, 4, 4, 5, 0, 5, 3, 3, 0, 6, 1, 6, 6, 0, 3, 0, 4, 2, 4, 0]
     scores = spoken(indices)
     first, second, last = run(
         DECODE, pieces=PIECES, chunks=[scores[:5].tolist(), scores[5:].tolist()]
     )
     assert (first["words"], first["rest"]) == ([], "AB")
-    search = GreedySearch()
+    search = GreedySearch(Tokenizer())
     search.advance(torch.from_numpy(scores))
-    means = [token.log_prob / (token.end - token.start) for token in search.tokens]
-    (word,) = second["words"]
-    assert (word["text"], word["startS"], word["endS"]) == ("ABB", 0.04, 0.24)
-    assert word["confidence"] == pytest.approx(np.exp(np.mean(means[:3])), rel=1e-5)
-    (word,) = last
-    assert (word["text"], word["startS"], word["endS"]) == ("AC", 0.32, 0.48)
-    assert word["confidence"] == pytest.approx(np.exp(np.mean(means[4:])), rel=1e-5)
+    wanted = spell_words(search.tokens, Tokenizer(), 0.04)
+    found = [*second["words"], *last]
+    assert [word["text"] for word in found] == ["ABB", "CC", "A", "A"]
+    assert found == [
+        {
+            "text": word.text,
+            "startS": pytest.approx(word.start_s),
+            "endS": pytest.approx(word.end_s),
+            "confidence": pytest.approx(word.confidence, rel=1e-5),
+            "segment": 0,
+        }
+        for word in wanted
+    ]
 
 
 def test_a_second_of_silence_ends_a_segment():
@@ -161,6 +174,13 @@ def test_a_second_of_silence_ends_a_segment():
     assert first["ended"] and first["rest"] == "B"
     assert [word["text"] for word in first["words"]] == ["AB"]
     assert [(word["text"], word["segment"]) for word in last] == [("B", 1)]
+
+
+def test_silence_without_words_ends_no_segment():
+    indices = [0] * 30 + [3] + [0] * 30 + [4]
+    first, last = run(DECODE, pieces=PIECES, chunks=[spoken(indices).tolist()])
+    assert not first["ended"] and first["words"] == []
+    assert [word["text"] for word in last] == ["A"]
 
 
 def test_subtitles_are_those_of_the_command_line():

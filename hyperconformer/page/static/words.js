@@ -1,8 +1,9 @@
 // Log-probabilities of a CTC head to words: greedy, as the package's own
-// hyperconformer/search/streaming.py and transcribe/streaming.py.
+// hyperconformer/search/greedy.py and transcribe/streaming.py.
 
 const WORD_START = "\u2581";
-const CONTROL = new Set(["<s>", "</s>", "<unk>"]);
+// Begin and end of a sentence, which no text holds.
+const NO_TEXT = [1, 2];
 // Silence after words that ends a segment.
 const ENDPOINT_S = 1;
 
@@ -11,12 +12,10 @@ export class WordDecoder {
     this.pieces = pieces;
     this.blank = blank;
     this.frameS = frame_ms / 1000;
-    this.patience = Math.ceil(ENDPOINT_S / this.frameS);
+    this.patience = Math.ceil((1000 * ENDPOINT_S) / frame_ms);
     this.frames = 0;
-    this.last = blank;
-    // Of the word that is being spoken: {index, start, end, logProb}.
-    this.tokens = [];
     this.segment = 0;
+    this.#begin();
   }
 
   // Takes `frames` rows of log-probabilities, one after another.
@@ -34,9 +33,10 @@ export class WordDecoder {
         }
       }
       this.#advance(index, row[index], words);
-      if (this.tokens.length && this.frames - this.tokens.at(-1).end >= this.patience) {
+      if (this.silence >= this.patience) {
+        // Where nothing was said, the encoder has nothing to forget.
+        ended ||= this.finished || this.rest !== "";
         this.end(words);
-        ended = true;
       }
     }
     return { words, ended };
@@ -45,8 +45,8 @@ export class WordDecoder {
   // The segment is over: adds its last word.
   end(words = []) {
     this.#finish(words);
-    this.last = this.blank;
     this.segment++;
+    this.#begin();
     return words;
   }
 
@@ -55,33 +55,47 @@ export class WordDecoder {
     return this.#text(this.tokens);
   }
 
+  #begin() {
+    // Of the word that is being spoken: {index, start, end, logProb}.
+    this.tokens = [];
+    this.last = this.blank;
+    this.silence = 0;
+    // Whether the segment has a word before that one.
+    this.finished = false;
+  }
+
   #advance(index, logProb, words) {
-    if (index !== this.blank && index === this.last) {
-      const token = this.tokens.at(-1);
-      token.end++;
-      token.logProb += logProb;
-    } else if (index !== this.blank) {
-      if (this.pieces[index].startsWith(WORD_START)) {
-        this.#finish(words);
+    this.silence = index === this.blank ? this.silence + 1 : 0;
+    if (index !== this.blank && !NO_TEXT.includes(index)) {
+      if (index === this.last) {
+        const token = this.tokens.at(-1);
+        token.end++;
+        token.logProb += logProb;
+      } else {
+        if (this.pieces[index].startsWith(WORD_START)) {
+          this.#finish(words);
+        }
+        this.tokens.push({ index, start: this.frames, end: this.frames + 1, logProb });
       }
-      this.tokens.push({ index, start: this.frames, end: this.frames + 1, logProb });
     }
     this.last = index;
     this.frames++;
   }
 
   #finish(words) {
-    const text = this.#text(this.tokens);
-    // A model may say that a word begins, and then no letter of it.
-    if (text) {
-      const mean = this.tokens
+    this.finished ||= this.tokens.length > 0;
+    // A space that is a token of its own takes no time. A model may say that a word
+    // begins, and then no letter of it.
+    const spelled = this.tokens.filter((token) => this.#text([token]));
+    if (spelled.length) {
+      const mean = spelled
         .map((token) => token.logProb / (token.end - token.start))
-        .reduce((sum, score) => sum + score / this.tokens.length, 0);
+        .reduce((sum, score) => sum + score / spelled.length, 0);
       words.push({
-        text,
-        startS: this.tokens[0].start * this.frameS,
-        endS: this.tokens.at(-1).end * this.frameS,
-        confidence: Math.exp(mean),
+        text: this.#text(spelled),
+        startS: spelled[0].start * this.frameS,
+        endS: spelled.at(-1).end * this.frameS,
+        confidence: Math.min(1, Math.exp(mean)),
         segment: this.segment,
       });
     }
@@ -90,11 +104,8 @@ export class WordDecoder {
 
   #text(tokens) {
     return tokens
-      .map((token) => this.pieces[token.index])
-      .filter((piece) => !CONTROL.has(piece))
-      .join("")
-      .replaceAll(WORD_START, " ")
-      .trim();
+      .map((token) => this.pieces[token.index].replaceAll(WORD_START, ""))
+      .join("");
   }
 }
 
