@@ -133,6 +133,7 @@ def _streaming(model):
         "shift": graph.shift,
         "before": graph.before,
         "state_dim": graph.layout.size,
+        "kept": graph.kept,
     }
 
 

@@ -92,6 +92,24 @@ class OnnxModel:
         """(B, S) float32 state of streams before their first sample."""
         return np.zeros((batch_size, self.contract["state_dim"]), "f4")
 
+    def forget(self, state: np.ndarray) -> np.ndarray:
+        """Begin segments anew: of each stream, the level of what was heard stays.
+
+        Arguments
+        ---------
+        state : numpy.ndarray
+            (B, S) float32.
+
+        Returns
+        -------
+        numpy.ndarray
+            (B, S) float32.
+        """
+        anew = self.init_state(len(state))
+        kept = self.contract["kept"]
+        anew[:, :kept] = state[:, :kept]
+        return anew
+
     def step(
         self, samples: np.ndarray, length: np.ndarray, state: np.ndarray
     ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:

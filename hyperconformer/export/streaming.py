@@ -97,6 +97,9 @@ class StreamingGraph(nn.Module):
         Samples, see above.
     layout : StateLayout
         What a stream remembers.
+    kept : int
+        So many values at its beginning are the features', and stay where a segment
+        ends.
 
     Raises
     ------
@@ -120,6 +123,11 @@ class StreamingGraph(nn.Module):
                 **prefixed("extractor", self.extractor.init_state(1)),
                 **prefixed("model", self.recognizer.init_state(1, chunk=model.chunk)),
             }
+        )
+        self.kept = sum(
+            math.prod(place.shape)
+            for place in self.layout.places
+            if place.name.startswith("extractor.")
         )
 
     def forward(

@@ -119,3 +119,22 @@ def test_zeros_stand_for_what_a_state_begins_with():
     later = torch.tensor([[-2.0, 0.0, 5.0]])
     back = layout.unpack(layout.pack({"level": later}))["level"]
     assert torch.allclose(back, later, atol=1e-8)
+
+
+def test_a_new_segment_keeps_the_level_and_nothing_else():
+    model = streaming_model("hypermixing")
+    graph = StreamingGraph(model)
+    _, state = model.feed(model.init_state(1), [speech(9000)])
+    wanted = model.forget(state).tensors
+    packed = graph.layout.pack(
+        {place.name: state.tensors[place.name] for place in graph.layout.places}
+    )
+    packed[:, graph.kept :] = 0
+    found = graph.layout.unpack(packed)
+    assert 0 < graph.kept < graph.layout.size
+    for name, tensor in found.items():
+        assert torch.equal(tensor, wanted[name]), name
+    # There was a level to keep.
+    level = [name for name in found if name.startswith("extractor.")]
+    fresh = model.init_state(1).tensors
+    assert any(not torch.equal(found[name], fresh[name]) for name in level)

@@ -167,7 +167,7 @@ def transcribe_graph(folder, file, samples):
         rows = torch.from_numpy(found[0, : frames[0]])
         partials = stream.take(rows, stream.state, last)
         if any(partial.ended for partial in partials):
-            state = model.init_state(1)
+            state = model.forget(state)
         words += words_of(partials)
         if last:
             break

@@ -67,12 +67,15 @@ export class Graph {
   reset() {
     this.window.fill(0);
     this.filled = this.contract.before;
-    this.forget();
+    this.state = new Float32Array(this.contract.state_dim);
   }
 
-  // The encoder begins anew; samples that wait for their chunk stay.
+  // The encoder begins anew; samples that wait for their chunk and the level of what
+  // was heard stay.
   forget() {
+    const kept = this.state.subarray(0, this.contract.kept);
     this.state = new Float32Array(this.contract.state_dim);
+    this.state.set(kept);
   }
 
   // Takes samples and calls `found(logProbs, frames)` for each chunk they fill.
