@@ -25,7 +25,7 @@ def add_options(command):
         "--beam",
         type=int,
         metavar="N",
-        help="readings to keep in the search (50; 100 with a lexicon)",
+        help="readings to keep in the search (50; 200 with a lexicon)",
     )
     command.add_argument(
         "--hotwords", metavar="FILE", help="words or phrases to favour, one a line"

@@ -64,8 +64,8 @@ class LexiconSearcher(Searcher):
         words: str | pathlib.Path | None = None,
         lm_weight: float = 0.5,
         word_bonus: float = 1.0,
-        beam_size: int = 100,
-        beam_threshold: float = 25.0,
+        beam_size: int = 200,
+        beam_threshold: float = 40.0,
         nbest: int = 1,
     ):
         if not 1 <= nbest <= beam_size:
