@@ -1,11 +1,10 @@
 """How many real-time streams a server carries: ``python -m benchmarks.serve_load``.
 
 Starts ``hyperconformer serve`` with the 8M streaming model of the LibriSpeech recipes,
-untrained unless ``--model`` names a folder, and speaks to it over loopback as so many
-microphones would: each stream begins at a random moment and sends its next samples when
-they have been spoken. The delay of a chunk is the time from when its last sample was
-sent to the arrival of its words. What each stream says is compared with what it says
-alone.
+untrained unless ``--model`` names a folder. The clients send audio over loopback as
+microphones do: each stream begins at a random moment and sends samples in real time.
+The delay of a chunk is the time from its last sample to its words. The words of each
+stream are compared with those of the stream alone.
 """
 
 import argparse
@@ -56,7 +55,7 @@ def untrained_model(folder):
     Arguments
     ---------
     folder : pathlib.Path
-        For the model folder and what it is made of.
+        Where the model folder and its tokenizer are written.
 
     Returns
     -------

@@ -11,7 +11,7 @@ PACKAGE = pathlib.Path(__file__).resolve().parents[1] / "hyperconformer"
 # Lower floors know nothing of higher ones.
 FLOORS = [
     "core",
-    ("audio", "config", "ops", "page"),
+    ("audio", "config", "ops"),
     "nn",
     "mixers",
     "encoders",
@@ -24,6 +24,7 @@ FLOORS = [
     "corpora",
     "evaluation",
     "export",
+    "page",
     "training",
     "ablation",
     "cli",

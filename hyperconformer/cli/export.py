@@ -1,5 +1,7 @@
 """``hyperconformer export``: a model as ONNX graphs."""
 
+from hyperconformer.cli.recognition import add_trusted
+
 STREAM_CHUNK_MS = 640
 
 
@@ -41,11 +43,7 @@ def add_parser(commands):
     parser.add_argument(
         "--force", action="store_true", help="write also what --check refuses"
     )
-    parser.add_argument(
-        "--trusted",
-        action="store_true",
-        help="let the model folder run code: only for your own",
-    )
+    add_trusted(parser)
     parser.set_defaults(run=run)
 
 

@@ -7,20 +7,30 @@ import pathlib
 BEAM = 50
 
 
-def add_options(command):
-    """Declare them; ``command`` is the command's parser."""
+def add_model_options(command, without="the model that comes with the package"):
+    """Declare the options of a model; ``without`` is what is used without one."""
     command.add_argument(
         "--model",
         metavar="DIR",
         help="model folder, output folder of a training run, or owner/name on the "
-        "Hugging Face hub; without it the model that comes with the package",
+        f"Hugging Face hub; without it {without}",
     )
     command.add_argument("--device", default="cpu", help="for instance cpu or cuda")
+    add_trusted(command)
+
+
+def add_trusted(command):
+    """Declare ``--trusted``."""
     command.add_argument(
         "--trusted",
         action="store_true",
         help="let the model folder run code: only for your own",
     )
+
+
+def add_options(command):
+    """Declare them; ``command`` is the command's parser."""
+    add_model_options(command)
     command.add_argument(
         "--beam",
         type=int,

@@ -2,6 +2,7 @@
 
 import dataclasses
 
+from hyperconformer.cli.recognition import add_model_options
 from hyperconformer.core.extras import import_extra
 
 LIMITS = {
@@ -18,18 +19,7 @@ def add_parser(commands):
     serve = commands.add_parser(
         "serve", help="recognise over HTTP and WebSockets, as OpenAI's API does"
     )
-    serve.add_argument(
-        "--model",
-        metavar="DIR",
-        help="model folder, output folder of a training run, or owner/name on the "
-        "Hugging Face hub; without it the models that come with the package",
-    )
-    serve.add_argument("--device", default="cpu", help="for instance cpu or cuda")
-    serve.add_argument(
-        "--trusted",
-        action="store_true",
-        help="let the model folder run code: only for your own",
-    )
+    add_model_options(serve, without="the models that come with the package")
     serve.add_argument("--host", default="127.0.0.1", help="address to listen at")
     serve.add_argument("--port", type=int, default=8000)
     serve.add_argument(

@@ -13,14 +13,20 @@ from hyperconformer.export.graph import make_optional, save, to_onnx
 from hyperconformer.export.offline import OfflineGraph
 from hyperconformer.export.quantize import quantize
 from hyperconformer.export.readme import readme
-from hyperconformer.export.runtime import CONTRACT_FILE, FORMAT_VERSION
+from hyperconformer.export.runtime import (
+    CONTRACT_FILE,
+    FORMAT,
+    FORMAT_VERSION,
+    GRAPH_FILE,
+    INT8_FILE,
+    TOKENS_FILE,
+)
 from hyperconformer.export.streaming import StreamingGraph
 from hyperconformer.hub.folder import load_model
 from hyperconformer.model.features import frame_ms
 from hyperconformer.transcribe.streaming import StreamingModel
 
-GRAPH_FILE, INT8_FILE = "model.onnx", "model.int8.onnx"
-TOKENS_FILE, README_FILE = "tokens.txt", "README.md"
+README_FILE = "README.md"
 # Where a streaming export keeps the graphs in sherpa-onnx's contract.
 SHERPA_FOLDER = "sherpa-onnx"
 
@@ -139,7 +145,7 @@ def _streaming(model):
 
 def _contract(kind, extractor, recognizer) -> dict[str, Any]:
     return {
-        "format": "hyperconformer-onnx",
+        "format": FORMAT,
         "version": FORMAT_VERSION,
         "kind": kind,
         "sample_rate": extractor.features.compute_STFT.sample_rate,

@@ -8,9 +8,11 @@ import numpy as np
 
 from hyperconformer.core.extras import import_extra
 
-# Of the folder's contract; a client refuses another.
-FORMAT_VERSION = 1
-CONTRACT_FILE = "export.json"
+# Of the folder's contract; a client refuses others.
+FORMAT, FORMAT_VERSION = "hyperconformer-onnx", 1
+# The files of an exported folder that clients read.
+CONTRACT_FILE, TOKENS_FILE = "export.json", "tokens.txt"
+GRAPH_FILE, INT8_FILE = "model.onnx", "model.int8.onnx"
 
 
 class OnnxModel:

@@ -8,16 +8,23 @@ import subprocess
 import tempfile
 from typing import Union
 
+from hyperconformer.export.runtime import (
+    CONTRACT_FILE,
+    FORMAT,
+    FORMAT_VERSION,
+    GRAPH_FILE,
+    INT8_FILE,
+    TOKENS_FILE,
+)
+
 HERE = pathlib.Path(__file__).parent
 # The page itself, and the lock file of what it needs from npm.
 STATIC, RUNTIME = HERE / "static", HERE / "runtime"
 # Of onnxruntime-web: the runtime for processors, and its WebAssembly.
 RUNTIME_FILES = ("ort.wasm.bundle.min.mjs", "ort-wasm-simd-threaded.wasm")
 # Of an exported model, the smaller graph first.
-GRAPH_FILES = ("model.int8.onnx", "model.onnx")
-MODEL_FILES = ("export.json", "tokens.txt")
-# What static/graph.js reads.
-FORMAT, VERSION = "hyperconformer-onnx", 1
+GRAPH_FILES = (INT8_FILE, GRAPH_FILE)
+MODEL_FILES = (CONTRACT_FILE, TOKENS_FILE)
 # Of a site: where it keeps the model, and its marks.
 MODEL, INDEX = "model", "index.html"
 
@@ -82,7 +89,7 @@ def _check_export(export):
             f"{', '.join(missing) or GRAPH_FILES[1]}; `hyperconformer export MODEL "
             f"{export} --streaming --int8` writes one"
         )
-    file = export / "export.json"
+    file = export / CONTRACT_FILE
     try:
         contract = json.loads(file.read_text("utf-8"))
         found = contract["format"], contract["version"]
@@ -92,10 +99,10 @@ def _check_export(export):
             f"{file} is no description of an exported model: {error!r}; export the "
             "model again"
         ) from error
-    if found != (FORMAT, VERSION):
+    if found != (FORMAT, FORMAT_VERSION):
         raise ValueError(
             f"{file} has the format {found[0]}, version {found[1]}; expected {FORMAT}, "
-            f"version {VERSION}: export the model again"
+            f"version {FORMAT_VERSION}: export the model again"
         )
     if kind != "streaming":
         raise ValueError(
@@ -108,7 +115,7 @@ def _check_export(export):
 def _is_ours(site):
     return site.is_dir() and (
         not any(site.iterdir())
-        or ((site / INDEX).is_file() and (site / MODEL / "export.json").is_file())
+        or ((site / INDEX).is_file() and (site / MODEL / CONTRACT_FILE).is_file())
     )
 
 

@@ -8,7 +8,7 @@ import pytest
 from hyperconformer.cli.main import main
 from hyperconformer.page import site
 
-CONTRACT = {"format": site.FORMAT, "version": site.VERSION, "kind": "streaming"}
+CONTRACT = {"format": site.FORMAT, "version": site.FORMAT_VERSION, "kind": "streaming"}
 SOURCES = sorted(site.STATIC.iterdir())
 
 
@@ -129,7 +129,7 @@ def test_the_policy_lets_nothing_out():
 def test_page_and_command_read_the_same_version():
     text = (site.STATIC / "graph.js").read_text("utf-8")
     assert f'const FORMAT = "{site.FORMAT}";' in text
-    assert f"const VERSION = {site.VERSION};" in text
+    assert f"const VERSION = {site.FORMAT_VERSION};" in text
 
 
 def test_the_lock_file_names_no_host():
