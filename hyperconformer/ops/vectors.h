@@ -3,6 +3,9 @@
 #pragma once
 
 #include <omp.h>
+#if defined(__SSE__)
+#include <xmmintrin.h>
+#endif
 
 #include <algorithm>
 #include <cstdint>
@@ -26,6 +29,40 @@ inline int64_t padded(int64_t n) { return ceil_divide(n, LANES) * LANES; }
 inline Vector load(const float* p) { return *reinterpret_cast<const Vector*>(p); }
 inline void store(float* p, Vector x) { *reinterpret_cast<Vector*>(p) = x; }
 inline Vector splat(float x) { return x - Vector{}; }
+
+// ---- Denormal numbers -------------------------------------------------------------
+
+// While it lives, its thread takes numbers below 1.2e-38 for 0. Products of small
+// gradients are such numbers, and a processor computes with them far slower: HyperMixing's
+// backward took five times as long in the training of a whole model.
+class FlushDenormals {
+#if defined(__SSE__)
+ public:
+  FlushDenormals() { _mm_setcsr(before_ | FLUSH_RESULTS | READ_AS_ZERO); }
+  ~FlushDenormals() { _mm_setcsr(before_); }
+
+ private:
+  static constexpr unsigned FLUSH_RESULTS = 0x8000, READ_AS_ZERO = 0x0040;
+  unsigned before_ = _mm_getcsr();
+#elif defined(__aarch64__)
+ public:
+  FlushDenormals() { write(before_ | FLUSH); }
+  ~FlushDenormals() { write(before_); }
+
+ private:
+  static constexpr uint64_t FLUSH = 1 << 24;
+  static uint64_t read() {
+    uint64_t control;
+    asm volatile("mrs %0, fpcr" : "=r"(control));
+    return control;
+  }
+  static void write(uint64_t control) { asm volatile("msr fpcr, %0" : : "r"(control)); }
+  uint64_t before_ = read();
+#else
+ public:
+  FlushDenormals() {}
+#endif
+};
 
 // ---- Functions --------------------------------------------------------------------
 

@@ -329,6 +329,7 @@ void convolution_block_forward(const Problem* problem, float* convolved,
   const Kernel kernel(p, sizes);
 #pragma omp parallel num_threads(p.threads) if (is_large(p))
   {
+    FlushDenormals flush;
     thread_local std::vector<float> memory;
     float *window, *row;
     Scratch scratch(memory);
@@ -379,6 +380,7 @@ void convolution_block_backward(const Problem* problem, const float* convolved,
   std::vector<float> sums(p.threads * part);
 #pragma omp parallel num_threads(p.threads) if (is_large(p))
   {
+    FlushDenormals flush;
     thread_local std::vector<float> memory;
     float *window, *row, *grad_window, *grads;
     Scratch scratch(memory);

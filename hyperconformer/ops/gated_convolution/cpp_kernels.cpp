@@ -39,6 +39,7 @@ void over_groups(const Problem& p, int64_t size, Work work) {
   bool is_large = p.batch * p.length * p.channels > 16384;
 #pragma omp parallel for num_threads(p.threads) schedule(static) if (is_large)
   for (int64_t g = 0; g < groups(p); ++g) {
+    FlushDenormals flush;
     thread_local std::vector<float> memory;
     float* buffer;
     Scratch scratch(memory);

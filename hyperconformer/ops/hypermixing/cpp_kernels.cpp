@@ -194,6 +194,7 @@ void over_tiles(const Problem& p, const Plan& plan, Prepare prepare, Work work) 
   // ask for, and begins them anew. A nested region has one thread, which does all.
 #pragma omp parallel num_threads(p.threads)
   {
+    FlushDenormals flush;
     for (int64_t i = omp_get_thread_num(); i < plan.threads; i += omp_get_num_threads()) {
       auto scratch = prepare();
       for (int64_t n = plan.first(i, all); n < plan.first(i + 1, all); ++n)
@@ -398,6 +399,7 @@ void generate_backward(const Problem& p, const Plan& plan, const float* sums,
   int64_t k = p.mixing;
 #pragma omp parallel for num_threads(p.threads) schedule(static)
   for (int64_t h = 0; h < p.heads; ++h) {
+    FlushDenormals flush;
     int64_t deep = padded(plan.hidden + 1);
     float *grad_mixture, *turned, *hidden, *slope, *grad, *g1, *g2;
     Scratch scratch(tile_memory);
@@ -539,6 +541,7 @@ void hypermixing_forward(const Problem* problem, float* sums, float* mixture,
 
 #pragma omp parallel for num_threads(p.threads) schedule(static)
   for (int64_t n = 0; n < p.batch * p.heads; ++n) {
+    FlushDenormals flush;
     float* hidden;
     Scratch scratch(tile_memory);
     scratch.part(&hidden, p.mixing * plan.wide);
