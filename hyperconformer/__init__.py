@@ -52,6 +52,7 @@ if TYPE_CHECKING:  # Type checkers and editors cannot follow __getattr__.
     from hyperconformer.search.greedy import GreedySearcher as GreedySearcher
     from hyperconformer.search.joint import JointSearcher as JointSearcher
     from hyperconformer.search.lexicon import LexiconSearcher as LexiconSearcher
+    from hyperconformer.search.lexicon import PhoneSearcher as PhoneSearcher
     from hyperconformer.search.transducer import (
         TransducerSearcher as TransducerSearcher,
     )
@@ -93,6 +94,7 @@ _PUBLIC = {
     "MixtureOfAutoregressiveAttention": "mixers.mixture_of_attention",
     "NGramSearcher": "search.ctc_beam",
     "PhoneCTC": "training.phones",
+    "PhoneSearcher": "search.lexicon",
     "RandomGain": "training.augment",
     "Recognizer": "model.recognizer",
     "SpeedPerturb": "training.augment",

@@ -70,7 +70,7 @@ def use_search(asr, options, nbest=1, streams=False):
     """Give a recogniser the search that the options ask for, if they do."""
     wants = (nbest != 1, options.beam, options.hotwords, options.lm)
     if any(wants) or options.lm_weight is not None:
-        asr.use_search(_search(options, nbest, asr.ngram, streams))
+        asr.use_search(_search(options, nbest, asr, streams))
 
 
 def check_search(options, nbest=1):
@@ -90,7 +90,7 @@ def check_search(options, nbest=1):
         raise ValueError("--lm-weight needs a language model, got --lm none")
 
 
-def _search(options, nbest, ngram, streams):
+def _search(options, nbest, asr, streams):
     from hyperconformer.search.ngram import ngram_search
 
     chosen = {}
@@ -101,7 +101,8 @@ def _search(options, nbest, ngram, streams):
     if nbest != 1:
         chosen["nbest"] = nbest
         chosen.setdefault("beam_size", max(BEAM, nbest))
-    return ngram_search(_language_model(options, ngram), streams, **chosen)
+    ngram = _language_model(options, asr.ngram)
+    return ngram_search(ngram, asr.recognizer, streams, **chosen)
 
 
 def _read_hotwords(path):

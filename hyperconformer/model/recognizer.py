@@ -54,6 +54,9 @@ class Recognizer(nn.Module):
         Number of tokens V; token 0 is the CTC blank.
     transducer : hyperconformer.model.transducer.Transducer, optional
         A second head, in a decoder's place.
+    phones : list of str, optional
+        Phones that a further CTC head tells, for
+        :class:`hyperconformer.search.lexicon.PhoneSearcher`; output 0 is the blank.
 
     Raises
     ------
@@ -68,6 +71,7 @@ class Recognizer(nn.Module):
         d_model: int,
         vocab_size: int,
         transducer: Transducer | None = None,
+        phones: list[str] | None = None,
     ):
         super().__init__()
         self.frontend = frontend
@@ -77,6 +81,10 @@ class Recognizer(nn.Module):
         if hasattr(transformer, "decoder"):
             self.decoder_head = Linear(d_model, vocab_size)
         self.transducer = transducer
+        self.phones = phones
+        self.phone_head: Linear | None = None
+        if phones:
+            self.phone_head = Linear(d_model, len(phones) + 1)
         if transducer is not None and self.decoder_head is not None:
             raise ValueError("a transducer stands in a decoder's place, got both")
 
@@ -209,6 +217,28 @@ class Recognizer(nn.Module):
             (..., V), in at least float32.
         """
         return _log_probs(self.ctc_head(encoded))
+
+    def phone_log_probs(self, encoded: torch.Tensor) -> torch.Tensor:
+        """What the phone head says of the encoder's frames.
+
+        Arguments
+        ---------
+        encoded : torch.Tensor
+            (..., D).
+
+        Returns
+        -------
+        torch.Tensor
+            (..., number of phones + 1), in at least float32.
+
+        Raises
+        ------
+        ValueError
+            If the recogniser has no phone head.
+        """
+        if self.phone_head is None:
+            raise ValueError("this recogniser has no phone head")
+        return _log_probs(self.phone_head(encoded))
 
 
 def _log_probs(logits):

@@ -5,26 +5,33 @@ from collections.abc import Mapping
 from typing import Any
 
 from hyperconformer.core.extras import MissingExtraError, import_extra
+from hyperconformer.model.recognizer import Recognizer
 from hyperconformer.search.base import Searcher
 from hyperconformer.search.ctc_beam import CTCSearcher
-from hyperconformer.search.lexicon import LexiconSearcher
+from hyperconformer.search.lexicon import LexiconSearcher, PhoneSearcher
 
 logger = logging.getLogger(__name__)
 
 
 def ngram_search(
-    ngram: Mapping[str, Any], streams: bool = False, **options: Any
+    ngram: Mapping[str, Any],
+    recognizer: Recognizer,
+    streams: bool = False,
+    **options: Any,
 ) -> Searcher | None:
     """Choose the search for the n-grams of a model folder.
 
     A small model, in ARPA's form, is read by :class:`CTCSearcher`. One in KenLM's
-    binary form comes with a word list for :class:`LexiconSearcher`, which is faster;
+    binary form comes with a word list for :class:`LexiconSearcher`, which is faster, or
+    for :class:`PhoneSearcher` where the recogniser has a phone head;
     in streams and with hot words :class:`CTCSearcher` reads it too.
 
     Arguments
     ---------
     ngram : dict
         The folder's, see :func:`hyperconformer.hub.folder.load_model`.
+    recognizer : hyperconformer.model.recognizer.Recognizer
+        Whose frames are searched.
     streams : bool
         Whether streams are searched.
     **options
@@ -47,4 +54,6 @@ def ngram_search(
     if streams or "hotwords" in options:
         ngram = {name: value for name, value in ngram.items() if name != "words"}
         return CTCSearcher(**ngram, **options)
+    if recognizer.phones:
+        return PhoneSearcher(recognizer, **ngram, **options)
     return LexiconSearcher(**ngram, **options)

@@ -192,7 +192,7 @@ class ASR:
         )
         try:
             if search is None:
-                search = ngram_search(config["ngram"])
+                search = ngram_search(config["ngram"], config["recognizer"])
             asr = cls(
                 config["extractor"],
                 config["recognizer"],

@@ -9,7 +9,7 @@ import torch
 
 from hyperconformer.lm.ngram import train_arpa
 from hyperconformer.model.recognizer import Recognition
-from hyperconformer.search.lexicon import LexiconSearcher
+from hyperconformer.search.lexicon import LexiconSearcher, PhoneSearcher
 from tests.char_tokenizer import make_tokenizer
 
 SENTENCES = ["AB", "BA CA", "A", "CA AB BA", "B A", "ABC"]
@@ -87,6 +87,45 @@ def test_words_stand_in_the_recognisers_letter_case(tmp_path, arpa, tokenizer, c
         found += search.hypotheses(recognition(frames), tokenizer)
     assert found[0] == found[1]
     assert "another letter case" in caplog.text
+
+
+class PhoneRecognizer:
+    """A recogniser whose frames are the log-probabilities of phones themselves."""
+
+    def __init__(self, *phones):
+        self.phones = list(phones)
+
+    def phone_log_probs(self, encoded):
+        return encoded
+
+
+def test_words_are_found_by_any_of_their_pronunciations(tmp_path, arpa, tokenizer):
+    words = tmp_path / "words.txt"
+    words.write_text("AB  X\nAB  X Y\nCA  Z\nBA  Z\n", encoding="utf-8")
+    search = PhoneSearcher(PhoneRecognizer("X", "Y", "Z"), arpa, words, nbest=9)
+    search.prepare(tokenizer)
+    certain = math.log(1e-6) * (1 - torch.eye(4))  # blank, X, Y, Z
+    for said, text in (("1", "AB"), ("12", "AB"), ("1002", "AB"), ("101", "AB AB")):
+        best = search.decode(certain[[int(token) for token in said]], tokenizer)[0]
+        assert best.text == text
+        assert list(best.tokens) == tokenizer.encode(text)
+    # Two words of one sound: the n-gram model chooses.
+    readings = [one.text for one in search.decode(certain[[3]], tokenizer)]
+    assert {"CA", "BA"} <= set(readings)
+    # Digital silence says nothing, whatever the head does.
+    silent = torch.cat([torch.zeros(2, 4), certain[[1]], torch.zeros(2, 4)])
+    assert search.decode(silent, tokenizer)[0].text == "AB"
+
+
+def test_phones_that_cannot_be_are_named(tmp_path, arpa, tokenizer):
+    words = tmp_path / "words.txt"
+    for line, message in (("AB  X Q", "AB must be some of X Y, got Q"), ("AB", "none")):
+        words.write_text(line, encoding="utf-8")
+        search = PhoneSearcher(PhoneRecognizer("X", "Y"), arpa, words)
+        with pytest.raises(ValueError, match=message):
+            search.prepare(tokenizer)
+    with pytest.raises(ValueError, match="needs a recogniser with a phone head"):
+        PhoneSearcher(PhoneRecognizer(), arpa, words)
 
 
 def test_a_word_list_limits_what_can_be_found(tmp_path, arpa, tokenizer):

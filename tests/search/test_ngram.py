@@ -46,10 +46,12 @@ def test_kenlms_form_is_used_for_trusted_folders_only(folder, caplog):
 
 
 def test_streams_and_hot_words_take_the_search_that_can(folder):
-    ngram = load_model(folder, PARTS, trusted=True)[0]["ngram"]
-    assert isinstance(ngram_search(ngram, nbest=3), LexiconSearcher)
-    assert isinstance(ngram_search(ngram, hotwords=["NINE"]), CTCSearcher)
-    search = ngram_search(ngram, streams=True)
+    config = load_model(folder, PARTS, trusted=True)[0]
+    ngram, recognizer = config["ngram"], config["recognizer"]
+    assert isinstance(ngram_search(ngram, recognizer, nbest=3), LexiconSearcher)
+    hotwords = ngram_search(ngram, recognizer, hotwords=["NINE"])
+    assert isinstance(hotwords, CTCSearcher)
+    search = ngram_search(ngram, recognizer, streams=True)
     assert isinstance(search, CTCSearcher)
     samples, rate = soundfile.read(SPEECH, dtype="float32")
     stream = StreamingASR.from_hparams(search=search).open()
@@ -68,12 +70,13 @@ def test_without_the_extra_a_warning_says_so(folder, monkeypatch, caplog):
         asr = ASR.from_hparams(source=folder, trusted=True)
     assert isinstance(asr.search, GreedySearcher)
     assert "pip install" in caplog.text and "more errors" in caplog.text
-    assert isinstance(ngram_search(asr.ngram, nbest=2), CTCSearcher)
+    assert isinstance(ngram_search(asr.ngram, asr.recognizer, nbest=2), CTCSearcher)
 
 
 def test_no_ngrams_and_no_options_are_no_search():
-    assert ngram_search({}) is None
-    assert ngram_search({}, nbest=2).nbest == 2
+    recognizer = ASR.from_hparams(source=SHIPPED).recognizer
+    assert ngram_search({}, recognizer) is None
+    assert ngram_search({}, recognizer, nbest=2).nbest == 2
 
 
 def test_a_saved_folder_holds_one_form(folder, tmp_path):

@@ -110,17 +110,33 @@ def pronounce(words):
     >>> pronounce(["ONE", "UNDERMIST"])  # doctest: +SKIP
     {'ONE': ['W', 'AH', 'N'], 'UNDERMIST': ['AH', 'N', 'D', 'ER', 'M', 'IH', 'S', 'T']}
     """
+    return {word: found[0] for word, found in pronounce_variants(words).items()}
+
+
+def pronounce_variants(words):
+    """All pronunciations of words that CMUdict has, the first one first.
+
+    Arguments are those of :func:`pronounce`.
+
+    Returns
+    -------
+    dict of str to list of list of str
+        For each word, in alphabetic order, its different pronunciations.
+    """
     known = import_extra("cmudict", "synth", "pronunciations").dict()
     words = sorted(set(words))
-    found = {
-        word: [phone.rstrip("012") for phone in known[word.lower()][0]]
-        for word in words
-        if word.lower() in known
-    }
+    found = {}
+    for word in words:
+        if word.lower() in known:
+            without_stress = (
+                tuple(phone.rstrip("012") for phone in variant)
+                for variant in known[word.lower()]
+            )
+            found[word] = [list(one) for one in dict.fromkeys(without_stress)]
     others = [word for word in words if word not in found]
     if others:
         with open_library("en-us") as library:
-            found.update({word: _spell(library, word) for word in others})
+            found.update({word: [_spell(library, word)] for word in others})
     return {word: found[word] for word in words}
 
 
