@@ -1,6 +1,7 @@
 """CTC beam search over the words of a lexicon, with a large n-gram model."""
 
 import collections
+import dataclasses
 import itertools
 import math
 import pathlib
@@ -9,6 +10,7 @@ from typing import Any, ClassVar, Literal
 
 import torch
 from sentencepiece import SentencePieceProcessor
+from torch import nn
 
 from hyperconformer.core.extras import import_extra
 from hyperconformer.core.text import read_text, unwritable, write_all
@@ -209,10 +211,14 @@ class LexiconSearcher(Searcher):
             At most ``nbest`` with different words, the best first. An empty text where
             no word fits.
         """
+        return self._best(frames, tokenizer, self.nbest)
+
+    def _best(self, frames, tokenizer, most):
+        """At most so many hypotheses."""
         frames = self._log_probs(frames)
         found: dict[str, Hypothesis] = {}
         for result in self.decoder.decode(frames.data_ptr(), *frames.shape):
-            if result.score < IMPOSSIBLE / 2 or len(found) == self.nbest:
+            if result.score < IMPOSSIBLE / 2 or len(found) == most:
                 break
             text = " ".join(self.written[word] for word in result.words if word >= 0)
             if text not in found:
@@ -259,6 +265,10 @@ class PhoneSearcher(LexiconSearcher):
     Recognition using Deep RNN Models and WFST-based Decoding", 2015
     (arXiv:1507.08240).
 
+    The best ``rescored`` hypotheses by phones are ordered anew by their score plus
+    ``letters_weight`` times the CTC log-probability of their letters: the two heads
+    make different errors.
+
     Arguments
     ---------
     recognizer : hyperconformer.model.recognizer.Recognizer
@@ -268,7 +278,9 @@ class PhoneSearcher(LexiconSearcher):
     words : str or pathlib.Path
         The lexicon: a word and its phones a line, a word's further pronunciations in
         further lines.
-    **settings
+    letters_weight : float
+        At least 0.
+    beam_size, **settings
         As for :class:`LexiconSearcher`.
 
     Raises
@@ -280,19 +292,50 @@ class PhoneSearcher(LexiconSearcher):
     """
 
     takes: ClassVar[Literal["ctc", "encoded"]] = "encoded"
-    frame_tokens: ClassVar[int | None] = 8  # with all 40: five times the time
+    frame_tokens: ClassVar[int | None] = 8  # with all 40: four times the time
+    rescored: ClassVar[int] = 50
 
     def __init__(
         self,
         recognizer: Recognizer,
         arpa: str | pathlib.Path,
         words: str | pathlib.Path,
+        letters_weight: float = 0.4,
+        beam_size: int = 300,
         **settings: Any,
     ):
         if not recognizer.phones:
             raise ValueError("a phone search needs a recogniser with a phone head")
-        super().__init__(arpa, words, **settings)
-        self.recognizer = recognizer
+        if not letters_weight >= 0:
+            raise ValueError(f"letters_weight must be >= 0, got {letters_weight}")
+        super().__init__(arpa, words, beam_size=beam_size, **settings)
+        self.recognizer, self.letters_weight = recognizer, letters_weight
+
+    def decode(
+        self, frames: torch.Tensor, tokenizer: SentencePieceProcessor
+    ) -> list[Hypothesis]:
+        """Decode one utterance; see :meth:`Searcher.decode`."""
+        found = self._best(frames, tokenizer, max(self.rescored, self.nbest))
+        with torch.no_grad():
+            letters = self.recognizer.ctc_log_probs(frames).float().cpu()
+        counts = torch.tensor([len(one.tokens) for one in found])
+        losses = nn.functional.ctc_loss(
+            letters[:, None].expand(-1, len(found), -1),
+            torch.tensor([token for one in found for token in one.tokens]).long(),
+            torch.full_like(counts, len(letters)),
+            counts,
+            blank=BLANK_INDEX,
+            reduction="none",
+        )
+        # What the frames are too few to spell has an infinite loss, and comes last.
+        scores = [
+            one.score - self.letters_weight * loss
+            for one, loss in zip(found, losses.tolist())
+        ]
+        order = sorted(range(len(found)), key=scores.__getitem__, reverse=True)
+        return [
+            dataclasses.replace(found[i], score=scores[i]) for i in order[: self.nbest]
+        ]
 
     def _alphabet(self, tokenizer):
         # Nothing ends a word; between words the search waits at the blank.

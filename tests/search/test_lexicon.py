@@ -90,28 +90,44 @@ def test_words_stand_in_the_recognisers_letter_case(tmp_path, arpa, tokenizer, c
 
 
 class PhoneRecognizer:
-    """A recogniser whose frames are the log-probabilities of phones themselves."""
+    """A recogniser whose frames are the log-probabilities of phones themselves.
 
-    def __init__(self, *phones):
+    Its letters are all equally likely but for one.
+    """
+
+    def __init__(self, *phones, vocab_size=0, letter=0):
         self.phones = list(phones)
+        self.vocab_size, self.letter = vocab_size, letter
 
     def phone_log_probs(self, encoded):
         return encoded
+
+    def ctc_log_probs(self, encoded):
+        logits = torch.zeros(len(encoded), self.vocab_size)
+        logits[:, self.letter] = 3.0
+        return logits.log_softmax(-1)
 
 
 def test_words_are_found_by_any_of_their_pronunciations(tmp_path, arpa, tokenizer):
     words = tmp_path / "words.txt"
     words.write_text("AB  X\nAB  X Y\nCA  Z\nBA  Z\n", encoding="utf-8")
-    search = PhoneSearcher(PhoneRecognizer("X", "Y", "Z"), arpa, words, nbest=9)
+    recognizer = PhoneRecognizer("X", "Y", "Z", vocab_size=tokenizer.vocab_size())
+    search = PhoneSearcher(recognizer, arpa, words, nbest=9, letters_weight=0)
     search.prepare(tokenizer)
     certain = math.log(1e-6) * (1 - torch.eye(4))  # blank, X, Y, Z
     for said, text in (("1", "AB"), ("12", "AB"), ("1002", "AB"), ("101", "AB AB")):
         best = search.decode(certain[[int(token) for token in said]], tokenizer)[0]
         assert best.text == text
         assert list(best.tokens) == tokenizer.encode(text)
-    # Two words of one sound: the n-gram model chooses.
-    readings = [one.text for one in search.decode(certain[[3]], tokenizer)]
-    assert {"CA", "BA"} <= set(readings)
+    # Two words of one sound: the n-gram model chooses, or the letters.
+    sound = certain[[3, 0, 0, 0, 0]]
+    texts = [one.text for one in search.decode(sound, tokenizer)]
+    assert {"CA", "BA"} <= set(texts)
+    search.letters_weight = 5.0
+    for word in ("CA", "BA"):
+        recognizer.letter = tokenizer.piece_to_id(word[0])
+        assert search.decode(sound, tokenizer)[0].text == word
+    search.letters_weight = 0.0
     # Digital silence says nothing, whatever the head does.
     silent = torch.cat([torch.zeros(2, 4), certain[[1]], torch.zeros(2, 4)])
     assert search.decode(silent, tokenizer)[0].text == "AB"
@@ -126,6 +142,8 @@ def test_phones_that_cannot_be_are_named(tmp_path, arpa, tokenizer):
             search.prepare(tokenizer)
     with pytest.raises(ValueError, match="needs a recogniser with a phone head"):
         PhoneSearcher(PhoneRecognizer(), arpa, words)
+    with pytest.raises(ValueError, match="letters_weight must be >= 0"):
+        PhoneSearcher(PhoneRecognizer("X"), arpa, words, letters_weight=-1)
 
 
 def test_a_word_list_limits_what_can_be_found(tmp_path, arpa, tokenizer):
