@@ -8,6 +8,7 @@ import pathlib
 
 import pytest
 import torch
+from filelock import FileLock
 from speechbrain.utils.importutils import LazyModule
 
 DATA = pathlib.Path(__file__).resolve().parent / "data"
@@ -41,6 +42,22 @@ def goldens_folder():
 def librispeech_texts():
     """LibriSpeech's transcripts of dev-clean, without audio."""
     return DATA / "librispeech_text"
+
+
+@pytest.fixture(scope="session")
+def make_once(tmp_path_factory, worker_id):
+    """Makes a file or folder once for all workers of pytest-xdist."""
+    place = tmp_path_factory.getbasetemp()
+    place = place if worker_id == "master" else place.parent
+
+    def once(name, make):
+        path = place / name
+        with FileLock(f"{path}.lock"):
+            if not path.exists():
+                make(path)
+        return path
+
+    return once
 
 
 @pytest.fixture(scope="session")

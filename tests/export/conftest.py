@@ -2,12 +2,14 @@
 
 import functools
 
+import numpy as np
 import pytest
+import soundfile
 import torch
 from streaming_model import streaming_config
 
-from hyperconformer.export.graph import make_optional, save, to_onnx
-from hyperconformer.export.offline import OfflineGraph
+from hyperconformer.export.folder import export_model
+from hyperconformer.export.graph import save, to_onnx
 from hyperconformer.export.streaming import StreamingGraph
 from hyperconformer.transcribe.streaming import StreamingModel
 
@@ -30,28 +32,47 @@ def streaming_model(mixer="hypermixing", left_context_ms=None, **options):
 
 def session(model, path):
     """A graph in ONNX Runtime."""
+    save(model, path, {})
+    return open_session(path)
+
+
+def open_session(path):
     import onnxruntime
 
-    save(model, path, {})
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads, options.log_severity_level = 1, 3
     return onnxruntime.InferenceSession(str(path), options)
 
 
 @pytest.fixture(scope="session")
-def chunks(tmp_path_factory):
+def chunks(make_once):
     """The graph of a stream: its module, its ONNX form and a session."""
+    import onnx
+
     graph = StreamingGraph(streaming_model(normalize_by_frames=True))
-    model = to_onnx(graph)
-    return graph, model, session(model, tmp_path_factory.mktemp("onnx") / "m.onnx")
+    path = make_once("chunks.onnx", lambda path: save(to_onnx(graph), path, {}))
+    return graph, onnx.load(path), open_session(path)
 
 
 @pytest.fixture(scope="session")
-def utterances(tmp_path_factory):
-    """The graph of whole utterances, likewise."""
-    torch.manual_seed(1)
-    config = streaming_config(num_encoder_layers=1)
-    graph = OfflineGraph(config["extractor"], config["recognizer"])
-    model = to_onnx(graph)
-    make_optional(model, "lengths", "samples")
-    return graph, model, session(model, tmp_path_factory.mktemp("onnx") / "m.onnx")
+def manifest(tmp_path_factory):
+    """Two utterances of noise."""
+    place = tmp_path_factory.mktemp("speech")
+    rng = np.random.default_rng(0)
+    rows = ["ID,wav,wrd"]
+    for name, samples in (("a", 16000), ("b", 12345)):
+        noise = 0.1 * rng.normal(size=samples)
+        soundfile.write(place / f"{name}.wav", noise, 16000)
+        rows.append(f"{name},{name}.wav,CAB DAD")
+    (place / "test.csv").write_text("\n".join(rows) + "\n")
+    return place / "test.csv"
+
+
+@pytest.fixture(scope="session")
+def exported(tiny_model, manifest, make_once):
+    """The tiny model as graphs of whole utterances."""
+    options = {"int8": True, "manifest": manifest, "force": True}
+    place = make_once(
+        "exports", lambda path: export_model(tiny_model, path / "tiny", **options)
+    )
+    return place / "tiny"

@@ -16,26 +16,6 @@ from hyperconformer.export.runtime import OnnxModel
 pytest.importorskip("onnxruntime")
 
 
-@pytest.fixture(scope="module")
-def manifest(tmp_path_factory):
-    """Two utterances of noise."""
-    place = tmp_path_factory.mktemp("speech")
-    rng = np.random.default_rng(0)
-    rows = ["ID,wav,wrd"]
-    for name, samples in (("a", 16000), ("b", 12345)):
-        noise = 0.1 * rng.normal(size=samples)
-        soundfile.write(place / f"{name}.wav", noise, 16000)
-        rows.append(f"{name},{name}.wav,CAB DAD")
-    (place / "test.csv").write_text("\n".join(rows) + "\n")
-    return place / "test.csv"
-
-
-@pytest.fixture(scope="module")
-def exported(tiny_model, manifest, tmp_path_factory):
-    place = tmp_path_factory.mktemp("exports") / "tiny"
-    return export_model(tiny_model, place, int8=True, manifest=manifest, force=True)
-
-
 def test_a_folder_holds_graphs_tokens_contract_and_report(exported):
     names = {path.name for path in exported.iterdir()}
     assert names == {
