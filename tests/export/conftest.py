@@ -2,12 +2,14 @@
 
 import functools
 
+import numpy as np
 import pytest
 import torch
 from streaming_model import streaming_config
 
 from hyperconformer.export.graph import make_optional, save, to_onnx
 from hyperconformer.export.offline import OfflineGraph
+from hyperconformer.export.sherpa import frame_and_tick
 from hyperconformer.export.streaming import StreamingGraph
 from hyperconformer.transcribe.streaming import StreamingModel
 
@@ -26,6 +28,13 @@ def streaming_model(mixer="hypermixing", left_context_ms=None, **options):
     )
     modules = config["extractor"], config["recognizer"]
     return StreamingModel(*modules, CHUNK_MS, left_context_ms)
+
+
+def once(log_probs, graph):
+    """(B, T, V) frames in sherpa-onnx's contract without their repetitions."""
+    frame, tick = frame_and_tick(graph)
+    places = np.arange(log_probs.shape[1]) * tick // frame
+    return log_probs[:, np.unique(places, return_index=True)[1]]
 
 
 def session(model, path):
