@@ -15,6 +15,10 @@ lose two bits in every chunk of an hour.
 
 The contract knows no end of a stream: clients append zeros. Zeros that fill the end of
 a chunk are therefore no recording here, and their frames are blanks.
+
+sherpa-onnx takes each frame for 30 ms, in times and in the silence of its endpoint
+rules. So a frame is given as often as a tick of 30 ms begins in it, once or twice;
+repetitions are no new tokens to CTC.
 """
 
 import itertools
@@ -26,6 +30,7 @@ from hyperconformer.core.tokens import BLANK_INDEX
 # Samples of a call: 300 ms at the 8 kHz that sherpa-onnx believes in.
 PIECE = 2400
 SHERPA_RATE_HZ = 8000
+TICK_MS = 30
 # Of the three halves of a float32.
 SCALES = (2.0**12, 1.0, 2.0**-11)
 FULL_SCALE = 32768.0
@@ -92,8 +97,26 @@ def t_one(chunks: Any, graph: Any) -> Any:
 
 
 def state_dim(graph: Any) -> int:
-    """Length D of the float16 state: model, waiting samples and their count."""
-    return len(SCALES) * (graph.layout.size + graph.window + 1)
+    """Length D of the float16 state: model, waiting samples, their count, next tick."""
+    return len(SCALES) * (graph.layout.size + graph.window + 2)
+
+
+def frame_and_tick(graph: Any) -> tuple[int, int]:
+    """Samples of an encoder frame, and from one frame of sherpa-onnx to the next.
+
+    Arguments
+    ---------
+    graph : hyperconformer.export.streaming.StreamingGraph
+        Sizes.
+
+    Returns
+    -------
+    tuple of int
+    """
+    frame = graph.shift // graph.chunk.chunk_frames
+    rate = graph.extractor.features.compute_STFT.sample_rate
+    # Every frame must be heard once, however short.
+    return frame, min(TICK_MS * rate // 1000, frame)
 
 
 class _Wrapper:
@@ -113,7 +136,7 @@ class _Wrapper:
         helper, types, graph = self.helper, self.types, self.graph
         vocabulary = self.inner.output[0].type.tensor_type.shape.dim[2].dim_value
         size, window = graph.layout.size, graph.window
-        total = size + window + 1
+        total = size + window + 2
 
         batch = self.add(
             "Slice", self.add("Shape", "state"), self.ints([0]), self.ints([1])
@@ -124,10 +147,11 @@ class _Wrapper:
         flat = self.add(
             "ReduceSum", self.add("Mul", halves, scales), self.ints([1]), keepdims=0
         )
-        state, waiting, count = self.add(
-            "Split", flat, self.ints([size, window, 1]), axis=1, outputs=3
+        state, waiting, count, tick = self.add(
+            "Split", flat, self.ints([size, window, 1, 1]), axis=1, outputs=4
         )
         count = self.add("Cast", count, to=types.INT64)
+        tick = self.add("Cast", tick, to=types.INT64)
 
         # Behind the samples that wait, of which there may be any number.
         new = self.add("Reshape", "x", self.ints([0, PIECE]))
@@ -155,14 +179,14 @@ class _Wrapper:
         samples = self.add("Mul", samples, one)
 
         branches = {
-            "then_branch": self.chunk(samples, state, count, batch, vocabulary),
-            "else_branch": self.wait(samples, state, count, batch, vocabulary),
+            "then_branch": self.chunk(samples, state, count, tick, batch, vocabulary),
+            "else_branch": self.wait(samples, state, count, tick, batch, vocabulary),
         }
         condition = self.add("Cast", some, to=types.BOOL)
-        outputs = ["log_probs", "state_after", "samples_after", "count_after"]
+        outputs = ["log_probs", "state_after", "samples_after", "counts_after"]
         self.nodes.append(helper.make_node("If", [condition], outputs, **branches))
-        count = self.add("Cast", "count_after", to=types.FLOAT)
-        rest = self.add("Concat", "state_after", "samples_after", count, axis=1)
+        counts = self.add("Cast", "counts_after", to=types.FLOAT)
+        rest = self.add("Concat", "state_after", "samples_after", counts, axis=1)
         parts = []
         for scale in SCALES:
             scaled = self.add("Mul", rest, self.floats([1 / scale]))
@@ -192,7 +216,7 @@ class _Wrapper:
             ir_version=self.chunks.ir_version,
         )
 
-    def chunk(self, samples, state, count, batch, vocabulary):
+    def chunk(self, samples, state, count, tick, batch, vocabulary):
         """The branch in which a chunk is full."""
         graph, outer, self.nodes = self.graph, self.nodes, []
         window, shift = graph.window, graph.shift
@@ -207,8 +231,10 @@ class _Wrapper:
         count = self.add("Sub", count, self.ints([shift]))
         log_probs, frames, after = (entry.name for entry in self.inner.output)
         log_probs = self.or_blank(log_probs, frames, vocabulary)
+        log_probs, tick = self.at_ticks(log_probs, tick)
+        counts = self.add("Concat", count, tick, axis=1)
         nodes, self.nodes = self.nodes, outer
-        return self.branch("chunk", nodes, [log_probs, after, rest, count])
+        return self.branch("chunk", nodes, [log_probs, after, rest, counts])
 
     def heard(self, samples, result):
         """How many samples there are, without the zeros that end them."""
@@ -231,7 +257,22 @@ class _Wrapper:
             "Where", real, log_probs, self.floats(blank, [1, 1, vocabulary])
         )
 
-    def wait(self, samples, state, count, batch, vocabulary):
+    def at_ticks(self, log_probs, first):
+        """The frames in which ticks fall, and the first tick of the next chunk.
+
+        Ticks (B, 1) are counted in samples from the chunk's begin. Streams of one batch
+        go by the same, whenever they came into it.
+        """
+        frame, tick = (self.ints([size], []) for size in frame_and_tick(self.graph))
+        shift = self.ints([self.graph.shift], [])
+        start = self.add("ReduceMax", first, keepdims=0)
+        ticks = self.add("Range", start, shift, tick)
+        log_probs = self.add("Gather", log_probs, self.add("Div", ticks, frame), axis=1)
+        after = self.add("Mul", self.add("Size", ticks), tick)
+        after = self.add("Sub", self.add("Add", start, after), shift)
+        return log_probs, self.add("Expand", after, self.add("Shape", first))
+
+    def wait(self, samples, state, count, tick, batch, vocabulary):
         """The branch in which the samples wait for more."""
         outer, self.nodes = self.nodes, []
         shape = self.add("Concat", batch, self.ints([0, vocabulary]), axis=0)
@@ -239,7 +280,7 @@ class _Wrapper:
             self.add("Expand", self.floats([0.0], [1, 1, 1]), shape),
             self.add("Identity", state),
             self.slice(samples, 0, self.graph.window),
-            self.add("Identity", count),
+            self.add("Concat", count, tick, axis=1),
         ]
         nodes, self.nodes = self.nodes, outer
         return self.branch("wait", nodes, results)

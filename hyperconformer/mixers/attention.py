@@ -248,15 +248,12 @@ class RelPosMHAXL(_Attention, attention.RelPosMHAXL):
         self.d_model, self.causal = d_model, options.causal
 
     def _attend(self, x, hidden, padding_mask):
-        positions = _relative_positions
-        if is_recorded():  # A traced tensor must not be kept.
-            positions = positions.__wrapped__
         return attention.RelPosMHAXL.forward(
             self,
             x,
             x,
             x,
-            positions(x.shape[1], self.d_model, x.dtype, x.device),
+            _relative_positions(x.shape[1], self.d_model, x.dtype, x.device),
             attn_mask=hidden,
             key_padding_mask=padding_mask,
             return_attn_weights=False,
@@ -283,9 +280,16 @@ class RelPosMHAXL(_Attention, attention.RelPosMHAXL):
         return self.dropout_att(weights) @ v
 
 
-@lru_cache(maxsize=2)  # Every layer of an encoder asks for the same codes.
 def _relative_positions(frames, d_model, dtype, device):
     """(1, 2 T - 1, D) codes."""
+    make = _make_relative_positions
+    if is_recorded():  # A traced tensor must not be kept.
+        make = make.__wrapped__
+    return make(frames, d_model, dtype, device)
+
+
+@lru_cache(maxsize=2)  # Every layer of an encoder asks for the same codes.
+def _make_relative_positions(frames, d_model, dtype, device):
     return attention.RelPosEncXL(d_model, dtype).to(device).make_pe(frames)
 
 

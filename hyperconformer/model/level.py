@@ -7,10 +7,9 @@ are the same at any volume, but for powers below the lowest that features know.
 import math
 
 import torch
-import torch.nn.functional as F
 
 from hyperconformer.core.masks import lengths_to_padding_mask
-from hyperconformer.core.recording import is_exported
+from hyperconformer.core.running_maximum import running_maximum
 
 # How fast the running level forgets the loudest and the quietest frame: a pause of two
 # seconds costs 10 dB, a loud click is forgotten in some seconds.
@@ -124,22 +123,9 @@ def running_level(
     forgotten = frames * (FORGETTING_DB_PER_S / frames_per_s)
     loudest = torch.cat([memory[:, :1], powers.masked_fill(silent, -math.inf)], 1)
     quietest = torch.cat([memory[:, 1:], powers.masked_fill(silent, math.inf)], 1)
-    loudest = _running_maximum(loudest + forgotten) - forgotten
-    quietest = forgotten - _running_maximum(forgotten - quietest)
+    loudest = running_maximum(loudest + forgotten, 1) - forgotten
+    quietest = forgotten - running_maximum(forgotten - quietest, 1)
     memory = torch.stack([loudest[:, -1], quietest[:, -1]], 1)
     loudest, quietest = loudest[:, 1:], quietest[:, 1:]
     quietest = torch.where(quietest.isinf(), powers, quietest)
     return torch.maximum(loudest, quietest + SPEECH_ABOVE_NOISE_DB)[..., None], memory
-
-
-def _running_maximum(x):
-    """(B, T) the largest of each row so far."""
-    if not is_exported():
-        return x.cummax(1).values
-    # ONNX has no such operator. By doubling; hours of frames, where T is not known yet.
-    frames = x.shape[1]
-    steps = frames.bit_length() if type(frames) is int else 21
-    for shift in (2**step for step in range(steps)):
-        before = F.pad(x, (shift, 0), value=-math.inf)[:, :frames]
-        x = torch.maximum(x, before)
-    return x

@@ -10,6 +10,7 @@ from streaming_model import streaming_config
 
 from hyperconformer.export.folder import export_model
 from hyperconformer.export.graph import save, to_onnx
+from hyperconformer.export.sherpa import frame_and_tick
 from hyperconformer.export.streaming import StreamingGraph
 from hyperconformer.transcribe.streaming import StreamingModel
 
@@ -28,6 +29,13 @@ def streaming_model(mixer="hypermixing", left_context_ms=None, **options):
     )
     modules = config["extractor"], config["recognizer"]
     return StreamingModel(*modules, CHUNK_MS, left_context_ms)
+
+
+def once(log_probs, graph):
+    """(B, T, V) frames in sherpa-onnx's contract without their repetitions."""
+    frame, tick = frame_and_tick(graph)
+    places = np.arange(log_probs.shape[1]) * tick // frame
+    return log_probs[:, np.unique(places, return_index=True)[1]]
 
 
 def session(model, path):

@@ -1,17 +1,20 @@
 """sherpa-onnx's contract around a graph of chunks."""
 
+import math
 import types
 
 import numpy as np
 import pytest
 import torch
-from export.conftest import session, streaming_model
+from export.conftest import once, session, streaming_model
 from export.test_streaming import speech
 
+from hyperconformer.core.masks import ChunkRule
 from hyperconformer.export.sherpa import (
     IN_STEP,
     PIECE,
     SCALES,
+    frame_and_tick,
     state_dim,
     t_one,
     tokens_text,
@@ -32,14 +35,13 @@ def as_sherpa(samples):
 
 
 def run(runtime, graph, streams):
-    """(T, V) of each of the streams, which are one batch, and the last state."""
+    """(B, T, V) of streams that are one batch, each frame once, and the last state."""
     state = np.zeros((len(streams), state_dim(graph)), "f2")
     found = []
     for pieces in zip(*map(as_sherpa, streams)):
         log_probs, state = runtime.run(None, {"x": np.stack(pieces), "state": state})
-        assert log_probs.shape[1] in (0, graph.chunk.chunk_frames)
         found.append(log_probs)
-    return np.concatenate(found, axis=1), state
+    return once(np.concatenate(found, axis=1), graph), state
 
 
 def pcm(samples):
@@ -61,6 +63,31 @@ def test_it_says_what_the_model_says(wrapped):
         assert (got[row, len(frames) :].argmax(-1) == 0).all()
 
 
+def test_a_frame_of_sherpa_onnx_lasts_30_ms(wrapped):
+    graph, runtime = wrapped
+    state = np.zeros((1, state_dim(graph)), "f2")
+    calls, frames = 64, 0
+    for _ in range(calls):
+        piece = np.ones((1, PIECE, 1), "i4")
+        log_probs, state = runtime.run(None, {"x": piece, "state": state})
+        frames += log_probs.shape[1]
+    waiting = decode(state)[0, -2]
+    heard_ms = (calls * PIECE - waiting) / 16
+    # A tick that begins in the last of these milliseconds is there already.
+    assert frames == math.ceil(heard_ms / 30)
+
+
+def test_short_frames_are_all_given():
+    stft = types.SimpleNamespace(sample_rate=16000)
+    features = types.SimpleNamespace(compute_STFT=stft)
+    graph = types.SimpleNamespace(
+        shift=2560,
+        chunk=ChunkRule(8),
+        extractor=types.SimpleNamespace(features=features),
+    )
+    assert frame_and_tick(graph) == (320, 320)
+
+
 def decode(state):
     """What the three halves of each number stand for."""
     halves = state.astype("f4").reshape(len(state), len(SCALES), -1)
@@ -79,7 +106,7 @@ def test_a_state_that_waits_stays_to_the_last_bit(wrapped):
     graph, runtime = wrapped
     size = graph.layout.size
     scales = 10.0 ** np.linspace(-2, 6, size)
-    numbers = np.zeros((1, size + graph.window + 1), "f4")
+    numbers = np.zeros((1, size + graph.window + 2), "f4")
     numbers[:, :size] = np.random.default_rng(0).normal(size=size) * scales
     state = encode(numbers)
     assert np.array_equal(decode(state), numbers)
@@ -87,7 +114,7 @@ def test_a_state_that_waits_stays_to_the_last_bit(wrapped):
     log_probs, after = runtime.run(None, {"x": piece, "state": state})
     assert log_probs.shape[1] == 0
     assert np.array_equal(decode(after)[:, :size], numbers[:, :size])
-    assert decode(after)[0, -1] == PIECE
+    assert decode(after)[0, -2:].tolist() == [PIECE, 0]
 
 
 def test_the_state_of_a_stream_is_that_of_the_chunks(chunks, wrapped):

@@ -10,6 +10,8 @@ import math
 import torch
 import torch.nn.functional as F
 
+from hyperconformer.core.running_maximum import running_maximum
+
 _EMPTY = -1e30
 """The largest key of a group without keys: finite, so that differences are too."""
 
@@ -162,7 +164,7 @@ def _largest_visible(k, bucket, past_max):
     if bucket > 1:
         k = k.unflatten(2, (-1, bucket)).amax(3)
         k = F.pad(k, (0, 0, 1, 0), value=_EMPTY)[:, :, :-1]
-    largest = torch.maximum(k.cummax(2).values, past_max.unsqueeze(2))
+    largest = torch.maximum(running_maximum(k, 2), past_max.unsqueeze(2))
     return largest.repeat_interleave(bucket, dim=2).view(shape)
 
 
