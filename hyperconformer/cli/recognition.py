@@ -102,7 +102,8 @@ def _search(options, nbest, asr, streams):
         chosen["nbest"] = nbest
         chosen.setdefault("beam_size", max(BEAM, nbest))
     ngram = _language_model(options, asr.ngram)
-    return ngram_search(ngram, asr.recognizer, streams, **chosen)
+    recognizer = None if streams else asr.recognizer
+    return ngram_search(ngram, recognizer, streams, **chosen)
 
 
 def _read_hotwords(path):

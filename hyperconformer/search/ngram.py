@@ -15,7 +15,7 @@ logger = logging.getLogger(__name__)
 
 def ngram_search(
     ngram: Mapping[str, Any],
-    recognizer: Recognizer,
+    recognizer: Recognizer | None,
     streams: bool = False,
     **options: Any,
 ) -> Searcher | None:
@@ -31,7 +31,7 @@ def ngram_search(
     ngram : dict
         The folder's, see :func:`hyperconformer.hub.folder.load_model`.
     recognizer : hyperconformer.model.recognizer.Recognizer
-        Whose frames are searched.
+        Whose frames are searched; streams need none.
     streams : bool
         Whether streams are searched.
     **options
@@ -54,6 +54,6 @@ def ngram_search(
     if streams or "hotwords" in options:
         ngram = {name: value for name, value in ngram.items() if name != "words"}
         return CTCSearcher(**ngram, **options)
-    if recognizer.phones:
+    if recognizer is not None and recognizer.phones:
         return PhoneSearcher(recognizer, **ngram, **options)
     return LexiconSearcher(**ngram, **options)
