@@ -9,7 +9,6 @@ modules' parameters.
 """
 
 from dataclasses import dataclass
-from functools import lru_cache
 from typing import Any
 
 import torch
@@ -17,7 +16,7 @@ import torch.nn.functional as F
 from speechbrain.nnet import attention
 
 from hyperconformer.core.masks import chunk_mask, future_mask, last_frames
-from hyperconformer.core.recording import is_recorded
+from hyperconformer.core.recording import is_recorded, kept
 from hyperconformer.mixers.base import TokenMixer, frames_of_step
 from hyperconformer.mixers.linear_attention import rotary_codes, rotate_pairs
 from hyperconformer.ops.linear import linear
@@ -280,16 +279,9 @@ class RelPosMHAXL(_Attention, attention.RelPosMHAXL):
         return self.dropout_att(weights) @ v
 
 
+@kept(maxsize=2)  # Every layer of an encoder asks for the same codes.
 def _relative_positions(frames, d_model, dtype, device):
     """(1, 2 T - 1, D) codes."""
-    make = _make_relative_positions
-    if is_recorded():  # A traced tensor must not be kept.
-        make = make.__wrapped__
-    return make(frames, d_model, dtype, device)
-
-
-@lru_cache(maxsize=2)  # Every layer of an encoder asks for the same codes.
-def _make_relative_positions(frames, d_model, dtype, device):
     return attention.RelPosEncXL(d_model, dtype).to(device).make_pe(frames)
 
 

@@ -7,7 +7,6 @@ names; :class:`HyperGLUMixer` and :class:`HyperMLPMixer` are the token mixers
 Paper: HyperMLP: An Integrated Perspective for Sequence Modeling, arXiv:2602.12601.
 """
 
-import functools
 from dataclasses import KW_ONLY, dataclass, fields
 from typing import Any
 
@@ -16,7 +15,7 @@ from torch import nn
 from torch.nn import functional as F
 
 from hyperconformer.core.masks import last_frames
-from hyperconformer.core.recording import is_recorded
+from hyperconformer.core.recording import kept
 from hyperconformer.mixers.base import (
     State,
     TokenMixer,
@@ -493,10 +492,7 @@ class HyperGLU(nn.Module):
         """
         frames, width = z.shape[2:]
         t = position[:, None] + torch.arange(frames, device=z.device)
-        frequencies = _rope_frequencies
-        if is_recorded():  # A traced tensor must not be kept.
-            frequencies = frequencies.__wrapped__
-        frequencies = frequencies(width, self.cfg.rope_base).to(z.device)
+        frequencies = _rope_frequencies(width, self.cfg.rope_base).to(z.device)
         angle = t[:, None, :, None] * frequencies
         cos, sin = angle.cos().to(z.dtype), angle.sin().to(z.dtype)
         even, odd = z[..., ::2], z[..., 1::2]
@@ -505,7 +501,7 @@ class HyperGLU(nn.Module):
         ).flatten(-2)
 
 
-@functools.lru_cache(maxsize=8)
+@kept(maxsize=8)
 def _rope_frequencies(width, base):
     """(width / 2,) float64 on the CPU; not to be changed in place."""
     with torch.inference_mode(False), torch.device("cpu"):

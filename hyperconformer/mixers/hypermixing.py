@@ -5,7 +5,6 @@ https://arxiv.org/abs/2203.03691; HyperConformer: Multi-head HyperMixer for Effi
 Speech Recognition, https://arxiv.org/abs/2305.18281.
 """
 
-import functools
 import math
 from dataclasses import dataclass
 from typing import Any
@@ -15,7 +14,7 @@ from torch import nn
 
 from hyperconformer.core.masks import check_padding_mask
 from hyperconformer.core.messages import quoted
-from hyperconformer.core.recording import is_exported
+from hyperconformer.core.recording import is_exported, kept
 from hyperconformer.mixers.base import TokenMixer, frames_of_step
 from hyperconformer.ops.backend import check_backend
 from hyperconformer.ops.hypermixing import (
@@ -541,8 +540,7 @@ class PositionCodes(nn.Module):
     def forward(self, length):
         """At least ``length`` rows of codes, on this module's device and dtype."""
         if is_exported():  # A program takes other lengths, and cannot keep a table.
-            formula = getattr(self.formula, "__wrapped__", self.formula)
-            return formula(length, self.width).to(self.pe)
+            return self.formula(length, self.width).to(self.pe)
         rows = self.pe.shape[0]
         if rows < length:
             while rows < length:
@@ -555,7 +553,7 @@ class PositionCodes(nn.Module):
         super()._load_from_state_dict(state_dict, prefix, *args)
 
 
-@functools.lru_cache(maxsize=8)
+@kept(maxsize=8)
 def sinusoidal_codes(length, width):
     """The Transformer's sine and cosine pairs, rounded as SpeechBrain rounds them.
 
@@ -604,7 +602,7 @@ def sinusoids(positions, width):
     return codes.flatten(-2)[..., :width].contiguous()
 
 
-@functools.lru_cache(maxsize=8)
+@kept(maxsize=8)
 def sinusoidal_frequencies(width):
     """The frequency of each channel of :func:`sinusoids`.
 
@@ -625,7 +623,7 @@ def sinusoidal_frequencies(width):
         return frequencies.repeat_interleave(2)[:width]
 
 
-@functools.lru_cache(maxsize=8)
+@kept(maxsize=8)
 def steep_codes(length, width):
     """The codes of the published HyperMixing, whose frequencies fall twice as fast.
 

@@ -364,9 +364,9 @@ def test_it_fits_a_phone_and_a_desk(server, tmp_path):
 
 @pytest.mark.slow
 def test_all_test_files_of_an4_give_the_words_of_the_command_line(
-    exact_site, shared_folder
+    exact_site, whole_an4
 ):
-    files = sorted(shared_folder.glob("an4/wav/an4test_clstk/*/*.wav"))
+    files = sorted(whole_an4.glob("wav/an4test_clstk/*/*.wav"))
     assert len(files) == 130
     with Server(exact_site) as server:
         found = drive(server, "files", timeout_s=1800, files=files)
