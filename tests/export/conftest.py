@@ -9,7 +9,8 @@ import torch
 from streaming_model import streaming_config
 
 from hyperconformer.export.folder import export_model
-from hyperconformer.export.graph import save, to_onnx
+from hyperconformer.export.graph import make_optional, save, to_onnx
+from hyperconformer.export.offline import OfflineGraph
 from hyperconformer.export.sherpa import frame_and_tick
 from hyperconformer.export.streaming import StreamingGraph
 from hyperconformer.transcribe.streaming import StreamingModel
@@ -59,6 +60,24 @@ def chunks(make_once):
 
     graph = StreamingGraph(streaming_model(normalize_by_frames=True))
     path = make_once("chunks.onnx", lambda path: save(to_onnx(graph), path, {}))
+    return graph, onnx.load(path), open_session(path)
+
+
+@pytest.fixture(scope="session")
+def utterances(make_once):
+    """The graph of whole utterances, likewise."""
+    import onnx
+
+    torch.manual_seed(1)
+    config = streaming_config(num_encoder_layers=1)
+    graph = OfflineGraph(config["extractor"], config["recognizer"])
+
+    def make(path):
+        model = to_onnx(graph)
+        make_optional(model, "lengths", "samples")
+        save(model, path, {})
+
+    path = make_once("utterances.onnx", make)
     return graph, onnx.load(path), open_session(path)
 
 

@@ -3,20 +3,19 @@
 import numpy as np
 import pytest
 import torch
-from export.conftest import open_session, session
+from export.conftest import session
 from streaming_model import streaming_config
 
 from hyperconformer.export.graph import make_optional, to_onnx
 from hyperconformer.export.offline import OfflineGraph
 from hyperconformer.mixers.registry import list_mixers
-from hyperconformer.transcribe.offline import ASR
 
 # How many frames it takes depends on the length in steps.
 REFUSED = {"mixture_of_attention"}
 BATCHES = [(8001, [0.5, 1.0, 0.2]), (16000, [1.0]), (30011, [1.0, 0.7])]
 
 
-def assert_like_pytorch(runtime, extractor, recognizer, tolerance=1e-4):
+def assert_like_pytorch(runtime, extractor, recognizer):
     for samples, relative in BATCHES:
         wavs, relative = (
             0.1 * torch.randn(len(relative), samples),
@@ -31,18 +30,16 @@ def assert_like_pytorch(runtime, extractor, recognizer, tolerance=1e-4):
         assert frames.tolist() == expected.lengths.tolist()
         for row, count in enumerate(frames):
             worst = np.abs(got[row, :count] - expected.ctc[row, :count].numpy()).max()
-            assert worst < tolerance
+            assert worst < 1e-4
 
 
-def test_onnx_runtime_says_what_pytorch_says(exported, tiny_model):
-    asr = ASR.from_hparams(tiny_model)
-    runtime = open_session(exported / "model.onnx")
-    # The tiny model's head is twenty times as loud as a trained one.
-    assert_like_pytorch(runtime, asr.extractor, asr.recognizer, 20 * 1e-4)
+def test_onnx_runtime_says_what_pytorch_says(utterances):
+    graph, _, runtime = utterances
+    assert_like_pytorch(runtime, graph.extractor, graph.recognizer)
 
 
-def test_lengths_may_be_left_out(exported):
-    runtime = open_session(exported / "model.onnx")
+def test_lengths_may_be_left_out(utterances):
+    _, _, runtime = utterances
     assert [entry.name for entry in runtime.get_inputs()] == ["samples"]
     wavs = 0.1 * np.random.default_rng(0).normal(size=(2, 12000)).astype("f4")
     lengths = np.array([12000, 12000])
