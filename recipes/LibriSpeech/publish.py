@@ -27,6 +27,7 @@ from hyperconformer.hub.folder import (
     find_model,
     write_settings,
 )
+from hyperconformer.training.resume import read_earlier_settings
 
 
 def main(options):
@@ -40,7 +41,10 @@ def main(options):
     config = json.loads((source / CONFIG_FILE).read_text(encoding="utf-8"))
     weights = load_file(source / WEIGHTS_FILE)
     if options.checkpoint:
-        phones = take_checkpoint(pathlib.Path(options.checkpoint), weights)
+        checkpoint = pathlib.Path(options.checkpoint)
+        layers = config["recognizer"]["transformer"]["num_encoder_layers"]
+        require_phones_at(layers, checkpoint)
+        phones = take_checkpoint(checkpoint, weights)
         config["recognizer"]["phones"] = phones
     weights = {
         name: weight if name.startswith("extractor.") else _halve(name, weight)
@@ -56,6 +60,17 @@ def main(options):
     ASR.from_hparams(source=target, trusted=True)
     for file in sorted(target.iterdir()):
         print(f"{file} {file.stat().st_size / 1e6:.2f} MB")
+
+
+def require_phones_at(last_layer, checkpoint):
+    """Refuse a phone head of another layer: on the last it would say nonsense."""
+    settings = read_earlier_settings(checkpoint.parent.parent, checkpoint.parent)
+    layer = ((settings or {}).get("phone_ctc") or {}).get("layer")
+    if layer != last_layer:
+        raise ValueError(
+            f"{checkpoint}: phone_ctc.layer must be the last layer, {last_layer}, got "
+            f"{layer}"
+        )
 
 
 def take_checkpoint(checkpoint, weights):

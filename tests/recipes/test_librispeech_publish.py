@@ -1,12 +1,17 @@
 """A published folder has half the size, the same words and the n-grams."""
 
+import importlib.util
 import pathlib
 import subprocess
 import sys
 
+import pytest
+import torch
 from safetensors import safe_open
 
 from hyperconformer import ASR, LexiconSearcher
+from hyperconformer.model.recognizer import Recognizer
+from hyperconformer.training.phones import PhoneCTC
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
 SCRIPT = ROOT / "recipes/LibriSpeech/publish.py"
@@ -31,3 +36,62 @@ def test_half_precision_and_ngrams(tmp_path):
     asr = ASR.from_hparams(source=model, trusted=True)
     assert isinstance(asr.search, LexiconSearcher) and asr.search.lm_weight == 0.4
     assert asr.transcribe_file(SPEECH).text == "ONE FIVE TWO TWO SEVEN"
+
+
+@pytest.fixture
+def publish():
+    spec = importlib.util.spec_from_file_location("publish", SCRIPT)
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+@pytest.fixture
+def checkpoint(tmp_path):
+    """A recogniser and the phone head that was trained with it, and their files."""
+    torch.manual_seed(0)
+    lexicon = tmp_path / "lexicon.txt"
+    lexicon.write_text("A  AH\nBE  B IY\n")
+    folder = tmp_path / "run/checkpoints/CKPT+1"
+    folder.mkdir(parents=True)
+    (folder / "CKPT.yaml").write_text("unixtime: 1\n")
+    (folder / "phones.ckpt").write_text("AH\nB\nIY")
+    (tmp_path / "run/hyperparams.yaml").write_text("phone_ctc:\n  layer: 2\n")
+    recognizer = ASR.from_hparams(source=RUN).recognizer
+    width = recognizer.ctc_head.in_features
+    phones = PhoneCTC(lexicon, width, layer=2, weight=0.3)
+    for module in (recognizer.transformer.encoder.norm.norm, phones.norm):
+        torch.nn.init.normal_(module.weight, 1.0, 0.2)
+        torch.nn.init.normal_(module.bias)
+    torch.save(recognizer.state_dict(), folder / "recognizer.ckpt")
+    torch.save(phones.state_dict(), folder / "phone_ctc.ckpt")
+    return folder, recognizer, phones
+
+
+def test_the_phone_head_becomes_one_matrix(publish, checkpoint):
+    folder, recognizer, phones = checkpoint
+    weights = {}
+    assert publish.take_checkpoint(folder, weights) == phones.phones
+    width = recognizer.ctc_head.in_features
+    vocabulary = recognizer.ctc_head.out_features
+    published = Recognizer(
+        recognizer.frontend,
+        recognizer.transformer,
+        width,
+        vocabulary,
+        phones=phones.phones,
+    )
+    named = {name.removeprefix("recognizer."): x for name, x in weights.items()}
+    published.load_state_dict(named)
+    last = torch.randn(2, 30, width)  # the output of the last layer
+    encoded = recognizer.transformer.encoder.norm(last)
+    expected = phones.head(phones.norm(last)).log_softmax(-1)
+    # The two norms add epsilons of 1e-6 and 1e-5 to variances near 1.
+    assert (published.phone_log_probs(encoded) - expected).abs().max() < 1e-4
+
+
+def test_a_phone_head_of_another_layer_is_refused(publish, checkpoint):
+    folder, *_ = checkpoint
+    publish.require_phones_at(2, folder)
+    with pytest.raises(ValueError, match="must be the last layer, 4, got 2"):
+        publish.require_phones_at(4, folder)
