@@ -103,7 +103,7 @@ def _search(options, nbest, asr, streams):
         chosen.setdefault("beam_size", max(BEAM, nbest))
     ngram = _language_model(options, asr.ngram)
     recognizer = None if streams else asr.recognizer
-    return ngram_search(ngram, recognizer, streams, **chosen)
+    return ngram_search(ngram, recognizer, **chosen)
 
 
 def _read_hotwords(path):

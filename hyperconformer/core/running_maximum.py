@@ -1,4 +1,4 @@
-"""The largest so far, also where a program is exported."""
+"""The running maximum, also in exported programs."""
 
 import math
 
@@ -9,7 +9,7 @@ from hyperconformer.core.recording import is_exported
 
 
 def running_maximum(x: torch.Tensor, dim: int) -> torch.Tensor:
-    """The largest of each element and those before it.
+    """The largest of each element and the elements before it.
 
     Arguments
     ---------
@@ -30,7 +30,8 @@ def running_maximum(x: torch.Tensor, dim: int) -> torch.Tensor:
     """
     if not is_exported():
         return x.cummax(dim).values
-    # ONNX has no such operator. By doubling; hours of frames, where T is not known yet.
+    # ONNX has no such operator. Each shift doubles the frames that are compared; 21
+    # shifts reach over hours of frames, where their number is not known yet.
     frames = x.shape[dim]
     steps = (frames - 1).bit_length() if type(frames) is int else 21
     after = [0, 0] * (x.dim() - 1 - dim)

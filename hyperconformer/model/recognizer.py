@@ -55,8 +55,8 @@ class Recognizer(nn.Module):
     transducer : hyperconformer.model.transducer.Transducer, optional
         A second head, in a decoder's place.
     phones : list of str, optional
-        Phones that a further CTC head tells, for
-        :class:`hyperconformer.search.lexicon.PhoneSearcher`; output 0 is the blank.
+        The phones of a second CTC head, for
+        :class:`hyperconformer.search.lexicon.PhoneSearcher`. Its output 0 is the blank.
 
     Raises
     ------
@@ -219,17 +219,7 @@ class Recognizer(nn.Module):
         return _log_probs(self.ctc_head(encoded))
 
     def phone_log_probs(self, encoded: torch.Tensor) -> torch.Tensor:
-        """What the phone head says of the encoder's frames.
-
-        Arguments
-        ---------
-        encoded : torch.Tensor
-            (..., D).
-
-        Returns
-        -------
-        torch.Tensor
-            (..., number of phones + 1), in at least float32.
+        """As :meth:`ctc_log_probs`, (..., number of phones + 1) of the phone head.
 
         Raises
         ------

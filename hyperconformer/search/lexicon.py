@@ -42,8 +42,8 @@ class LexiconSearcher(Searcher):
     arpa : str or pathlib.Path
         The n-gram model: an ARPA file, or KenLM's binary form.
     words : str or pathlib.Path, optional
-        The lexicon, one word a line; what follows the word is for
-        :class:`PhoneSearcher`. None = the words of the ARPA file.
+        The lexicon, one word a line. Only :class:`PhoneSearcher` reads the phones after
+        a word. None = the words of the ARPA file.
     lm_weight : float
         Weight of the n-gram model, at least 0.
     word_bonus : float
@@ -168,7 +168,7 @@ class LexiconSearcher(Searcher):
         trie = flashlight.Trie(size, separator)
         start = self.lm.start(False)
         scores = [self.lm.score(start, number)[1] for number in range(len(spelled))]
-        # The likeliest words first: of a spelling, only so many are kept.
+        # flashlight keeps MAX_HOMOPHONES words of one spelling: the likeliest.
         homophones: collections.Counter[tuple[int, ...]] = collections.Counter()
         for number in sorted(range(len(scores)), key=scores.__getitem__, reverse=True):
             for tokens in spellings[number]:
@@ -214,7 +214,7 @@ class LexiconSearcher(Searcher):
         return self._best(frames, tokenizer, self.nbest)
 
     def _best(self, frames, tokenizer, most):
-        """At most so many hypotheses."""
+        """Decode one utterance to at most ``most`` hypotheses."""
         frames = self._log_probs(frames)
         found: dict[str, Hypothesis] = {}
         for result in self.decoder.decode(frames.data_ptr(), *frames.shape):

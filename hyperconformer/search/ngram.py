@@ -14,10 +14,7 @@ logger = logging.getLogger(__name__)
 
 
 def ngram_search(
-    ngram: Mapping[str, Any],
-    recognizer: Recognizer | None,
-    streams: bool = False,
-    **options: Any,
+    ngram: Mapping[str, Any], recognizer: Recognizer | None, **options: Any
 ) -> Searcher | None:
     """Choose the search for the n-grams of a model folder.
 
@@ -30,10 +27,8 @@ def ngram_search(
     ---------
     ngram : dict
         The folder's, see :func:`hyperconformer.hub.folder.load_model`.
-    recognizer : hyperconformer.model.recognizer.Recognizer
-        Whose frames are searched; streams need none.
-    streams : bool
-        Whether streams are searched.
+    recognizer : hyperconformer.model.recognizer.Recognizer, optional
+        The recogniser of the whole utterances that are searched; None = streams.
     **options
         Options of the search, such as ``nbest`` and ``hotwords``.
 
@@ -51,9 +46,9 @@ def ngram_search(
     except MissingExtraError as error:
         logger.warning(f"{error}. Without them, it makes more errors")
         return CTCSearcher(**options) if options else None
-    if streams or "hotwords" in options:
+    if recognizer is None or "hotwords" in options:
         ngram = {name: value for name, value in ngram.items() if name != "words"}
         return CTCSearcher(**ngram, **options)
-    if recognizer is not None and recognizer.phones:
+    if recognizer.phones:
         return PhoneSearcher(recognizer, **ngram, **options)
     return LexiconSearcher(**ngram, **options)

@@ -516,7 +516,7 @@ class StreamingASR:
             config["extractor"], config["recognizer"], chunk_ms, left_context_ms
         )
         if search is None:
-            search = ngram_search(config["ngram"], config["recognizer"], streams=True)
+            search = ngram_search(config["ngram"], recognizer=None)
         asr = cls(model, tokenizer, search, endpoint_s)
         asr.ngram = config["ngram"]
         return asr

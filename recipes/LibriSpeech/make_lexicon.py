@@ -14,6 +14,7 @@ from hyperconformer.core.files import write_atomically
 from hyperconformer.core.text import read_text
 from hyperconformer.corpora.librispeech import read_transcripts
 from hyperconformer.corpora.synthetic.pronunciation import (
+    lexicon_line,
     pronounce,
     pronounce_variants,
     write_lexicon,
@@ -36,7 +37,7 @@ def add_phones(words_file):
     """Write each word of a list with its pronunciations, one a line."""
     words = {line.split()[0] for line in read_text(words_file).splitlines() if line}
     lines = [
-        f"{word}  {' '.join(phones)}\n"
+        lexicon_line(word, phones)
         for word, variants in pronounce_variants(words).items()
         for phones in variants
     ]

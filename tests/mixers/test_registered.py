@@ -78,7 +78,7 @@ class Wrong(Running):
 def outcomes(tmp_path_factory):
     """What the contract's tests say of three mixers: {mixer: {test: outcome}}.
 
-    One process for all of them: it imports and collects for longer than it tests.
+    One process tests all three: imports and collection take longer than the tests.
     """
     guide = (ROOT / "CONTRIBUTING.md").read_text(encoding="utf-8")
     code = re.search(r"```python\n(.*?class MeanMixer.*?)```", guide, re.DOTALL)[1]

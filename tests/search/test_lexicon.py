@@ -133,6 +133,18 @@ def test_words_are_found_by_any_of_their_pronunciations(tmp_path, arpa, tokenize
     assert search.decode(silent, tokenizer)[0].text == "AB"
 
 
+def test_no_word_fits_frames_without_phones(tmp_path, arpa, tokenizer):
+    words = tmp_path / "words.txt"
+    words.write_text("AB  X Y\n", encoding="utf-8")
+    recognizer = PhoneRecognizer("X", "Y", "Z", vocab_size=tokenizer.vocab_size())
+    search = PhoneSearcher(recognizer, arpa, words, nbest=3)
+    search.prepare(tokenizer)
+    certain = -1e10 * (1 - torch.eye(4))
+    for said in ([0], [0, 0, 0], [3], [1]):
+        assert search.decode(certain[said], tokenizer)[0].text == ""
+    assert search.decode(torch.zeros(4, 4), tokenizer)[0].text == ""
+
+
 def test_phones_that_cannot_be_are_named(tmp_path, arpa, tokenizer):
     words = tmp_path / "words.txt"
     for line, message in (("AB  X Q", "AB must be some of X Y, got Q"), ("AB", "none")):

