@@ -60,8 +60,8 @@ EXTRAS["dev"] = [
 ]
 
 # Recipes, ablations and trained models stand at the top of the repository, and travel
-# in the wheel as data of the package: hyperconformer/core/shipped.py and
-# hyperconformer/hub/folder.py look for them in both places.
+# in the wheel as data of the package: hyperconformer/core/shipped.py looks for them in
+# both places.
 SHIPPED = {
     f"hyperconformer.{folder.replace('/', '.')}": folder
     for folder in (

@@ -49,7 +49,12 @@ def run_command(name, command, *arguments):
         return CLOSED_PIPE
     except KeyboardInterrupt:
         return INTERRUPTED
-    except (OSError, ValueError, MissingExtraError) as error:
+    except OSError as error:
+        # As other programs say it, without Python's number.
+        known = error.filename is not None and error.strerror
+        reason = f"{error.filename}: {error.strerror}" if known else error
+        print(f"{name}: {reason}", file=sys.stderr)
+    except (ValueError, MissingExtraError) as error:
         print(f"{name}: {error}", file=sys.stderr)
     try:
         sys.stdout.flush()

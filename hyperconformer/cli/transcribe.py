@@ -83,7 +83,9 @@ def run(options):
     targets = _find_targets(options, suffix)
     asr = load_asr(options, options.nbest)
     several = len(options.files) > 1
-    bar = tqdm(options.files, unit="file", disable=not several, dynamic_ncols=True)
+    # None: none either where standard error is no terminal, as in a log.
+    hidden = None if several else True
+    bar = tqdm(options.files, unit="file", disable=hidden, dynamic_ncols=True)
     written = []
 
     def write(path):

@@ -1,8 +1,8 @@
-"""The recipes and ablations that come with the package, and their names.
+"""What comes with the package: recipes, ablations and their names; models' folder.
 
-``hparams/`` and ``recipes/`` stand at the top of the repository. A wheel holds them as
-data of the package (``setup.py``), beside each other as here, so that one YAML file
-finds another as its ``base:``.
+``hparams/``, ``recipes/`` and ``pretrained/`` stand at the top of the repository. A
+wheel holds them as data of the package (``setup.py``), beside each other as here, so
+that one YAML file finds another as its ``base:``.
 """
 
 import pathlib
@@ -11,6 +11,27 @@ from typing import Dict, Union
 from hyperconformer.core.messages import unknown
 
 PACKAGE = pathlib.Path(__file__).resolve().parents[1]
+
+
+def find_folder(name: str) -> pathlib.Path:
+    """A shipped folder: in the package if a wheel installed it, else the repository's.
+
+    Arguments
+    ---------
+    name : str
+        Of the folder at the top of the repository.
+
+    Returns
+    -------
+    pathlib.Path
+
+    Example
+    -------
+    >>> find_folder("pretrained").name
+    'pretrained'
+    """
+    installed = PACKAGE / name
+    return installed if installed.is_dir() else PACKAGE.parent / name
 
 
 def list_recipes() -> Dict[str, pathlib.Path]:
@@ -27,8 +48,8 @@ def list_recipes() -> Dict[str, pathlib.Path]:
     >>> list_recipes()["an4/hyperconformer"].as_posix().split("/")[-4:]
     ['recipes', 'AN4', 'hparams', 'hyperconformer.yaml']
     """
-    recipes = _by_stem(_folder("hparams"))
-    for folder in sorted(_folder("recipes").glob("*/hparams")):
+    recipes = _by_stem(find_folder("hparams"))
+    for folder in sorted(find_folder("recipes").glob("*/hparams")):
         recipes.update(_by_stem(folder, f"{folder.parent.name.lower()}/"))
     return recipes
 
@@ -46,7 +67,7 @@ def list_ablations() -> Dict[str, pathlib.Path]:
     >>> list_ablations()["heads"].name
     'heads.yaml'
     """
-    return _by_stem(_folder("hparams") / "ablations")
+    return _by_stem(find_folder("hparams") / "ablations")
 
 
 def find_recipe(
@@ -102,12 +123,6 @@ def _find(kind, path, name, shipped):
     if name not in shipped:
         raise ValueError(unknown(kind, name, list(shipped)))
     return str(shipped[name])
-
-
-def _folder(name):
-    """In the package, where it is installed from a wheel, else in the repository."""
-    installed = PACKAGE / name
-    return installed if installed.is_dir() else PACKAGE.parent / name
 
 
 def _by_stem(folder, prefix=""):

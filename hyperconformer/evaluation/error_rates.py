@@ -55,7 +55,9 @@ def evaluate(asr, manifest, progress=True, on_error=None):
         [utterance.text or "" for utterance in utterances], asr.tokenizer, manifest
     )
     stats = {"WER": ErrorRateStats(), "CER": ErrorRateStats(split_tokens=True)}
-    bar = tqdm(utterances, unit="file", disable=not progress, dynamic_ncols=True)
+    # None: none either where standard error is no terminal, as in a log.
+    hidden = None if progress else True
+    bar = tqdm(utterances, unit="file", disable=hidden, dynamic_ncols=True)
     for utterance, reference in zip(bar, references):
         try:
             if utterance.fault or utterance.audio is None:

@@ -323,7 +323,8 @@ def export_speechbrain(source, output):
         If there is no model.
     ValueError
         If SpeechBrain's recipes have no such model: it has no attention decoder, or
-        SpeechBrain's modules would compute something else with its weights.
+        SpeechBrain's modules would compute something else with its weights or normalise
+        its features in another way.
     """
     settings, output = read_settings(source), pathlib.Path(output)
     if "language_model" in settings:
@@ -339,7 +340,7 @@ def export_speechbrain(source, output):
         config, _ = load_model(source, ("extractor", "recognizer"))
         recognizer, extractor = config["recognizer"], config["extractor"]
         options = settings["recognizer"]["transformer"].get("mixer_options") or {}
-        _check_exportable(source, recognizer, options)
+        _check_exportable(source, recognizer, extractor, options)
         output.mkdir(parents=True, exist_ok=True)
         state = recognizer_to_speechbrain(recognizer.state_dict())
         torch.save(state, output / MODEL_FILES[0])
@@ -352,7 +353,7 @@ def export_speechbrain(source, output):
     return output
 
 
-def _check_exportable(source, recognizer, options):
+def _check_exportable(source, recognizer, extractor, options):
     """Refuse what SpeechBrain's modules cannot hold or would compute otherwise."""
     if recognizer.decoder_head is None:
         raise ValueError(
@@ -372,6 +373,9 @@ def _check_exportable(source, recognizer, options):
     ]
     if recognizer.frontend.causal:
         others.append("a causal front end")
+    # SpeechBrain's InputNormalization knows the other two.
+    if "level" in extractor.normalization:
+        others.append(f"normalization: {extractor.normalization}")
     if others:
         raise ValueError(f"{source} has {', '.join(others)}: SpeechBrain's has not")
 

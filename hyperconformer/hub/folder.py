@@ -21,6 +21,7 @@ from safetensors.torch import save_file
 from sentencepiece import SentencePieceProcessor
 
 from hyperconformer.core.devices import find_device
+from hyperconformer.core.shipped import find_folder
 from hyperconformer.hub.config import (
     MODULES,
     NGRAM_SETTINGS,
@@ -69,12 +70,10 @@ BUILD_FACTOR, BUILD_BYTES, BUILD_TENSORS = 8, 2**26, 1000
 
 _ROWS = re.compile(r"\[\n([^\[\]{}]*)\]")
 
-# The model that comes with the package: in the repository, and in the wheel as data
-# of the package.
+# The models that come with the package.
 DEFAULT_MODEL = "hyperconformer-an4"
 DEFAULT_STREAMING_MODEL = "hyperconformer-an4-streaming"
-_PACKAGE = pathlib.Path(__file__).resolve().parents[1]
-SHIPPED_FOLDERS = (_PACKAGE / "pretrained", _PACKAGE.parent / "pretrained")
+SHIPPED_FOLDER = find_folder("pretrained")
 
 
 def save_model(folder, config_text, modules, tokenizer_file, ngram=None):
@@ -256,7 +255,7 @@ def _ngram_options(folder, settings, trusted):
     if names == [NGRAM_FILE]:
         return options
     # KenLM maps its binary form into memory and believes what it holds.
-    if not trusted and folder.resolve().parent not in SHIPPED_FOLDERS:
+    if not trusted and folder.resolve().parent != SHIPPED_FOLDER:
         logger.warning(
             f"{folder / KENLM_FILE} is not used: KenLM does not check such a file. If "
             "you trust who made it, say so with --trusted (trusted=True)"
@@ -320,23 +319,17 @@ def list_shipped_models():
     -------
     list of str
     """
-    return sorted(
-        {
-            file.parent.name
-            for place in SHIPPED_FOLDERS
-            for file in place.glob(f"*/{WEIGHTS_FILE}")
-        }
-    )
+    return sorted(file.parent.name for file in SHIPPED_FOLDER.glob(f"*/{WEIGHTS_FILE}"))
 
 
 def _find_shipped(name):
-    for place in SHIPPED_FOLDERS:
-        if (place / name / WEIGHTS_FILE).is_file():
-            return place / name
-    raise FileNotFoundError(
-        f"the shipped model {name} is not installed: it is neither in "
-        f"{SHIPPED_FOLDERS[0]} nor in {SHIPPED_FOLDERS[1]}; name a model folder"
-    )
+    folder = SHIPPED_FOLDER / name
+    if not (folder / WEIGHTS_FILE).is_file():
+        raise FileNotFoundError(
+            f"the shipped model {name} is not installed: it is not in "
+            f"{SHIPPED_FOLDER}; name a model folder"
+        )
+    return folder
 
 
 def _fetch(name):

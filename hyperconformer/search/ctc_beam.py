@@ -149,16 +149,7 @@ class CTCSearcher(Searcher):
         sentences: Sequence[str] = (),
         folder: str | pathlib.Path | None = None,
     ) -> None:
-        """Build the search for a recogniser.
-
-        Arguments
-        ---------
-        tokenizer : sentencepiece.SentencePieceProcessor
-            The recogniser's.
-        sentences : list of str
-            Training transcripts; not needed here.
-        folder : str or pathlib.Path
-            The run's folder; not needed here.
+        """Build the search, see :meth:`Searcher.prepare`.
 
         Raises
         ------
@@ -200,13 +191,13 @@ class CTCSearcher(Searcher):
             )
 
     def begin(self, tokenizer: SentencePieceProcessor) -> Search:
-        """Begin an utterance, or a segment of a stream."""
+        """See :meth:`Searcher.begin`."""
         return self._begin(tokenizer, self._thresholds()[0])
 
     def decode(
         self, frames: torch.Tensor, tokenizer: SentencePieceProcessor
     ) -> list[Hypothesis]:
-        """Decode one utterance, see :meth:`Searcher.decode`."""
+        """See :meth:`Searcher.decode`; it searches until there are ``nbest``."""
         for thresholds in self._thresholds():
             search = self._begin(tokenizer, thresholds)
             search.advance(frames)
@@ -287,16 +278,9 @@ class NGramSearcher(CTCSearcher):
         sentences: Sequence[str] = (),
         folder: str | pathlib.Path | None = None,
     ) -> None:
-        """Train the n-gram model and build the search.
+        """Train the n-gram model, as ``folder/lm.arpa``, and build the search.
 
-        Arguments
-        ---------
-        tokenizer : sentencepiece.SentencePieceProcessor
-            The recogniser's.
-        sentences : list of str
-            Training transcripts.
-        folder : str or pathlib.Path
-            Where the model goes, as ``lm.arpa``.
+        See :meth:`Searcher.prepare`.
 
         Raises
         ------

@@ -14,7 +14,7 @@ class GreedySearcher(Searcher):
     """
 
     def begin(self, tokenizer: SentencePieceProcessor) -> Search:
-        """Begin an utterance, or a segment of a stream."""
+        """See :meth:`Searcher.begin`."""
         return GreedySearch(tokenizer)
 
 

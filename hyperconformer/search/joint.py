@@ -136,16 +136,7 @@ class JointSearcher(Searcher, S2STransformerBeamSearcher):
         sentences: Sequence[str] = (),
         folder: str | pathlib.Path | None = None,
     ) -> None:
-        """Refuse a language model whose tokens mean something else.
-
-        Arguments
-        ---------
-        tokenizer : sentencepiece.SentencePieceProcessor
-            The recogniser's.
-        sentences : list of str
-            Training transcripts; not needed here.
-        folder : str or pathlib.Path
-            The run's folder; not needed here.
+        """See :meth:`Searcher.prepare`.
 
         Raises
         ------
@@ -158,20 +149,7 @@ class JointSearcher(Searcher, S2STransformerBeamSearcher):
     def hypotheses(
         self, recognition: Recognition, tokenizer: SentencePieceProcessor
     ) -> list[list[Hypothesis]]:
-        """Decode a batch.
-
-        Arguments
-        ---------
-        recognition : hyperconformer.model.recognizer.Recognition
-            Of the batch.
-        tokenizer : sentencepiece.SentencePieceProcessor
-            The recogniser's.
-
-        Returns
-        -------
-        list of list of Hypothesis
-            The best one of each utterance.
-        """
+        """See :meth:`Searcher.hypotheses`; one hypothesis an utterance."""
         return self._decode(
             recognition.encoded, recognition.relative_lengths, tokenizer
         )
@@ -179,7 +157,7 @@ class JointSearcher(Searcher, S2STransformerBeamSearcher):
     def decode(
         self, frames: torch.Tensor, tokenizer: SentencePieceProcessor
     ) -> list[Hypothesis]:
-        """Decode one utterance, see :meth:`Searcher.decode`."""
+        """See :meth:`Searcher.decode`."""
         whole = torch.ones(1, device=frames.device)
         return self._decode(frames[None], whole, tokenizer)[0]
 

@@ -36,13 +36,13 @@ class TransducerSearcher(Searcher):
         self.transducer = recognizer.transducer
 
     def begin(self, tokenizer: SentencePieceProcessor) -> Search:
-        """Begin an utterance, or a segment of a stream."""
+        """See :meth:`Searcher.begin`."""
         return TransducerSearch(tokenizer, self.transducer)
 
     def decode(
         self, frames: torch.Tensor, tokenizer: SentencePieceProcessor
     ) -> list[Hypothesis]:
-        """Decode one utterance, see :meth:`Searcher.decode`.
+        """See :meth:`Searcher.decode`.
 
         At once, which is faster than frame by frame and says the same.
         """

@@ -223,7 +223,9 @@ def measure_features(settings, manifests):
     rows = rows[: settings.normalization_utterances]
     extractor.fit(
         read_audio(row["wav"], settings.sample_rate)
-        for row in tqdm(rows, desc="measuring features", dynamic_ncols=True)
+        for row in tqdm(
+            rows, desc="measuring features", disable=None, dynamic_ncols=True
+        )
     )
 
 

@@ -103,6 +103,7 @@ def _train_sentencepiece(sentences, unit, vocab_size):
             bos_id=BOS_INDEX,
             eos_id=EOS_INDEX,
             pad_id=-1,
+            minloglevel=1,  # warnings: all settings and steps are 70 lines
         )
     except RuntimeError as error:
         at_most = re.search(r"Please set it to a value <= (\d+)", str(error))

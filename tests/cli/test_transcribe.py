@@ -55,6 +55,7 @@ def test_one_bad_file_does_not_stop_the_rest(capsys, files, tiny_model, tmp_path
         capsys, "transcribe", files[0], bad, files[1], "--model", tiny_model
     )
     assert code == 1 and out.count("\n") == 2 and files[1] in out
+    assert "file/s" not in err  # no progress bar in what is no terminal
     assert "cannot be read as audio" in err
     assert err.strip().splitlines()[-1].endswith(f"1 of 3 files failed: {bad}")
 
@@ -76,7 +77,7 @@ def test_hot_words_come_through(capsys, files, tiny_model, tmp_path):
     [
         (("--model", "/no/such/folder"), "no such model folder"),
         (("--nbest", "0"), "nbest must be from 1"),
-        (("--hotwords", "/no/such/file"), "/no/such/file"),
+        (("--hotwords", "/no/such/file"), ": /no/such/file: No such file or directory"),
         (("--lm", "/no/such/lm.arpa"), "no such n-gram model"),
     ],
 )

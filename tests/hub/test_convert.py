@@ -256,6 +256,8 @@ def test_a_state_dict_of_ours_loads_strictly(encoder_module, attention_type):
             "mixer_options.normalize_by_frames: True: SpeechBrain's has not",
         ),
         ({"frontend_causal": True}, "a causal front end"),
+        ({"normalization": "level"}, "normalization: level: SpeechBrain's has not"),
+        ({"normalization": "running_level"}, "normalization: running_level"),
         ({"num_decoder_layers": 0}, "no attention decoder"),
     ],
 )
