@@ -66,11 +66,11 @@ def load_asr(options, nbest=1):
     return asr
 
 
-def use_search(asr, options, nbest=1, streams=False):
+def use_search(asr, options, nbest=1):
     """Give a recogniser the search that the options ask for, if they do."""
     wants = (nbest != 1, options.beam, options.hotwords, options.lm)
     if any(wants) or options.lm_weight is not None:
-        asr.use_search(_search(options, nbest, asr, streams))
+        asr.use_search(_search(options, nbest, asr))
 
 
 def check_search(options, nbest=1):
@@ -90,7 +90,7 @@ def check_search(options, nbest=1):
         raise ValueError("--lm-weight needs a language model, got --lm none")
 
 
-def _search(options, nbest, asr, streams):
+def _search(options, nbest, asr):
     from hyperconformer.search.ngram import ngram_search
 
     chosen = {}
@@ -102,8 +102,7 @@ def _search(options, nbest, asr, streams):
         chosen["nbest"] = nbest
         chosen.setdefault("beam_size", max(BEAM, nbest))
     ngram = _language_model(options, asr.ngram)
-    recognizer = None if streams else asr.recognizer
-    return ngram_search(ngram, recognizer, **chosen)
+    return ngram_search(ngram, asr.recognizer, **chosen)
 
 
 def _read_hotwords(path):

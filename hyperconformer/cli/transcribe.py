@@ -202,7 +202,7 @@ def _stream(options):
         trusted=options.trusted,
         endpoint_s=endpoint_s,
     )
-    use_search(asr, options, options.nbest, streams=True)
+    use_search(asr, options, options.nbest)
     rate_hz = asr.model.sample_rate_hz
 
     def write(path):

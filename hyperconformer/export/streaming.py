@@ -171,7 +171,7 @@ class StreamingGraph(nn.Module):
         frames, counts, after = self.recognizer.step(
             windows, features, self.chunk, within("model", tensors)
         )
-        if self.recognizer.transducer is not None:
+        if self.recognizer.steps_to_encoded:
             frames = self.recognizer.ctc_log_probs(frames)
         waits = features == 0
         new_state = prefixed("model", after)

@@ -93,6 +93,11 @@ class Recognizer(nn.Module):
         """Whether a head is trained on the tokens so far."""
         return self.decoder_head is not None or self.transducer is not None
 
+    @property
+    def steps_to_encoded(self) -> bool:
+        """Whether :meth:`step` returns frames for several heads, not one's outcome."""
+        return self.transducer is not None or self.phone_head is not None
+
     def forward(
         self,
         features: torch.Tensor,
@@ -185,8 +190,8 @@ class Recognizer(nn.Module):
         Returns
         -------
         frames : torch.Tensor
-            (B, T', V) log-probabilities of the CTC head; where there is a transducer,
-            the (B, T', D) encoder frames that its search takes.
+            (B, T', V) log-probabilities of the CTC head; the encoder's (B, T', D)
+            frames where ``steps_to_encoded``.
         lengths : torch.Tensor
             (B,) int64 frames of them.
         state : dict of str to torch.Tensor
@@ -199,7 +204,7 @@ class Recognizer(nn.Module):
             x, lengths, chunk, within("transformer", state)
         )
         new_state = {**prefixed("frontend", front), **prefixed("transformer", after)}
-        if self.transducer is None:
+        if not self.steps_to_encoded:
             encoded = self.ctc_log_probs(encoded)
         return encoded, lengths, new_state
 

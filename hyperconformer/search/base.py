@@ -7,6 +7,7 @@ ends with the same hypotheses however its frames are cut.
 """
 
 import abc
+import math
 import pathlib
 from collections.abc import Sequence
 from typing import ClassVar, Literal, NamedTuple
@@ -17,6 +18,7 @@ from sentencepiece import SentencePieceProcessor
 from hyperconformer.core.tokens import WORD_START
 from hyperconformer.core.words import Hypothesis
 from hyperconformer.model.recognizer import Recognition
+from hyperconformer.search.alignment import align_tokens
 
 
 class Token(NamedTuple):
@@ -104,6 +106,67 @@ class Search(abc.ABC):
         return piece.startswith(WORD_START)
 
 
+class BeamSearch(Search):
+    """A search that keeps several readings.
+
+    Words that every reading begins with are final. They are aligned with the
+    recogniser's log-probabilities, from which their times and confidences come. These
+    are kept from the last final word on.
+
+    Attributes
+    ----------
+    heard : list of torch.Tensor
+        (T, V) log-probabilities of the CTC head for the frames from ``first`` on.
+    final : int
+        How many words are among the tokens, of those that the readings begin with;
+        the words ``forgotten`` went before them.
+    found : list of Hypothesis
+        Those of :meth:`finish`.
+    """
+
+    def __init__(self, tokenizer: SentencePieceProcessor):
+        super().__init__(tokenizer)
+        self.heard: list[torch.Tensor] = []
+        self.first = self.final = 0
+        self.forgotten: list[str] = []
+        self.found: list[Hypothesis] = []
+
+    @abc.abstractmethod
+    def readings_now(self) -> tuple[list[str], int]:
+        """The words of the best reading, and with how many of them all begin."""
+
+    def partial(self) -> tuple[Sequence[Token], str]:
+        """What is known so far, see :meth:`Search.partial`."""
+        if self.ended:
+            words = self.found[0].text.split()[len(self.forgotten) :]
+            self.make_final(words, len(words))
+            return self.tokens, ""
+        best, count = self.readings_now()
+        self.make_final(best, count)
+        return self.tokens, " ".join(best[count:])
+
+    def make_final(self, words: Sequence[str], count: int) -> None:
+        """Find when the first ``count`` words were said, given those after them."""
+        new, self.final = words[self.final : count], count
+        if not new:
+            return
+        tokens = self.tokenizer.encode(" ".join(new))
+        following = self.tokenizer.encode(" ".join(words[count:]))
+        heard = torch.cat(self.heard)
+        try:
+            spans = align_tokens(heard, [*tokens, *following])[: len(tokens)]
+        except ValueError:  # Another spelling has more tokens than there are frames.
+            here = self.first, self.first + 1
+            self.tokens += [Token(token, *here, -math.inf) for token in tokens]
+            return
+        for span in spans:
+            start, end = self.first + span.start, self.first + span.end
+            total = span.score * (span.end - span.start)
+            self.tokens.append(Token(span.token, start, end, total))
+        self.heard = [heard[spans[-1].end :]]
+        self.first += spans[-1].end
+
+
 class Searcher:
     """What every search offers.
 
@@ -161,8 +224,8 @@ class Searcher:
             If the search needs the whole utterance.
         """
         raise ValueError(
-            f"{type(self).__name__} needs the whole utterance and cannot stream; "
-            "GreedySearcher, CTCSearcher and TransducerSearcher can"
+            f"{type(self).__name__} needs the whole utterance and cannot stream; the "
+            "other searches can"
         )
 
     def decode(

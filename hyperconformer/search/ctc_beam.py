@@ -26,8 +26,7 @@ from hyperconformer.core.tokens import (
 from hyperconformer.core.words import Hypothesis
 from hyperconformer.hub.folder import MAX_BYTES, NGRAM_FILE, load_model
 from hyperconformer.lm.ngram import NGramScorer, train_arpa
-from hyperconformer.search.alignment import align_tokens
-from hyperconformer.search.base import Search, Searcher, Token
+from hyperconformer.search.base import BeamSearch, Search, Searcher, Token
 
 # What the CTC beam search leaves out, in natural logarithms: tokens of a frame that are
 # less probable, and hypotheses that are worse than the best by more. SpeechBrain's
@@ -297,11 +296,8 @@ class NGramSearcher(CTCSearcher):
         super().prepare(tokenizer, sentences, folder)
 
 
-class CTCSearch(Search):
+class CTCSearch(BeamSearch):
     """A beam of readings of one utterance, or of one segment of a stream.
-
-    Final words are aligned with the recogniser's log-probabilities, from which their
-    times and confidences come. These are kept from the last final word on.
 
     Arguments
     ---------
@@ -329,12 +325,6 @@ class CTCSearch(Search):
         if search.lm is not None:
             self.word_scores["", False] = 0.0, search.lm.get_start_state()
         self.part_scores: dict[str, float] = {}
-        # The frames from number `first` on; `final` words at the beginning of every
-        # reading are among the tokens, and `forgotten` ones went before.
-        self.heard: list[torch.Tensor] = []
-        self.first = self.final = 0
-        self.forgotten: list[str] = []
-        self.found: list[Hypothesis] = []
 
     def advance(self, frames: torch.Tensor) -> None:
         """Take (T, V) log-probabilities of the next frames."""
@@ -384,44 +374,22 @@ class CTCSearch(Search):
 
     def partial(self) -> tuple[Sequence[Token], str]:
         """What is known so far, see :meth:`Search.partial`."""
-        if self.ended:
-            words = self.found[0].text.split()[len(self.forgotten) :]
-            self._align(words[self.final :], [])
-            self.final = len(words)
-            return self.tokens, ""
+        known = super().partial()
+        if not self.ended:
+            self._forget()
+        return known
+
+    def readings_now(self) -> tuple[list[str], int]:
+        """The words of the best reading, and with how many of them all begin."""
         best = f"{self.beams[0].text} {self.beams[0].partial_word}".split()
         # A word that all readings begin with is followed by a space in each of them.
         texts = [f"{beam.text} " for beam in self.beams]
         shared = os.path.commonprefix([min(texts), max(texts)])
-        count = len(shared[: shared.rfind(" ") + 1].split())
-        self._align(best[self.final : count], best[count:])
-        rest = " ".join(best[count:])
-        self.final = count
-        self._forget(best)
-        return self.tokens, rest
+        return best, len(shared[: shared.rfind(" ") + 1].split())
 
-    def _align(self, words, following):
-        """Make words final: the times of their tokens, given the words after them."""
-        if not words:
-            return
-        tokens = self.tokenizer.encode(" ".join(words))
-        following = self.tokenizer.encode(" ".join(following))
-        heard = torch.cat(self.heard)
-        try:
-            spans = align_tokens(heard, [*tokens, *following])[: len(tokens)]
-        except ValueError:  # Another spelling has more tokens than there are frames.
-            here = self.first, self.first + 1
-            self.tokens += [Token(token, *here, -math.inf) for token in tokens]
-            return
-        for span in spans:
-            start, end = self.first + span.start, self.first + span.end
-            total = span.score * (span.end - span.start)
-            self.tokens.append(Token(span.token, start, end, total))
-        self.heard = [heard[spans[-1].end :]]
-        self.first += spans[-1].end
-
-    def _forget(self, best):
+    def _forget(self):
         """Take final words out of the readings, but for those that still count."""
+        best = self.beams[0].text.split()
         count = self.search.words_without_effect(tuple(best[: self.final]))
         if count < FORGET_WORDS:
             return

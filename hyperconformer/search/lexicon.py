@@ -4,10 +4,12 @@ import collections
 import dataclasses
 import itertools
 import math
+import os
 import pathlib
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any, ClassVar, Literal
 
+import numpy as np
 import torch
 from sentencepiece import SentencePieceProcessor
 from torch import nn
@@ -17,12 +19,21 @@ from hyperconformer.core.text import read_text, unwritable, write_all
 from hyperconformer.core.tokens import BLANK_INDEX, NO_TEXT, WORD_START
 from hyperconformer.core.words import Hypothesis
 from hyperconformer.model.recognizer import Recognizer
-from hyperconformer.search.base import Searcher
+from hyperconformer.search.base import BeamSearch, Search, Searcher
 
 # A logarithm that flashlight can add up; it orders infinite ones by chance.
 IMPOSSIBLE = -1e9
 # The most words of one spelling that flashlight keeps.
 MAX_HOMOPHONES = 6
+# After so many frames, flashlight is made to forget what all hypotheses share. It takes
+# 11 MB a second otherwise, and slows down.
+PRUNE_FRAMES = 50
+# A segment of more frames is cut between two words, and searched on from there.
+MAX_FRAMES = 1500
+# The words of so many of its last frames may still change at such a cut.
+OPEN_FRAMES = 50
+# Where no word fits.
+NOTHING = Hypothesis("", -math.inf)
 
 
 class LexiconSearcher(Searcher):
@@ -34,8 +45,11 @@ class LexiconSearcher(Searcher):
     of n-grams it is much faster than
     :class:`~hyperconformer.search.ctc_beam.CTCSearcher`, which can write any word.
 
-    It decodes whole utterances only, no streams. Needs
-    ``pip install "hyperconformer[lm]"``.
+    In a stream, the words with which every hypothesis of the beam begins are final. A
+    segment without a pause for a minute is cut between two words: what was said before
+    is final then, and the n-gram model begins anew.
+
+    Needs ``pip install "hyperconformer[lm]"``.
 
     Arguments
     ---------
@@ -63,7 +77,6 @@ class LexiconSearcher(Searcher):
         If a setting is out of range, or a binary model comes without a word list.
     """
 
-    streams: ClassVar[bool] = False
     # How many tokens continue a hypothesis at a frame; None = all.
     frame_tokens: ClassVar[int | None] = None
 
@@ -98,7 +111,7 @@ class LexiconSearcher(Searcher):
         self.lm_weight, self.word_bonus = lm_weight, word_bonus
         self.beam_size, self.beam_threshold = beam_size, beam_threshold
         self.nbest = nbest
-        self.decoder: Any = None
+        self.new_decoder: Callable[[], tuple[Any, Any]]
 
     @property
     def ngram(self) -> dict[str, Any]:
@@ -137,10 +150,8 @@ class LexiconSearcher(Searcher):
             read.
         """
         purpose = "lexicon searches"
-        import_extra("kenlm", "lm", purpose)
+        kenlm = import_extra("kenlm", "lm", purpose)
         flashlight = import_extra("flashlight.lib.text.decoder", "lm", purpose)
-        kenlm = import_extra("flashlight.lib.text.decoder.kenlm", "lm", purpose)
-        dictionary = import_extra("flashlight.lib.text.dictionary", "lm", purpose)
         entries = _read_entries(self.words or self.arpa)
         listed = list(entries)
         spelled = {
@@ -154,20 +165,19 @@ class LexiconSearcher(Searcher):
                 f"{self.words or self.arpa}: it is no model for this recogniser"
             )
         self.written = list(spelled)
-        size, separator = self._alphabet(tokenizer)
+        self.size, self.separator = self._alphabet(tokenizer)
         spellings = self._spellings(
             tokenizer, [(written, entries[word]) for written, word in spelled.items()]
         )
-        numbers = dictionary.Dictionary()
-        for word in spelled.values():
-            numbers.add_entry(word)
         try:
-            self.lm = kenlm.KenLM(str(self.arpa), numbers)
-        except RuntimeError as error:
+            model = kenlm.Model(str(self.arpa))
+        except (OSError, RuntimeError) as error:
             raise ValueError(f"{self.arpa} is no n-gram model: {error}") from error
-        trie = flashlight.Trie(size, separator)
-        start = self.lm.start(False)
-        scores = [self.lm.score(start, number)[1] for number in range(len(spelled))]
+        trie = flashlight.Trie(self.size, self.separator)
+        words = [*spelled.values()]
+        start = kenlm.State()
+        model.BeginSentenceWrite(start)
+        scores = [model.BaseScore(start, word, kenlm.State()) for word in words]
         # flashlight keeps MAX_HOMOPHONES words of one spelling: the likeliest.
         homophones: collections.Counter[tuple[int, ...]] = collections.Counter()
         for number in sorted(range(len(scores)), key=scores.__getitem__, reverse=True):
@@ -179,7 +189,7 @@ class LexiconSearcher(Searcher):
         trie.smear(flashlight.SmearingMode.MAX)
         options = flashlight.LexiconDecoderOptions(
             beam_size=self.beam_size,
-            beam_size_token=self.frame_tokens or size,
+            beam_size_token=self.frame_tokens or self.size,
             beam_threshold=self.beam_threshold,
             lm_weight=self.lm_weight * math.log(10),  # KenLM's logarithms are decimal
             word_score=self.word_bonus,
@@ -189,42 +199,26 @@ class LexiconSearcher(Searcher):
             criterion_type=flashlight.CriterionType.CTC,
         )
         unknown = -1  # no word: every hypothesis consists of words of the lexicon
-        self.decoder = flashlight.LexiconDecoder(
-            options, trie, self.lm, separator, BLANK_INDEX, unknown, [], False
-        )
+        # The module needs the extra.
+        from hyperconformer.lm.recombination import NGramLM
 
-    def decode(
-        self, frames: torch.Tensor, tokenizer: SentencePieceProcessor
+        def new_decoder():
+            lm = NGramLM(model, words)
+            return lm, flashlight.LexiconDecoder(
+                options, trie, lm, self.separator, BLANK_INDEX, unknown, [], False
+            )
+
+        self.new_decoder = new_decoder
+
+    def begin(self, tokenizer: SentencePieceProcessor) -> Search:
+        """See :meth:`Searcher.begin`."""
+        return LexiconSearch(tokenizer, self)
+
+    def order(
+        self, found: list[Hypothesis], frames: Sequence[torch.Tensor]
     ) -> list[Hypothesis]:
-        """Decode one utterance.
-
-        Arguments
-        ---------
-        frames : torch.Tensor
-            (T, V) or (T, D), see ``takes``.
-        tokenizer : sentencepiece.SentencePieceProcessor
-            The recogniser's.
-
-        Returns
-        -------
-        list of Hypothesis
-            At most ``nbest`` with different words, the best first. An empty text where
-            no word fits.
-        """
-        return self._best(frames, tokenizer, self.nbest)
-
-    def _best(self, frames, tokenizer, most):
-        """Decode one utterance to at most ``most`` hypotheses."""
-        frames = self._log_probs(frames)
-        found: dict[str, Hypothesis] = {}
-        for result in self.decoder.decode(frames.data_ptr(), *frames.shape):
-            if result.score < IMPOSSIBLE / 2 or len(found) == most:
-                break
-            text = " ".join(self.written[word] for word in result.words if word >= 0)
-            if text not in found:
-                tokens = tuple(tokenizer.encode(text))
-                found[text] = Hypothesis(text, result.score, tokens)
-        return list(found.values()) or [Hypothesis("", -math.inf)]
+        """Of all that the search has found in the frames, the ``nbest`` best."""
+        return found[: self.nbest]
 
     def _alphabet(self, tokenizer):
         """How many tokens words are spelled with, and the one that ends a word."""
@@ -247,14 +241,22 @@ class LexiconSearcher(Searcher):
         # The tokenizer writes the space before a word, flashlight after it.
         return [[(*tokens[1:], self.space)] for tokens in tokenizer.encode(words)]
 
-    def _log_probs(self, frames):
-        """(T', V) log-probabilities of the tokens that words are spelled with."""
+    def letters(self, frames: torch.Tensor) -> torch.Tensor:
+        """(T, V) log-probabilities of the CTC head."""
+        return frames
+
+    def log_probs(self, frames: torch.Tensor) -> torch.Tensor:
+        """(T, V') log-probabilities of the tokens that words are spelled with."""
         frames = frames.float().cpu().clone()
         frames[:, list(NO_TEXT)] = IMPOSSIBLE
+        return frames
+
+    def ending(self) -> torch.Tensor:
+        """The rows after those of :meth:`log_probs` when the utterance is over."""
         # The space after the last word is not in the speech.
-        end = frames.new_full((1, frames.shape[1]), IMPOSSIBLE)
+        end = torch.full((1, self.size), IMPOSSIBLE)
         end[0, self.space] = 0.0
-        return torch.cat([frames, end])
+        return end
 
 
 class PhoneSearcher(LexiconSearcher):
@@ -311,13 +313,14 @@ class PhoneSearcher(LexiconSearcher):
         super().__init__(arpa, words, beam_size=beam_size, **settings)
         self.recognizer, self.letters_weight = recognizer, letters_weight
 
-    def decode(
-        self, frames: torch.Tensor, tokenizer: SentencePieceProcessor
+    def order(
+        self, found: list[Hypothesis], frames: Sequence[torch.Tensor]
     ) -> list[Hypothesis]:
-        """Decode one utterance; see :meth:`Searcher.decode`."""
-        found = self._best(frames, tokenizer, max(self.rescored, self.nbest))
-        with torch.no_grad():
-            letters = self.recognizer.ctc_log_probs(frames).float().cpu()
+        """Of all that the search has found in the frames, the ``nbest`` best."""
+        found = found[: max(self.rescored, self.nbest)]
+        if not found or not frames:
+            return found
+        letters = self.letters(torch.cat([*frames]))
         counts = torch.tensor([len(one.tokens) for one in found])
         losses = nn.functional.ctc_loss(
             letters[:, None].expand(-1, len(found), -1),
@@ -328,14 +331,17 @@ class PhoneSearcher(LexiconSearcher):
             reduction="none",
         )
         # What the frames are too few to spell has an infinite loss, and comes last.
-        scores = [
-            one.score - self.letters_weight * loss
+        ordered = [
+            dataclasses.replace(one, score=one.score - self.letters_weight * loss)
             for one, loss in zip(found, losses.tolist())
         ]
-        order = sorted(range(len(found)), key=scores.__getitem__, reverse=True)
-        return [
-            dataclasses.replace(found[i], score=scores[i]) for i in order[: self.nbest]
-        ]
+        ordered.sort(key=lambda one: one.score, reverse=True)
+        return ordered[: self.nbest]
+
+    @torch.no_grad()
+    def letters(self, frames: torch.Tensor) -> torch.Tensor:
+        """(T, V) log-probabilities of the CTC head."""
+        return self.recognizer.ctc_log_probs(frames).float().cpu()
 
     def _alphabet(self, tokenizer):
         # Nothing ends a word; between words the search waits at the blank.
@@ -360,14 +366,155 @@ class PhoneSearcher(LexiconSearcher):
             )
         return spellings
 
-    def _log_probs(self, frames):
-        with torch.no_grad():
-            log_probs = self.recognizer.phone_log_probs(frames).float().cpu().clone()
+    @torch.no_grad()
+    def log_probs(self, frames: torch.Tensor) -> torch.Tensor:
+        """(T, number of phones + 1) log-probabilities of the phone head."""
+        log_probs = self.recognizer.phone_log_probs(frames).float().cpu().clone()
         # Frames of digital silence are zeros, and say nothing.
         silent = (frames == 0).all(-1).cpu()
         log_probs[silent] = IMPOSSIBLE
         log_probs[silent, BLANK_INDEX] = 0.0
         return log_probs.contiguous()
+
+    def ending(self) -> torch.Tensor:
+        """The rows after those of :meth:`log_probs`: none."""
+        return torch.empty(0, self.size)
+
+
+class LexiconSearch(BeamSearch):
+    """One utterance, or one segment of a stream, in flashlight's search.
+
+    Arguments
+    ---------
+    tokenizer : sentencepiece.SentencePieceProcessor
+        The recogniser's.
+    searcher : LexiconSearcher
+        What is the same for all of them.
+    """
+
+    def __init__(self, tokenizer: SentencePieceProcessor, searcher: LexiconSearcher):
+        super().__init__(tokenizer)
+        self.searcher = searcher
+        self._restart()
+
+    def _restart(self):
+        """With nothing searched; ``taken`` holds the frames since then."""
+        # The decoder calls the Python object, but does not keep it.
+        self.lm, self.decoder = self.searcher.new_decoder()
+        self.decoder.decode_begin()
+        self.taken: list[torch.Tensor] = []
+        self.searched = 0
+        # What the decoder was made to forget: frames, words and their score.
+        self.pruned, self.pruned_words, self.pruned_score = 0, [], 0.0
+
+    def advance(self, frames: torch.Tensor) -> None:
+        """Take (T, V) log-probabilities or (T, D) frames, as the searcher takes."""
+        while len(frames) > 0:
+            count = PRUNE_FRAMES - self.searched % PRUNE_FRAMES
+            new, frames = frames.tensor_split([count])
+            self.heard.append(self.searcher.letters(new))
+            rows = self._search(new)
+            self.frames += len(rows)
+            spoken = (rows.argmax(-1) != BLANK_INDEX).nonzero()
+            quiet = len(rows) - 1 - int(spoken[-1]) if len(spoken) else None
+            self.silence = self.silence + len(rows) if quiet is None else quiet
+            if self.searched % PRUNE_FRAMES == 0:
+                self._prune()
+            if self.searched >= MAX_FRAMES:
+                self._cut()
+
+    def _search(self, frames):
+        rows = self.searcher.log_probs(frames)
+        self.decoder.decode_step(rows.data_ptr(), *rows.shape)
+        self.taken.append(frames)
+        self.searched += len(frames)
+        return rows
+
+    def _prune(self):
+        """Forget the frames up to the last word that is the same in all readings."""
+        results = self._results()
+        words = np.array([result.words for result in results])
+        differ = (words != words[:1]).any(axis=0)
+        same = words[0, : differ.argmax() if differ.any() else len(differ)]
+        ends = np.flatnonzero(same >= 0)
+        if len(ends) == 0:
+            return
+        # Number 0 is what was before the first frame; flashlight prunes to the frame
+        # after a word of the best reading.
+        count = int(ends[-1]) + 1
+        self.decoder.prune(words.shape[1] - 1 - count)
+        self.pruned += count
+        self.pruned_words += self._words(same)
+        # flashlight makes the best score 0.
+        self.pruned_score += max(result.score for result in results)
+
+    def _cut(self):
+        """Make all but the last frames final, as the best reading has them."""
+        best = max(self._results(), key=lambda result: result.score)
+        last = self.searched - self.pruned - OPEN_FRAMES
+        place = max(
+            (place for place, word in enumerate(best.words[: last + 1]) if word >= 0),
+            default=last,
+        )
+        waits = (BLANK_INDEX, self.searcher.separator)
+        while place < last and best.tokens[place + 1] in waits:
+            place += 1
+        done = self.pruned_words + self._words(best.words[: place + 1])
+        words = self.pruned_words + self._words(best.words)
+        self.make_final(words, len(done))
+        self.forgotten += done
+        self.final = 0
+        rest = torch.cat(self.taken)[self.pruned + place :]
+        self._restart()
+        self._search(rest)
+
+    def _results(self):
+        return self.decoder.get_all_final_hypothesis()
+
+    def _words(self, numbers):
+        return [self.searcher.written[number] for number in numbers if number >= 0]
+
+    def readings_now(self) -> tuple[list[str], int]:
+        """The words of the best reading, and with how many of them all begin."""
+        results = self._results()
+        best = max(results, key=lambda result: result.score, default=None)
+        if best is None or best.score < IMPOSSIBLE / 2:
+            return [], 0
+        shared = os.path.commonprefix([self._words(one.words) for one in results])
+        words = self.pruned_words + self._words(best.words)
+        return words, len(self.pruned_words) + len(shared)
+
+    def finish(self) -> list[Hypothesis]:
+        """The hypotheses, the best first, when no frame follows.
+
+        With different words; an empty text where no word fits.
+        """
+        if self.ended:
+            return self.found
+        self.ended = True
+        rows = self.searcher.ending()
+        self.decoder.decode_step(rows.data_ptr(), *rows.shape)
+        self.decoder.decode_end()
+        found: dict[str, Hypothesis] = {}
+        for result in self._results():
+            if result.score < IMPOSSIBLE / 2:
+                break
+            text = " ".join(self.pruned_words + self._words(result.words))
+            if text not in found:
+                tokens = tuple(self.tokenizer.encode(text))
+                score = self.pruned_score + result.score
+                found[text] = Hypothesis(text, score, tokens)
+        ordered = self.searcher.order([*found.values()], self.taken)
+        self.found = [self._whole(one) for one in ordered or [NOTHING]]
+        return self.found
+
+    def _whole(self, hypothesis):
+        """With the words that were final at a cut; the score is of the rest."""
+        if not self.forgotten:
+            return hypothesis
+        text = " ".join([*self.forgotten, hypothesis.text]).strip()
+        tokens = tuple(self.tokenizer.encode(text))
+        return dataclasses.replace(hypothesis, text=text, tokens=tokens)
 
 
 def _read_entries(path: pathlib.Path) -> dict[str, list[list[str]]]:

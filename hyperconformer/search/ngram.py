@@ -14,21 +14,21 @@ logger = logging.getLogger(__name__)
 
 
 def ngram_search(
-    ngram: Mapping[str, Any], recognizer: Recognizer | None, **options: Any
+    ngram: Mapping[str, Any], recognizer: Recognizer, **options: Any
 ) -> Searcher | None:
     """Choose the search for the n-grams of a model folder.
 
     A small model, in ARPA's form, is read by :class:`CTCSearcher`. One in KenLM's
     binary form comes with a word list for :class:`LexiconSearcher`, which is faster, or
-    for :class:`PhoneSearcher` where the recogniser has a phone head;
-    in streams and with hot words :class:`CTCSearcher` reads it too.
+    for :class:`PhoneSearcher` where the recogniser has a phone head; with hot words
+    :class:`CTCSearcher` reads it too.
 
     Arguments
     ---------
     ngram : dict
         The folder's, see :func:`hyperconformer.hub.folder.load_model`.
-    recognizer : hyperconformer.model.recognizer.Recognizer, optional
-        The recogniser of the whole utterances that are searched; None = streams.
+    recognizer : hyperconformer.model.recognizer.Recognizer
+        Whose utterances or streams are searched.
     **options
         Options of the search, such as ``nbest`` and ``hotwords``.
 
@@ -46,7 +46,7 @@ def ngram_search(
     except MissingExtraError as error:
         logger.warning(f"{error}. Without them, it makes more errors")
         return CTCSearcher(**options) if options else None
-    if recognizer is None or "hotwords" in options:
+    if "hotwords" in options:
         ngram = {name: value for name, value in ngram.items() if name != "words"}
         return CTCSearcher(**ngram, **options)
     if recognizer.phones:

@@ -230,8 +230,8 @@ class StreamingModel:
         Returns
         -------
         frames : list of torch.Tensor
-            Of each stream (T, V) log-probabilities of the new frames, maybe none; of
-            a transducer (T, D) encoder frames.
+            Of each stream (T, V) log-probabilities of the new frames, maybe none, or
+            (T, D) encoder frames, see :meth:`Recognizer.step`.
         state : StreamState
             The state after these samples.
 
@@ -271,8 +271,8 @@ class StreamingModel:
         state = self._close(state, ending, outputs)
         state.tensors["closed"][ending] = True
         head = self.recognizer.ctc_head
-        transducer = self.recognizer.transducer is not None
-        width = head.in_features if transducer else head.out_features
+        encoded = self.recognizer.steps_to_encoded
+        width = head.in_features if encoded else head.out_features
         empty = torch.zeros(0, width, device=self.device)
         return [torch.cat([empty, *frames]) for frames in outputs], state
 
@@ -290,7 +290,7 @@ class StreamingModel:
         torch.Tensor
             (T, V), on the CPU, where the searches run.
         """
-        if self.recognizer.transducer is not None:
+        if self.recognizer.steps_to_encoded:
             frames = self.recognizer.ctc_log_probs(frames)
         return frames.cpu()
 
@@ -444,6 +444,7 @@ class StreamingASR:
         if not 0 < endpoint_s < math.inf:
             raise ValueError(f"endpoint_s must be finite and > 0, got {endpoint_s}")
         self.model, self.tokenizer = model, tokenizer
+        self.recognizer = model.recognizer
         self.endpoint_s = endpoint_s
         self.ngram: dict[str, Any] = {}
         self.use_search(search)
@@ -461,9 +462,8 @@ class StreamingASR:
         ValueError
             If it needs the whole utterance, or does not fit the recogniser.
         """
-        recognizer = self.model.recognizer
-        if search is None and recognizer.transducer is not None:
-            search = TransducerSearcher(recognizer)
+        if search is None and self.recognizer.transducer is not None:
+            search = TransducerSearcher(self.recognizer)
         self.search = self._prepare(search or GreedySearcher())
 
     def _prepare(self, search: Searcher) -> Searcher:
@@ -516,7 +516,7 @@ class StreamingASR:
             config["extractor"], config["recognizer"], chunk_ms, left_context_ms
         )
         if search is None:
-            search = ngram_search(config["ngram"], recognizer=None)
+            search = ngram_search(config["ngram"], config["recognizer"])
         asr = cls(model, tokenizer, search, endpoint_s)
         asr.ngram = config["ngram"]
         return asr

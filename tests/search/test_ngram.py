@@ -45,14 +45,13 @@ def test_kenlms_form_is_used_for_trusted_folders_only(folder, caplog):
     assert asr.transcribe_file(SPEECH).text == "ONE FIVE TWO TWO SEVEN"
 
 
-def test_streams_and_hot_words_take_the_search_that_can(folder):
+def test_hot_words_take_the_search_that_can(folder):
     config = load_model(folder, PARTS, trusted=True)[0]
     ngram, recognizer = config["ngram"], config["recognizer"]
-    assert isinstance(ngram_search(ngram, recognizer, nbest=3), LexiconSearcher)
     hotwords = ngram_search(ngram, recognizer, hotwords=["NINE"])
     assert isinstance(hotwords, CTCSearcher)
-    search = ngram_search(ngram, recognizer=None)
-    assert isinstance(search, CTCSearcher)
+    search = ngram_search(ngram, recognizer, nbest=3)
+    assert isinstance(search, LexiconSearcher)
     samples, rate = soundfile.read(SPEECH, dtype="float32")
     stream = StreamingASR.from_hparams(search=search).open()
     *_, last = [*stream.feed(samples, rate), *stream.close()]

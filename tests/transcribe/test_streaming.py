@@ -1,5 +1,6 @@
 """Streamed equals offline, from samples to log-probabilities."""
 
+import copy
 import functools
 import io
 import math
@@ -20,6 +21,7 @@ from hyperconformer.model.chunks import chunk_config
 from hyperconformer.model.level import init_running_level
 from hyperconformer.search.ctc_beam import CTCSearcher
 from hyperconformer.search.joint import JointSearcher
+from hyperconformer.search.lexicon import LexiconSearcher
 from hyperconformer.transcribe.streaming import StreamingASR, StreamingModel, read_pcm
 
 TOLERANCE = 1e-5
@@ -301,10 +303,12 @@ def search_of(kind, tmp_path):
     if "n-grams" in kind:
         sentences = ["A B C", "C A", "D E A F", "G A B"]
         options["arpa"] = train_arpa(sentences, tmp_path / "lm.arpa", 2)
+    if "lexicon" in kind:
+        return LexiconSearcher(beam_size=4, **options)
     return CTCSearcher(beam_size=4, **options)
 
 
-KINDS = ["greedy", "beam", "n-grams", "n-grams, hot words"]
+KINDS = ["greedy", "beam", "n-grams", "n-grams, hot words", "n-grams, lexicon"]
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -362,6 +366,16 @@ def test_a_stream_says_what_the_search_says_of_the_whole(kind, data, one_search)
 @pytest.fixture(scope="module")
 def one_search(tmp_path_factory):
     return functools.cache(lambda kind: search_of(kind, tmp_path_factory.mktemp("lm")))
+
+
+def test_with_a_phone_head_a_stream_gives_frames_for_both_heads():
+    samples = speech(20000)
+    expected = offline(model("hypermixing"), samples)
+    both = copy.deepcopy(model("hypermixing"))
+    both.recognizer.phone_head = torch.nn.Linear(16, 2)
+    (frames,), _ = both.feed(both.init_state(1), [samples], last=True)
+    assert frames.shape == (len(expected), 16)
+    assert (both.ctc_log_probs(frames) - expected).abs().max() <= TOLERANCE
 
 
 def test_a_search_of_whole_utterances_is_refused():
