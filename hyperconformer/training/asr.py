@@ -129,7 +129,9 @@ def _run(experiment, run_options):
             if settings.init_from is not None:
                 parts = settings.extractor, settings.recognizer
                 new_head = settings.new_head
-                start_from(settings.init_from, experiment.plain, *parts, new_head)
+                start_from(
+                    settings.init_from, experiment.plain, *parts, new_head, phones
+                )
             measure_features(settings, manifests)
         valid_set = make_dataset(
             manifests[settings.valid_split], tokenizer, rate_hz, sort="ascending"

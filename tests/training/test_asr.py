@@ -1,5 +1,6 @@
 """train.py from YAML to transcript, on a handful of synthesised utterances."""
 
+import copy
 import functools
 import json
 import pathlib
@@ -20,9 +21,11 @@ from hyperconformer.corpora.manifest import read_manifest
 from hyperconformer.evaluation.plots import read_train_log
 from hyperconformer.hub.folder import find_model
 from hyperconformer.model.features import FeatureExtractor
+from hyperconformer.search.greedy import GreedySearcher
 from hyperconformer.training.asr import measure_features, train
 from hyperconformer.training.experiment import require_tokens
 from hyperconformer.training.fine_tuning import start_from
+from hyperconformer.training.phones import PhoneCTC
 from hyperconformer.transcribe.offline import ASR
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
@@ -282,6 +285,32 @@ def test_fine_tuning_goes_on_without_the_other_model(tuned):
     _, printed, again = tuned
     assert "beginning with the weights" in printed
     assert "beginning with the weights" not in again("--number_of_epochs=9")
+
+
+def test_a_phone_head_goes_on_where_phones_and_layer_are_the_same(tmp_path, caplog):
+    """Of the published recogniser, whose head stands on the normalised output."""
+    source = "hyperconformer-librispeech"
+    published = ASR.from_hparams(source, search=GreedySearcher())
+    phones = published.recognizer.phones
+    settings = (find_model(source) / "hyperparams.yaml").read_text()
+    recognizer = copy.deepcopy(published.recognizer)
+    recognizer.phones = recognizer.phone_head = None
+    encoder = recognizer.transformer.encoder
+    lexicon = tmp_path / "lexicon.txt"
+    hidden = torch.randn(3, 192)
+    expected = published.recognizer.phone_log_probs(encoder.norm(hidden))
+    for words, layer, same in (
+        (" ".join(phones), 8, True),
+        (" ".join(phones), 4, False),
+        ("AA", 8, False),
+    ):
+        lexicon.write_text(f"WORD  {words}\n")
+        head = PhoneCTC(lexicon, 192, layer, 0.3)
+        start_from(source, settings, published.extractor, recognizer, phone_ctc=head)
+        found = head.head(head.norm(hidden)).log_softmax(-1)
+        close = found.shape == expected.shape and found.allclose(expected, atol=1e-5)
+        assert close == same
+        assert ("phone_ctc begins anew" in caplog.text) != same
 
 
 @pytest.mark.parametrize("normalization", ["level", "utterance"])
