@@ -303,7 +303,7 @@ class PhoneSearcher(LexiconSearcher):
         arpa: str | pathlib.Path,
         words: str | pathlib.Path,
         letters_weight: float = 0.4,
-        beam_size: int = 300,
+        beam_size: int = 200,
         **settings: Any,
     ):
         if not recognizer.phones:

@@ -4,7 +4,8 @@
 ``python recipes/LibriSpeech/evaluate.py MODEL LIBRISPEECH_FOLDER/SPLIT`` prints word
 and character error rates with intervals, the real-time factor, the word error rate by
 speaker and by length, and the most frequent confusions. ``--greedy`` leaves out the
-model's n-gram model; ``--csv FILE`` writes the counts of each utterance.
+model's n-gram model; ``--chunk-ms`` decodes each utterance as a stream of its own;
+``--csv FILE`` writes the counts of each utterance.
 """
 
 import argparse
@@ -15,10 +16,12 @@ import statistics
 import sys
 import tempfile
 import time
+from types import SimpleNamespace
 
 import torch
 
-from hyperconformer import ASR, GreedySearcher
+from hyperconformer import ASR, GreedySearcher, StreamingASR
+from hyperconformer.audio import read_audio
 from hyperconformer.corpora import librispeech
 from hyperconformer.evaluation.error_rates import evaluate, interval, summarize
 from hyperconformer.training.data import manifest_durations
@@ -30,8 +33,11 @@ LENGTHS = (5, 10, 20, 30, 1000)
 def main(options):
     """Recognise the split and print the tables."""
     split = pathlib.Path(options.split)
-    search = GreedySearcher() if options.greedy else None
-    asr = ASR.from_hparams(source=options.model, search=search)
+    search = {"search": GreedySearcher()} if options.greedy else {}
+    if options.chunk_ms:
+        asr = Streams.from_hparams(options.model, options.chunk_ms, **search)
+    else:
+        asr = ASR.from_hparams(options.model, **search)
     with tempfile.TemporaryDirectory() as folder:
         manifest = librispeech.prepare(split.parent, folder, splits=[split.name])
         utterances, hours = manifest_durations(manifest[split.name])
@@ -62,6 +68,16 @@ def main(options):
                     for key in ("num_ref_tokens", "num_edits")
                 ]
                 writer.writerow([words["key"], *counts])
+
+
+class Streams(StreamingASR):
+    """Recognises files as streams."""
+
+    def transcribe_file(self, path):
+        """The text of all segments."""
+        partials = self.partials([read_audio(path, self.model.sample_rate_hz)])
+        texts = [partial.text for partial in partials if partial.ended]
+        return SimpleNamespace(text=" ".join(texts))
 
 
 def _print_by_speaker(scores):
@@ -110,6 +126,7 @@ if __name__ == "__main__":
     parser.add_argument("model", help="model folder")
     parser.add_argument("split", help="folder of a split")
     parser.add_argument("--greedy", action="store_true", help="no n-gram model")
+    parser.add_argument("--chunk-ms", type=float, help="as streams, in such chunks")
     parser.add_argument("--csv", metavar="FILE", help="counts of each utterance")
     try:
         main(parser.parse_args())

@@ -43,6 +43,16 @@ def test_rates_speakers_lengths_confusions_and_counts(tmp_path):
     assert [row["word errors"] for row in rows] == ["0", "2"]
 
 
+def test_a_split_is_decoded_as_streams(tmp_path):
+    split = make_split(tmp_path / "dev-clean", {"7": "ONE FIVE TWO TWO SEVEN"})
+    model = "hyperconformer-an4-streaming"
+    done = run(model, split, "--chunk-ms", 640, "--greedy")
+    assert done.returncode == 0, done.stderr
+    assert "WER 0.00 %" in done.stdout
+    done = run("hyperconformer-an4", split, "--chunk-ms", 640)
+    assert done.returncode == 1 and "Traceback" not in done.stderr
+
+
 def test_a_missing_split_is_named(tmp_path):
     (tmp_path / "dev-clean").mkdir()
     done = run("hyperconformer-an4", tmp_path / "test-clean")
