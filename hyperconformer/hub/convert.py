@@ -36,6 +36,7 @@ from hyperconformer.hub.folder import (
     save_model,
 )
 from hyperconformer.lm.transformer import TransformerLM
+from hyperconformer.encoders.layer_mixers import layer_mixers
 from hyperconformer.mixers.hypermixing import sinusoidal_codes
 from hyperconformer.mixers.registry import mixer_options
 from hyperconformer.model.transformer_asr import STOCK_TYPES
@@ -339,7 +340,7 @@ def export_speechbrain(source, output):
     else:
         config, _ = load_model(source, ("extractor", "recognizer"))
         recognizer, extractor = config["recognizer"], config["extractor"]
-        options = settings["recognizer"]["transformer"].get("mixer_options") or {}
+        options = settings["recognizer"]["transformer"].get("mixer_options")
         _check_exportable(source, recognizer, extractor, options)
         output.mkdir(parents=True, exist_ok=True)
         state = recognizer_to_speechbrain(recognizer.state_dict())
@@ -360,15 +361,22 @@ def _check_exportable(source, recognizer, extractor, options):
             f"{source} has no attention decoder, but SpeechBrain's recipes have one"
         )
     mixer = recognizer.transformer.attention_type
+    if isinstance(mixer, (list, dict)):
+        raise ValueError(
+            f"{source} has layers with different mixers ({mixer}); SpeechBrain's "
+            "encoders have one mixer"
+        )
     if mixer not in STOCK_TYPES:
         raise ValueError(
             f"{source} has the mixer {mixer!r}, which SpeechBrain has not; it has: "
             f"{', '.join(STOCK_TYPES)}"
         )
     known = mixer_options(mixer)
+    layers = layer_mixers(mixer, options, len(recognizer.transformer.encoder.layers))
+    given = {(name, str(value)): value for _, own in layers for name, value in own.items()}
     others = [
         f"mixer_options.{name}: {value}"
-        for name, value in options.items()
+        for (name, _), value in given.items()
         if name not in _NEUTRAL_OPTIONS and value != known[name].default
     ]
     if recognizer.frontend.causal:
