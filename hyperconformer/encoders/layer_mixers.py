@@ -111,8 +111,8 @@ def _alternating(rule, num_layers):
             raise ValueError(f"attention_type: {unknown('key', key, known)}")
     if not {"from", "last"} <= rule.keys():
         raise ValueError(
-            "attention_type needs `from` and `last`, the mixers of the other layers and "
-            f"of the last one, got {quoted(dict(rule))}"
+            "attention_type needs `last`, the mixer of the last layer, and `from`, "
+            f"that of the others, got {quoted(dict(rule))}"
         )
     every = rule.get("every", num_layers)
     if not (fits(every, int) and every >= 1):
@@ -144,8 +144,8 @@ def _options_by_name(mixers, options):
             )
         if key in list_mixers() and key not in labels:
             raise ValueError(
-                f"mixer_options holds options of {key!r}, which no layer has; the layers "
-                f"have: {', '.join(sorted(set(labels)))}"
+                f"mixer_options holds options of {key!r}, which no layer has; the "
+                f"layers have: {', '.join(sorted(set(labels)))}"
             )
     shared = {key: value for key, value in options.items() if key not in labels}
     return [{**shared, **options.get(label, {})} for label in labels]

@@ -43,8 +43,8 @@ class EncoderStack(nn.Module):
     layerdrop_prob : float
         Probability of leaving out each layer in training.
     **layer_options
-        As the layer's class. Of ``attention_type`` and ``mixer_options`` each layer gets
-        its own, see :func:`~hyperconformer.encoders.layer_mixers.layer_mixers`.
+        As the layer's class. Of ``attention_type`` and ``mixer_options`` each layer
+        gets its own, see :func:`~hyperconformer.encoders.layer_mixers.layer_mixers`.
 
     Raises
     ------

@@ -28,6 +28,7 @@ from speechbrain.utils.checkpoints import (
 )
 
 from hyperconformer.config import read_config, resolve_config
+from hyperconformer.encoders.layer_mixers import layer_mixers
 from hyperconformer.hub.folder import (
     TOKENIZER_FILE,
     find_model,
@@ -36,7 +37,6 @@ from hyperconformer.hub.folder import (
     save_model,
 )
 from hyperconformer.lm.transformer import TransformerLM
-from hyperconformer.encoders.layer_mixers import layer_mixers
 from hyperconformer.mixers.hypermixing import sinusoidal_codes
 from hyperconformer.mixers.registry import mixer_options
 from hyperconformer.model.transformer_asr import STOCK_TYPES
@@ -373,7 +373,9 @@ def _check_exportable(source, recognizer, extractor, options):
         )
     known = mixer_options(mixer)
     layers = layer_mixers(mixer, options, len(recognizer.transformer.encoder.layers))
-    given = {(name, str(value)): value for _, own in layers for name, value in own.items()}
+    given = {
+        (name, str(value)): value for _, own in layers for name, value in own.items()
+    }
     others = [
         f"mixer_options.{name}: {value}"
         for (name, _), value in given.items()

@@ -4,10 +4,12 @@ import numpy as np
 import pytest
 import torch
 from export.conftest import session, streaming_model
+from streaming_model import streaming_config
 
 from hyperconformer.export.graph import to_onnx
 from hyperconformer.export.streaming import StateLayout, StreamingGraph
 from hyperconformer.mixers.registry import list_mixers
+from hyperconformer.transcribe.streaming import StreamingModel
 
 # Of each mixer that streams: its options, and whether it needs a bounded left context.
 STREAMING = {
@@ -90,6 +92,19 @@ def test_every_mixer_that_streams_is_exported(mixer, tmp_path):
     graph = StreamingGraph(model)
     call = in_runtime(graph, tmp_path / "m.onnx")
     assert_like_the_model(call, graph, model, LENGTHS)
+
+
+def test_a_stack_of_different_mixers_is_exported(tmp_path):
+    """Attention in the last layer: states of several kinds in one vector."""
+    torch.manual_seed(1)
+    config = streaming_config(
+        attention_type=["hypermixing", "RoPEMHA"],
+        mixer_options=[{"learned_decay": True}, None],
+        normalization="running_level",
+    )
+    model = StreamingModel(config["extractor"], config["recognizer"], 160, 320)
+    graph = StreamingGraph(model)
+    assert_like_the_model(in_runtime(graph, tmp_path / "m.onnx"), graph, model, LENGTHS)
 
 
 @pytest.mark.parametrize("mixer", sorted({*list_mixers()} - {*STREAMING}))
