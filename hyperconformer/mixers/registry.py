@@ -23,6 +23,7 @@ MixerClass = TypeVar("MixerClass", bound=type[TokenMixer])
 _MIXERS = {
     "RelPosMHAXL": "hyperconformer.mixers.attention:RelPosMHAXL",
     "RoPEMHA": "hyperconformer.mixers.attention:RoPEMHA",
+    "gated_deltanet": "hyperconformer.mixers.gated_deltanet:GatedDeltaNet",
     "hyperglu": "hyperconformer.mixers.hyperglu:HyperGLUMixer",
     "hypermixing": "hyperconformer.mixers.hypermixing:MultiHeadHyperMixing",
     "hypermlp": "hyperconformer.mixers.hyperglu:HyperMLPMixer",
@@ -30,6 +31,7 @@ _MIXERS = {
     "mixture_of_attention": (
         "hyperconformer.mixers.mixture_of_attention:MixtureOfAttentionMixer"
     ),
+    "polynomial_mixing": "hyperconformer.mixers.polynomial_mixing:PolynomialMixing",
     "regularMHA": "hyperconformer.mixers.attention:RegularMHA",
     "summary_mixing": "hyperconformer.mixers.summary_mixing:SummaryMixing",
 }

@@ -13,10 +13,12 @@ from hyperconformer.transcribe.streaming import StreamingModel
 
 # Of each mixer that streams: its options, and whether it needs a bounded left context.
 STREAMING = {
+    "gated_deltanet": ({"causal": True}, False),
     "hyperglu": ({"block_size": 5}, False),
     "hypermlp": ({"block_size": 5}, False),
     "hypermixing": ({"learned_decay": True}, False),
     "linear_attention": ({"causal": True}, False),
+    "polynomial_mixing": ({}, False),
     "RelPosMHAXL": ({}, True),
     "RoPEMHA": ({}, True),
     "regularMHA": ({}, True),
