@@ -404,17 +404,18 @@ def _check_run(run, metric):
     if metric not in metrics:
         raise ValueError(unknown("metric", metric, metrics))
     mixer, options = config.get("attention_type"), config.get("mixer_options")
+    layers = config.get("num_encoder_layers", 1)
     listed = mixer if isinstance(mixer, list) else [mixer]
     if isinstance(mixer, dict):
         listed = list(mixer.values())
     # One by `!name:` may stand where only training finds it.
-    if not all(isinstance(one, (str, int)) for one in listed):
+    known = all(isinstance(one, (str, int)) for one in listed)
+    if not (known and _is_whole(layers, 1)):
         return
-    chosen = layer_mixers(mixer, options, config.get("num_encoder_layers", 1))
-    mixers = [mixer for mixer, _ in chosen]
+    chosen = layer_mixers(mixer, options, layers)
     sizes = [config.get(key) for key in ("d_model", "nhead", "d_ffn")]
     for index, (mixer, options) in enumerate(chosen):
-        with naming_layer(index, mixers):
+        with naming_layer(index, chosen):
             check_options(mixer, options)
             if all(_is_whole(size, 1) for size in sizes):
                 build_encoder_mixer(

@@ -8,7 +8,7 @@ from typing import Any
 from hyperconformer.core.annotations import fits
 from hyperconformer.core.messages import quoted, unknown
 from hyperconformer.mixers.base import TokenMixer
-from hyperconformer.mixers.registry import list_mixers, mixer_class
+from hyperconformer.mixers.registry import list_mixers, mixer_class, mixer_label
 
 Mixer = str | type[TokenMixer]
 MixerSetting = Mixer | list[Mixer] | dict[str, Any]
@@ -79,29 +79,24 @@ def layer_mixers(
 
 
 @contextlib.contextmanager
-def naming_layer(index: int, mixers: list[Mixer]) -> Iterator[None]:
+def naming_layer(index: int, chosen: list) -> Iterator[None]:
     """Say of which layer a ValueError speaks, where the layers differ.
 
     Arguments
     ---------
     index : int
         The layer, from 0.
-    mixers : list of str or type
-        The mixer of each layer.
+    chosen : list
+        What each layer has, as of :func:`layer_mixers`, or a part of it.
     """
     try:
         yield
     except ValueError as error:
-        if all(mixer == mixers[0] for mixer in mixers):
+        if all(one == chosen[0] for one in chosen):
             raise
         raise ValueError(
-            f"encoder layer {index + 1} of {len(mixers)}: {error}"
+            f"encoder layer {index + 1} of {len(chosen)}: {error}"
         ) from error
-
-
-def mixer_label(mixer: Mixer) -> str:
-    """The name of a mixer, or of its class."""
-    return mixer if isinstance(mixer, str) else mixer.__name__
 
 
 def _alternating(rule, num_layers):

@@ -43,8 +43,9 @@ class EncoderStack(nn.Module):
     layerdrop_prob : float
         Probability of leaving out each layer in training.
     **layer_options
-        As the layer's class. Of ``attention_type`` and ``mixer_options`` each layer
-        gets its own, see :func:`~hyperconformer.encoders.layer_mixers.layer_mixers`.
+        As the layer's class. With ``attention_type`` each layer gets its own mixer and
+        ``mixer_options``, see
+        :func:`~hyperconformer.encoders.layer_mixers.layer_mixers`.
 
     Raises
     ------
@@ -65,18 +66,16 @@ class EncoderStack(nn.Module):
     ):
         super().__init__()
         own: list[dict[str, Any]] = [{} for _ in range(num_layers)]
-        mixers = []
         if "attention_type" in layer_options:
             chosen = layer_mixers(
                 layer_options["attention_type"],
                 layer_options.get("mixer_options"),
                 num_layers,
             )
-            mixers = [mixer for mixer, _ in chosen]
             own = [{"attention_type": m, "mixer_options": o} for m, o in chosen]
         self.layers = nn.ModuleList()
         for index, options in enumerate(own):
-            with naming_layer(index, mixers):
+            with naming_layer(index, own):
                 self.layers.append(
                     self.layer_class(d_model=d_model, **{**layer_options, **options})
                 )

@@ -373,14 +373,13 @@ def _check_exportable(source, recognizer, extractor, options):
         )
     known = mixer_options(mixer)
     layers = layer_mixers(mixer, options, len(recognizer.transformer.encoder.layers))
-    given = {
-        (name, str(value)): value for _, own in layers for name, value in own.items()
-    }
-    others = [
+    found = [
         f"mixer_options.{name}: {value}"
-        for (name, _), value in given.items()
+        for _, own in layers
+        for name, value in own.items()
         if name not in _NEUTRAL_OPTIONS and value != known[name].default
     ]
+    others = list(dict.fromkeys(found))  # layers may say the same
     if recognizer.frontend.causal:
         others.append("a causal front end")
     # SpeechBrain's InputNormalization knows the other two.

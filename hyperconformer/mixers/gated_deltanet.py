@@ -1,7 +1,7 @@
 """Gated DeltaNet: a memory that each frame decays, corrects and reads.
 
 Gated Delta Networks, https://arxiv.org/abs/2412.06464; what the paper leaves open
-(initial decays, the norm's floor, the order of norm and gate) is as in the package
+(initial decays, the norms' floors, the order of norm and gate) is as in the package
 flash-linear-attention. The form that sees both directions is this package's choice.
 """
 
@@ -22,7 +22,7 @@ from hyperconformer.mixers.base import (
 from hyperconformer.nn.linear import Linear
 from hyperconformer.ops.gated_delta_rule import gated_delta_rule
 
-_EPS = 1e-6
+_UNIT_EPS, _NORM_EPS = 1e-6, 1e-5
 
 
 class DeltaMemory(nn.Module):
@@ -215,7 +215,7 @@ class GatedDeltaNet(TokenMixer):
             ]
             reverse, _, _ = self.backwards(*mirrored, recent, None)
             out = out + reverse.flip(1)
-        out = out * (out.square().mean(-1, keepdim=True) + _EPS).rsqrt()
+        out = out * (out.square().mean(-1, keepdim=True) + _NORM_EPS).rsqrt()
         out = (out * self.norm_weight.to(out.dtype)).flatten(2)
         gate = self.gate(x)
         y = self.to_out(out.to(gate.dtype) * F.silu(gate))
@@ -281,7 +281,7 @@ class GatedDeltaNet(TokenMixer):
 
 def _unit(x):
     """x (..., d) with norm 1."""
-    return x * (x.square().sum(-1, keepdim=True) + _EPS).rsqrt()
+    return x * (x.square().sum(-1, keepdim=True) + _UNIT_EPS).rsqrt()
 
 
 def _all_the_past(chunk):

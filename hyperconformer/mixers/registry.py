@@ -106,6 +106,11 @@ def mixer_class(mixer):
     return _MIXERS[mixer]
 
 
+def mixer_label(mixer: str | type[TokenMixer]) -> str:
+    """The name of a mixer, or of its class."""
+    return mixer if isinstance(mixer, str) else mixer.__name__
+
+
 def mixer_options(mixer):
     """The keyword options of a mixer beside ``d_model`` and ``num_heads``.
 
@@ -149,8 +154,7 @@ def check_options(mixer, options):
     ...
     ValueError: option 'tied' of mixer 'hypermixing' must be bool, got 'yes' (str)
     """
-    cls = mixer_class(mixer)
-    label = mixer if isinstance(mixer, str) else cls.__name__
+    cls, label = mixer_class(mixer), mixer_label(mixer)
     if not isinstance(options, collections.abc.Mapping):
         kind = type(options).__name__
         raise ValueError(

@@ -85,6 +85,7 @@ def test_options_of_every_layer_of_a_mixer_and_of_each_layer():
         ([A, A, B], {"tied": True}, "layer 3 of 3: unknown option of mixer 'RoPEMHA'"),
         ([A, A, B], {A: {"tid": 1}}, "layer 1 of 3: unknown option .* 'tid'.*'tied'"),
         ([A, A, B], {A: {"tied": 1}}, "layer 1 of 3: option 'tied' .* must be bool"),
+        (A, [{}, {"tid": 1}, {}], "layer 2 of 3: unknown option .* 'tid'.*'tied'"),
         ([A, A, B], {A: 3}, "options of mixer 'hypermixing' must be names and values"),
         (
             [A, A, B],
@@ -100,8 +101,15 @@ def test_mistakes_say_which_layer(mixer, options, message):
         model(mixer, mixer_options=options)
 
 
-@pytest.mark.parametrize("encoder", ["conformer", "transformer", "branchformer"])
-@pytest.mark.parametrize("mixer", [A, B, "RelPosMHAXL", "summary_mixing"])
+@pytest.mark.parametrize(
+    "mixer, encoder",
+    [
+        (A, "conformer"),
+        (B, "transformer"),
+        ("RelPosMHAXL", "conformer"),
+        ("summary_mixing", "branchformer"),
+    ],
+)
 def test_equal_names_are_the_single_name(mixer, encoder):
     """Bit by bit: the parameters, what is encoded and what is decoded."""
     sizes = {"encoder_module": encoder, "csgu_linear_units": 16}

@@ -33,7 +33,7 @@ def by_hand(mixer, x):
     given = (y.transpose(0, 1)[None] for y in (q, k, v, log_decay, strength))
     out, _ = reference.gated_delta_rule(*given)
     out = out[0].transpose(0, 1)
-    out = out / (out.square().mean(-1, keepdim=True) + 1e-6).sqrt() * mixer.norm_weight
+    out = out / (out.square().mean(-1, keepdim=True) + 1e-5).sqrt() * mixer.norm_weight
     return (out.flatten(1) * F.silu(x @ mixer.gate.weight.T)) @ mixer.to_out.weight.T
 
 

@@ -66,7 +66,8 @@ def _unit_triangular_inverse(below):
 
     The blocks [[A, 0], [N, B]] have the inverse [[A', 0], [-B' N A', B']] of the
     inverses A', B': from blocks of one row up to the whole. As exact as substitution,
-    where powers of N would overflow.
+    where powers of N would overflow; unlike torch.linalg.solve_triangular it has an
+    ONNX form.
     """
     size, whole = 1, below.shape[-1]
     inverse = below.new_ones(*below.shape[:-1], 1, 1)
