@@ -96,7 +96,8 @@ def test_every_mixer_that_streams_is_exported(mixer, tmp_path):
     assert_like_the_model(call, graph, model, LENGTHS)
 
 
-def test_a_stack_of_different_mixers_is_exported(tmp_path):
+@pytest.fixture(scope="module")
+def hybrid():
     """Attention in the last layer: states of several kinds in one vector."""
     torch.manual_seed(1)
     config = streaming_config(
@@ -104,9 +105,20 @@ def test_a_stack_of_different_mixers_is_exported(tmp_path):
         mixer_options=[{"learned_decay": True}, None],
         normalization="running_level",
     )
-    model = StreamingModel(config["extractor"], config["recognizer"], 160, 320)
-    graph = StreamingGraph(model)
-    assert_like_the_model(in_runtime(graph, tmp_path / "m.onnx"), graph, model, LENGTHS)
+    return StreamingModel(config["extractor"], config["recognizer"], 160, 320)
+
+
+@torch.no_grad()
+def test_the_module_of_different_mixers_says_what_the_model_says(hybrid):
+    graph = StreamingGraph(hybrid)
+    assert_like_the_model(graph, graph, hybrid, LENGTHS)
+
+
+@pytest.mark.slow
+def test_a_stack_of_different_mixers_is_exported(hybrid, tmp_path):
+    graph = StreamingGraph(hybrid)
+    call = in_runtime(graph, tmp_path / "m.onnx")
+    assert_like_the_model(call, graph, hybrid, LENGTHS)
 
 
 @pytest.mark.parametrize("mixer", sorted({*list_mixers()} - {*STREAMING}))

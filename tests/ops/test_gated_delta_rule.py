@@ -80,6 +80,21 @@ def test_sums_are_held_in_single_precision():
     assert out.dtype == memory.dtype == torch.float32
 
 
+class OfEverySecondFrame(torch.nn.Module):
+    def forward(self, x):
+        x = x[:, :, ::2]
+        return gated_delta_rule(x, x, x, -x[..., 0].abs(), x[..., 1].sigmoid())
+
+
+def test_export_for_any_number_of_frames_is_refused():
+    """PyTorch itself would only narrow the range of lengths, and say nothing."""
+    any_length = {"x": {2: torch.export.Dim.DYNAMIC}}
+    with pytest.raises(ValueError, match="a fixed number of frames"):
+        torch.export.export(
+            OfEverySecondFrame(), (torch.randn(1, 1, 50, 2),), dynamic_shapes=any_length
+        )
+
+
 def test_shapes_are_checked():
     *given, memory = inputs(5)
     with pytest.raises(ValueError, match="must be .* got .*3, 4, 6"):

@@ -39,7 +39,7 @@ def gated_delta_rule(q, k, v, log_decay, strength, *, memory=None):
     Raises
     ------
     ValueError
-        If shapes do not fit.
+        If shapes do not fit, or it is exported for any number of frames.
 
     Example
     -------

@@ -14,6 +14,8 @@ https://arxiv.org/abs/2412.06464, section 3.3.
 import torch
 import torch.nn.functional as F
 
+from hyperconformer.core.recording import is_exported
+
 _CHUNK_FRAMES = 32
 """Frames of a chunk: a power of two, of the size of a head."""
 
@@ -21,6 +23,11 @@ _CHUNK_FRAMES = 32
 def gated_delta_rule(q, k, v, log_decay, strength, *, memory=None):
     """See :func:`hyperconformer.ops.gated_delta_rule.gated_delta_rule`."""
     frames, width = q.shape[2:]
+    if is_exported() and not isinstance(frames, int):
+        # The loop below would be recorded as long as it is for the example.
+        raise ValueError(
+            "the gated delta rule can only be exported for a fixed number of frames"
+        )
     dtype = torch.promote_types(v.dtype, torch.float32)
     with torch.autocast(q.device.type, enabled=False):
         q, k, v, log_decay, strength = (
