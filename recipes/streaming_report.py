@@ -30,7 +30,7 @@ def describe(run):
     config, _ = load_model(run, ("extractor", "recognizer"))
     if not config["recognizer"].frontend.causal:
         raise ValueError(f"{run}: a front end that is not causal cannot stream")
-    mixer = config["recognizer"].transformer.attention_type
+    mixer = str(config["recognizer"].transformer.attention_type)
     if config["recognizer"].transducer is not None:
         mixer += ", transducer"
     return mixer, look_ahead_ms(config["extractor"])

@@ -9,6 +9,7 @@ from hyperconformer.ablation.execute import Executor, Store
 from hyperconformer.ablation.plan import label, planned_runs, read_ablation
 from hyperconformer.ablation.report import write_report
 from hyperconformer.ablation.search import Trials
+from hyperconformer.ablation.watch import watch
 from hyperconformer.core.shipped import find_ablation
 
 
@@ -18,7 +19,7 @@ def ablate(options):
     Arguments
     ---------
     options : argparse.Namespace
-        ``file``, ``dry_run``, ``jobs``, ``retry`` and ``results``, as
+        ``file``, ``dry_run``, ``watch``, ``jobs``, ``retry`` and ``results``, as
         ``hyperconformer ablate --help`` tells, and ``extra``, arguments for every run.
 
     Returns
@@ -43,6 +44,8 @@ def ablate(options):
     if options.dry_run:
         print(plan_text(ablation, planned, trials, store), end="")
         return 0
+    if options.watch:
+        return _watch(ablation, planned, trials, store)
     if options.retry:
         for _, run in planned:
             if (store.row(run) or {}).get("status") == "failed":
@@ -68,6 +71,21 @@ def ablate(options):
     print(f"report: {report}")
     failed = any((store.row(run) or {}).get("status") == "failed" for _, run in planned)
     return 130 if interrupted else int(failed)
+
+
+def _watch(ablation, planned, trials, store):
+    def known():
+        return planned if trials is None else trials.planned()
+
+    try:
+        left = (lambda: 0) if trials is None else trials.left
+        watch(ablation, known, store, left=left)
+    except ImportError as error:
+        print(f"hyperconformer: {error}", file=sys.stderr)
+        return 1
+    except KeyboardInterrupt:
+        pass  # how one ends it while runs go on elsewhere
+    return 0
 
 
 def plan_text(ablation, planned, trials, store):

@@ -16,6 +16,7 @@ from hyperconformer.config import read_config
 from hyperconformer.core.messages import unknown
 from hyperconformer.core.shipped import find_recipe
 from hyperconformer.core.text import read_text
+from hyperconformer.encoders.layer_mixers import layer_mixers, naming_layer
 from hyperconformer.encoders.stack import build_encoder_mixer
 from hyperconformer.mixers.registry import check_options
 
@@ -403,21 +404,29 @@ def _check_run(run, metric):
     if metric not in metrics:
         raise ValueError(unknown("metric", metric, metrics))
     mixer, options = config.get("attention_type"), config.get("mixer_options")
+    layers = config.get("num_encoder_layers", 1)
+    listed = mixer if isinstance(mixer, list) else [mixer]
+    if isinstance(mixer, dict):
+        listed = list(mixer.values())
     # One by `!name:` may stand where only training finds it.
-    if not isinstance(mixer, str):
+    known = all(isinstance(one, (str, int)) for one in listed)
+    if not (known and _is_whole(layers, 1)):
         return
-    check_options(mixer, {} if options is None else options)
+    chosen = layer_mixers(mixer, options, layers)
     sizes = [config.get(key) for key in ("d_model", "nhead", "d_ffn")]
-    if all(_is_whole(size, 1) for size in sizes):
-        build_encoder_mixer(
-            mixer,
-            d_model=sizes[0],
-            num_heads=sizes[1],
-            d_ffn=sizes[2],
-            dropout=0.0,
-            causal=False,
-            options=options,
-        )
+    for index, (mixer, options) in enumerate(chosen):
+        with naming_layer(index, chosen):
+            check_options(mixer, options)
+            if all(_is_whole(size, 1) for size in sizes):
+                build_encoder_mixer(
+                    mixer,
+                    d_model=sizes[0],
+                    num_heads=sizes[1],
+                    d_ffn=sizes[2],
+                    dropout=0.0,
+                    causal=False,
+                    options=options,
+                )
 
 
 def _matches(overrides, rule):

@@ -20,7 +20,14 @@ def add_parser(commands):
         find=list_ablations,
         help="print the shipped ablations and exit",
     )
-    parser.add_argument("--dry-run", action="store_true", help="print plan and cost")
+    instead = parser.add_mutually_exclusive_group()
+    instead.add_argument("--dry-run", action="store_true", help="print plan and cost")
+    instead.add_argument(
+        "--watch",
+        action="store_true",
+        help="run nothing; show a live table of the runs that other processes do with "
+        "these results",
+    )
     parser.add_argument("--jobs", type=int, default=1, help="runs at once")
     parser.add_argument("--retry", action="store_true", help="do failed runs again")
     parser.add_argument(

@@ -11,6 +11,7 @@ from torch import nn
 
 from hyperconformer.core.masks import ChunkRule
 from hyperconformer.core.state import State, prefixed, within
+from hyperconformer.encoders.layer_mixers import layer_mixers, naming_layer
 from hyperconformer.mixers.registry import (
     build_mixer,
     check_options,
@@ -42,12 +43,14 @@ class EncoderStack(nn.Module):
     layerdrop_prob : float
         Probability of leaving out each layer in training.
     **layer_options
-        As the layer's class.
+        As the layer's class. With ``attention_type`` each layer gets its own mixer and
+        ``mixer_options``, see
+        :func:`~hyperconformer.encoders.layer_mixers.layer_mixers`.
 
     Raises
     ------
     ValueError
-        As the layer's class.
+        As the layer's class, and as ``layer_mixers``.
     """
 
     layer_class: Callable[..., nn.Module]
@@ -62,10 +65,20 @@ class EncoderStack(nn.Module):
         **layer_options: Any,
     ):
         super().__init__()
-        self.layers = nn.ModuleList(
-            self.layer_class(d_model=d_model, **layer_options)
-            for _ in range(num_layers)
-        )
+        own: list[dict[str, Any]] = [{} for _ in range(num_layers)]
+        if "attention_type" in layer_options:
+            chosen = layer_mixers(
+                layer_options["attention_type"],
+                layer_options.get("mixer_options"),
+                num_layers,
+            )
+            own = [{"attention_type": m, "mixer_options": o} for m, o in chosen]
+        self.layers = nn.ModuleList()
+        for index, options in enumerate(own):
+            with naming_layer(index, own):
+                self.layers.append(
+                    self.layer_class(d_model=d_model, **{**layer_options, **options})
+                )
         self.norm = named_norm(d_model, eps=1e-6)
         self.layerdrop_prob = layerdrop_prob
 

@@ -28,6 +28,7 @@ from speechbrain.utils.checkpoints import (
 )
 
 from hyperconformer.config import read_config, resolve_config
+from hyperconformer.encoders.layer_mixers import layer_mixers
 from hyperconformer.hub.folder import (
     TOKENIZER_FILE,
     find_model,
@@ -339,7 +340,7 @@ def export_speechbrain(source, output):
     else:
         config, _ = load_model(source, ("extractor", "recognizer"))
         recognizer, extractor = config["recognizer"], config["extractor"]
-        options = settings["recognizer"]["transformer"].get("mixer_options") or {}
+        options = settings["recognizer"]["transformer"].get("mixer_options")
         _check_exportable(source, recognizer, extractor, options)
         output.mkdir(parents=True, exist_ok=True)
         state = recognizer_to_speechbrain(recognizer.state_dict())
@@ -360,17 +361,25 @@ def _check_exportable(source, recognizer, extractor, options):
             f"{source} has no attention decoder, but SpeechBrain's recipes have one"
         )
     mixer = recognizer.transformer.attention_type
+    if isinstance(mixer, (list, dict)):
+        raise ValueError(
+            f"{source} has layers with different mixers ({mixer}); SpeechBrain's "
+            "encoders have one mixer"
+        )
     if mixer not in STOCK_TYPES:
         raise ValueError(
             f"{source} has the mixer {mixer!r}, which SpeechBrain has not; it has: "
             f"{', '.join(STOCK_TYPES)}"
         )
     known = mixer_options(mixer)
-    others = [
+    layers = layer_mixers(mixer, options, len(recognizer.transformer.encoder.layers))
+    found = [
         f"mixer_options.{name}: {value}"
-        for name, value in options.items()
+        for _, own in layers
+        for name, value in own.items()
         if name not in _NEUTRAL_OPTIONS and value != known[name].default
     ]
+    others = list(dict.fromkeys(found))  # layers may say the same
     if recognizer.frontend.causal:
         others.append("a causal front end")
     # SpeechBrain's InputNormalization knows the other two.

@@ -23,6 +23,7 @@ MixerClass = TypeVar("MixerClass", bound=type[TokenMixer])
 _MIXERS = {
     "RelPosMHAXL": "hyperconformer.mixers.attention:RelPosMHAXL",
     "RoPEMHA": "hyperconformer.mixers.attention:RoPEMHA",
+    "gated_deltanet": "hyperconformer.mixers.gated_deltanet:GatedDeltaNet",
     "hyperglu": "hyperconformer.mixers.hyperglu:HyperGLUMixer",
     "hypermixing": "hyperconformer.mixers.hypermixing:MultiHeadHyperMixing",
     "hypermlp": "hyperconformer.mixers.hyperglu:HyperMLPMixer",
@@ -30,6 +31,7 @@ _MIXERS = {
     "mixture_of_attention": (
         "hyperconformer.mixers.mixture_of_attention:MixtureOfAttentionMixer"
     ),
+    "polynomial_mixing": "hyperconformer.mixers.polynomial_mixing:PolynomialMixing",
     "regularMHA": "hyperconformer.mixers.attention:RegularMHA",
     "summary_mixing": "hyperconformer.mixers.summary_mixing:SummaryMixing",
 }
@@ -104,6 +106,11 @@ def mixer_class(mixer):
     return _MIXERS[mixer]
 
 
+def mixer_label(mixer: str | type[TokenMixer]) -> str:
+    """The name of a mixer, or of its class."""
+    return mixer if isinstance(mixer, str) else mixer.__name__
+
+
 def mixer_options(mixer):
     """The keyword options of a mixer beside ``d_model`` and ``num_heads``.
 
@@ -147,8 +154,7 @@ def check_options(mixer, options):
     ...
     ValueError: option 'tied' of mixer 'hypermixing' must be bool, got 'yes' (str)
     """
-    cls = mixer_class(mixer)
-    label = mixer if isinstance(mixer, str) else cls.__name__
+    cls, label = mixer_class(mixer), mixer_label(mixer)
     if not isinstance(options, collections.abc.Mapping):
         kind = type(options).__name__
         raise ValueError(

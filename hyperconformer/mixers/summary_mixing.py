@@ -19,13 +19,9 @@ from typing import Any
 import torch
 from torch import nn
 
-from hyperconformer.mixers.base import TokenMixer, frames_of_step
+from hyperconformer.mixers.means import MeansMixer
 from hyperconformer.nn.linear import Linear
-from hyperconformer.ops.summary_mixing import (
-    init_past_sums,
-    spread_over_frames,
-    summary_mean,
-)
+from hyperconformer.ops.summary_mixing import spread_over_frames
 
 
 class HeadwiseLinear(nn.Module):
@@ -72,7 +68,7 @@ class HeadwiseLinear(nn.Module):
         return y + self.bias.to(y.dtype)
 
 
-class SummaryMixing(TokenMixer):
+class SummaryMixing(MeansMixer):
     """h_t = c(f(x_t), (1/T) sum_t' s(x_t')), arXiv:2307.07421.
 
     f, s and c are each a linear layer followed by GELU; those of f and s are
@@ -104,9 +100,6 @@ class SummaryMixing(TokenMixer):
     True
     """
 
-    chunkable = True
-    streamable = True
-    needs_position = True
     paper = "arXiv:2307.07421"
     cost = "O(T)"
 
@@ -147,9 +140,6 @@ class SummaryMixing(TokenMixer):
     def forward(self, x, *, padding_mask=None, chunk=None, state=None):
         """Mix; see :class:`~hyperconformer.mixers.base.TokenMixer`.
 
-        A causal mixer takes any number of frames a step, unless a rule bounds its left
-        context: that bound moves chunk by chunk.
-
         Raises
         ------
         ValueError
@@ -157,16 +147,13 @@ class SummaryMixing(TokenMixer):
             state was made for another rule.
         """
         self.check_inputs(x, padding_mask, chunk, state)
-        if state is not None:
-            new = self._frames_of_step(x, padding_mask, chunk, state)
         if padding_mask is not None:
             x = x.masked_fill(padding_mask.unsqueeze(-1), 0.0)
-        means, sums = summary_mean(
+        means, state = self.means(
             self.activation(self.summary(x)),
             padding_mask=padding_mask,
             chunk=chunk,
-            causal=self.causal,
-            past_sums=None if state is None else state["sums"],
+            state=state,
         )
         combined = spread_over_frames(
             self.combine_summary(means.to(x.dtype)),
@@ -176,56 +163,4 @@ class SummaryMixing(TokenMixer):
         )
         if self.local is not None:
             combined = combined + self.combine_local(self.activation(self.local(x)))
-        y = self.activation(combined).expand(-1, x.shape[1], -1)
-        if state is None:
-            return y, None
-        return y, {
-            "frames_seen": state["frames_seen"] + new,
-            "sums": sums.to(state["sums"].dtype),
-        }
-
-    def _frames_of_step(self, x, padding_mask, chunk, state):
-        bounded = chunk is not None and chunk.left_chunks is not None
-        expected = chunk.left_chunks if bounded else 1
-        if state["sums"].shape[1] != expected:
-            raise ValueError(
-                f"a state with sums of {expected} chunks is needed for {chunk}, got "
-                f"one with {state['sums'].shape[1]}: make it with init_state(chunk=...)"
-            )
-        whole_chunks = self.step_unit(chunk) > 1
-        return frames_of_step(
-            x, padding_mask, state["frames_seen"], chunk if whole_chunks else None
-        )
-
-    def why_not_stream(self, chunk=None):
-        """See :meth:`~hyperconformer.mixers.base.TokenMixer.why_not_stream`."""
-        if chunk is None and not self.causal:
-            return (
-                "streaming SummaryMixing needs causal=True or a chunk rule, got neither"
-            )
-        return None
-
-    def step_unit(self, chunk=None):
-        """See :meth:`~hyperconformer.mixers.base.TokenMixer.step_unit`."""
-        bounded = chunk is not None and chunk.left_chunks is not None
-        return super().step_unit(chunk) if bounded or not self.causal else 1
-
-    def init_state(self, batch_size, *, chunk=None, device=None, dtype=None):
-        """Sums over no frame yet; see :class:`~hyperconformer.mixers.base.TokenMixer`.
-
-        Returns
-        -------
-        dict of str to torch.Tensor
-            ``frames_seen`` (B,) int64 and ``sums`` (B, P, summary_size + 1), float32
-            at least: P = 1 running sum and its count of frames, or with a bounded
-            left context P = ``left_chunks``, those of each chunk.
-        """
-        weight = self.summary.weight
-        device = weight.device if device is None else device
-        dtype = weight.dtype if dtype is None else dtype
-        dtype = torch.promote_types(dtype, torch.float32)
-        sums = init_past_sums(batch_size, self.summary_size, chunk)
-        return {
-            "frames_seen": torch.zeros(batch_size, dtype=torch.int64, device=device),
-            "sums": sums.to(device, dtype),
-        }
+        return self.activation(combined).expand(-1, x.shape[1], -1), state

@@ -25,6 +25,11 @@ from hyperconformer.core.masks import (
 )
 from hyperconformer.core.recording import is_recorded
 from hyperconformer.core.state import State
+from hyperconformer.encoders.layer_mixers import (
+    MixerSetting,
+    OptionsSetting,
+    layer_mixers,
+)
 from hyperconformer.encoders.registry import build_encoder, encoder_class
 from hyperconformer.mixers.base import TokenMixer
 from hyperconformer.mixers.hypermixing import sinusoids
@@ -77,8 +82,9 @@ class HyperConformerASR(TransformerASR):
         Activation class of the Conformer.
     branchformer_activation : type
         Activation class of the Branchformer.
-    attention_type : str or type
-        Name of a registered mixer, or a TokenMixer class.
+    attention_type : str, type, list or dict
+        Name of a registered mixer, or a TokenMixer class; or the mixer of each layer,
+        see :func:`~hyperconformer.encoders.layer_mixers.layer_mixers`.
     max_length : int
         Longest target sequence (position codes of the decoder).
     causal : bool, optional
@@ -94,8 +100,8 @@ class HyperConformerASR(TransformerASR):
         Whether ``encode`` and ``forward`` also return every layer's output.
     layerdrop_prob : float
         Probability of leaving out an encoder layer in training.
-    mixer_options : dict, optional
-        Options of the mixer.
+    mixer_options : dict or list, optional
+        Options of the mixer, or of the mixer of each layer; see ``layer_mixers``.
 
     Raises
     ------
@@ -131,7 +137,7 @@ class HyperConformerASR(TransformerASR):
         encoder_module: str = "conformer",
         conformer_activation: Callable[[], nn.Module] = Swish,
         branchformer_activation: Callable[[], nn.Module] = nn.GELU,
-        attention_type: str | type[TokenMixer] = "hypermixing",
+        attention_type: MixerSetting = "hypermixing",
         max_length: int = 2500,
         causal: bool | None = None,
         csgu_linear_units: int = 3072,
@@ -139,7 +145,7 @@ class HyperConformerASR(TransformerASR):
         use_linear_after_conv: bool = False,
         output_hidden_states: bool = False,
         layerdrop_prob: float = 0.0,
-        mixer_options: dict[str, Any] | None = None,
+        mixer_options: OptionsSetting = None,
     ):
         encoder = encoder_class(
             encoder_module, normalize_before=normalize_before, causal=bool(causal)
@@ -148,7 +154,12 @@ class HyperConformerASR(TransformerASR):
             raise ValueError(
                 f"num_encoder_layers must be >= 1, got {num_encoder_layers}"
             )
-        stock = attention_type if attention_type in STOCK_TYPES else "hypermixing"
+        chosen = layer_mixers(attention_type, mixer_options, num_encoder_layers)
+        mixers = [mixer for mixer, _ in chosen]
+        # SpeechBrain's class knows one type: where layers differ, one without codes of
+        # its own, so that the encoder may add absolute ones.
+        alike = all(mixer == mixers[0] for mixer in mixers)
+        stock = mixers[0] if alike and mixers[0] in STOCK_TYPES else "hypermixing"
         super().__init__(
             tgt_vocab,
             input_size,
@@ -172,7 +183,7 @@ class HyperConformerASR(TransformerASR):
             output_hidden_states=output_hidden_states,
             layerdrop_prob=layerdrop_prob,
         )
-        self.attention_type = attention_type
+        self.attention_type = mixers[0] if alike else attention_type
         if num_decoder_layers > 0 and positional_encoding is None:
             raise ValueError(
                 "the decoder needs positional_encoding: fixed_abs_sine, got None"
@@ -200,24 +211,32 @@ class HyperConformerASR(TransformerASR):
             use_linear_after_conv=use_linear_after_conv,
             layerdrop_prob=layerdrop_prob,
         )
-        parts = self.encoder.modules()
-        mixers = [part for part in parts if isinstance(part, TokenMixer)]
         # Read of what was built: a mixer may need them with some of its options only.
-        self.adds_position = any(mixer.needs_position for mixer in mixers)
+        blind = [
+            type(part).__name__
+            for part in self.encoder.modules()
+            if isinstance(part, TokenMixer) and part.needs_position
+        ]
+        self.adds_position = bool(blind)
         if self.adds_position and positional_encoding is None:
             raise ValueError(
-                f"{type(mixers[0]).__name__} as configured is blind to order: it needs "
+                f"{blind[0]} as configured is blind to order: it needs "
                 "positional_encoding: fixed_abs_sine, got None"
             )
-        self._init_params()
+        self._init_params(mixers)
         replace_layers(self)
 
-    def _init_params(self):
-        """Xavier initialisation as in SpeechBrain, except for mixers with their own."""
+    def _init_params(self, mixers=()):
+        """Xavier initialisation as in SpeechBrain, except for mixers with their own.
+
+        ``mixers`` are those of the layers; SpeechBrain's constructor has none yet.
+        """
         own = {
             id(parameter)
-            for module in self.modules()
-            if isinstance(module, TokenMixer) and self.attention_type not in STOCK_TYPES
+            for layer, mixer in zip(self.encoder.layers, mixers)
+            if mixer not in STOCK_TYPES
+            for module in layer.modules()
+            if isinstance(module, TokenMixer)
             for parameter in module.parameters()
         }
         for parameter in self.parameters():

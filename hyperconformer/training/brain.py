@@ -5,6 +5,7 @@ import logging
 import pathlib
 import time
 import zlib
+from typing import Any
 
 import speechbrain as sb
 import torch
@@ -15,7 +16,9 @@ from speechbrain.utils.checkpoints import (
     mark_as_saver,
     register_checkpoint_hooks,
 )
+from speechbrain.utils.train_logger import TensorboardLogger
 
+from hyperconformer.core.extras import import_extra
 from hyperconformer.core.masks import lengths_to_padding_mask
 from hyperconformer.core.text import normalize
 from hyperconformer.evaluation.error_rates import summarize
@@ -91,6 +94,11 @@ class TrainingBrain(sb.Brain):
         self.train_s = 0.0
         self.spent_s = 0.0
         self.curve_drawn = time.monotonic()
+        self.tensorboard = None
+        if self.hparams.tensorboard:
+            import_extra("tensorboard", "tensorboard", "TensorBoard's logs")
+            folder = pathlib.Path(self.hparams.output_folder, "tensorboard")
+            self.tensorboard = TensorboardLogger(str(folder))
         self.loader_random = train_loader["generator"]
         self.checkpointer.add_recoverable(
             "random_states",
@@ -280,15 +288,25 @@ class TrainingBrain(sb.Brain):
         **keep
             Which checkpoints to keep, see SpeechBrain's ``save_and_keep_only``.
         """
-        self.hparams.train_logger.log_stats(
-            stats_meta={
+        stats: dict[str, Any] = {
+            "stats_meta": {
                 "epoch": epoch,
                 "lr": self.optimizer.param_groups[0]["lr"],
                 "updates": self.optimizer_step,
             },
-            train_stats=train_stats,
-            valid_stats=valid_stats,
-        )
+            "train_stats": train_stats,
+            "valid_stats": valid_stats,
+        }
+        self.hparams.train_logger.log_stats(**stats)
+        if self.tensorboard is not None:
+            # Its step is the epoch, also in a run that continues.
+            before = epoch - 1
+            self.tensorboard.global_step = {
+                "meta": before,
+                "train": dict.fromkeys(train_stats, before),
+                "valid": dict.fromkeys(valid_stats, before),
+            }
+            self.tensorboard.log_stats(**stats)
         self.checkpointer.save_and_keep_only(
             meta={**valid_stats, "epoch": epoch}, **keep
         )

@@ -117,6 +117,9 @@ class TrainingSettings:
     train_logger: Any = part()
     """SpeechBrain's FileTrainLogger."""
 
+    tensorboard: bool = False
+    """Whether SpeechBrain's TensorboardLogger writes the same into ``tensorboard/``."""
+
     @property
     def tokens_from(self) -> str | None:
         """The model whose tokenizer the run takes over; None = none."""

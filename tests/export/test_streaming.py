@@ -4,17 +4,21 @@ import numpy as np
 import pytest
 import torch
 from export.conftest import session, streaming_model
+from streaming_model import streaming_config
 
 from hyperconformer.export.graph import to_onnx
 from hyperconformer.export.streaming import StateLayout, StreamingGraph
 from hyperconformer.mixers.registry import list_mixers
+from hyperconformer.transcribe.streaming import StreamingModel
 
 # Of each mixer that streams: its options, and whether it needs a bounded left context.
 STREAMING = {
+    "gated_deltanet": ({"causal": True}, False),
     "hyperglu": ({"block_size": 5}, False),
     "hypermlp": ({"block_size": 5}, False),
     "hypermixing": ({"learned_decay": True}, False),
     "linear_attention": ({"causal": True}, False),
+    "polynomial_mixing": ({}, False),
     "RelPosMHAXL": ({}, True),
     "RoPEMHA": ({}, True),
     "regularMHA": ({}, True),
@@ -90,6 +94,31 @@ def test_every_mixer_that_streams_is_exported(mixer, tmp_path):
     graph = StreamingGraph(model)
     call = in_runtime(graph, tmp_path / "m.onnx")
     assert_like_the_model(call, graph, model, LENGTHS)
+
+
+@pytest.fixture(scope="module")
+def hybrid():
+    """Attention in the last layer: states of several kinds in one vector."""
+    torch.manual_seed(1)
+    config = streaming_config(
+        attention_type=["hypermixing", "RoPEMHA"],
+        mixer_options=[{"learned_decay": True}, None],
+        normalization="running_level",
+    )
+    return StreamingModel(config["extractor"], config["recognizer"], 160, 320)
+
+
+@torch.no_grad()
+def test_the_module_of_different_mixers_says_what_the_model_says(hybrid):
+    graph = StreamingGraph(hybrid)
+    assert_like_the_model(graph, graph, hybrid, LENGTHS)
+
+
+@pytest.mark.slow
+def test_a_stack_of_different_mixers_is_exported(hybrid, tmp_path):
+    graph = StreamingGraph(hybrid)
+    call = in_runtime(graph, tmp_path / "m.onnx")
+    assert_like_the_model(call, graph, hybrid, LENGTHS)
 
 
 @pytest.mark.parametrize("mixer", sorted({*list_mixers()} - {*STREAMING}))

@@ -13,6 +13,7 @@ from hyperconformer.mixers.registry import (
     mixer_class,
     mixer_options,
 )
+from hyperconformer.training.results import kept_bytes
 
 D, H = 24, 2
 LONG = 30000  # frames: twenty minutes of speech
@@ -162,16 +163,10 @@ def test_no_attention_map_and_no_square_of_the_length(name, causal):
     mixer = build(name, causal, dtype=torch.float32).train()
     if mixer.quadratic:
         pytest.skip("quadratic by design")
-    kept = []
 
     def measure(length):
-        kept.clear()
         x = torch.randn(1, length, D, requires_grad=True)
-        with torch.autograd.graph.saved_tensors_hooks(
-            lambda t: kept.append(t.untyped_storage().nbytes()) or t, lambda t: t
-        ):
-            mixer(x)
-        return sum(kept)
+        return kept_bytes(lambda: mixer(x), mixer.parameters())
 
     assert measure(1600) < 2.5 * measure(800)
 

@@ -44,7 +44,7 @@ def make_run(folder, log=LOG, **changes):
 def test_latency_is_the_models_and_rates_are_the_logs(report, tmp_path, capsys):
     runs = [
         make_run(tmp_path / "a"),
-        make_run(tmp_path / "b", attention_type="RoPEMHA"),
+        make_run(tmp_path / "b", attention_type=["RoPEMHA", "hypermixing"]),
     ]
     report([*runs, "--picture", str(tmp_path / "latency.png")])
     lines = capsys.readouterr().out.splitlines()
@@ -52,7 +52,8 @@ def test_latency_is_the_models_and_rates_are_the_logs(report, tmp_path, capsys):
     assert lines[3] == (
         "| hypermixing | 640 ms | 642.5 ms | 20.99 % | 23.00 % | 8.27 % | +15% |"
     )
-    assert lines[4].startswith("| RoPEMHA | whole utterance | its length | 16.20 %")
+    mixers = "['RoPEMHA', 'hypermixing']"
+    assert lines[4].startswith(f"| {mixers} | whole utterance | its length | 16.20 %")
     assert (tmp_path / "latency.png").stat().st_size > 0
 
 
