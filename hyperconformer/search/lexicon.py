@@ -13,7 +13,7 @@ from sentencepiece import SentencePieceProcessor
 from torch import nn
 
 from hyperconformer.core.extras import import_extra
-from hyperconformer.core.text import read_text, unwritable, write_all
+from hyperconformer.core.text import read_text, write_all
 from hyperconformer.core.tokens import BLANK_INDEX, NO_TEXT, WORD_START
 from hyperconformer.core.words import Hypothesis
 from hyperconformer.model.recognizer import Recognizer
@@ -143,10 +143,12 @@ class LexiconSearcher(Searcher):
         dictionary = import_extra("flashlight.lib.text.dictionary", "lm", purpose)
         entries = _read_entries(self.words or self.arpa)
         listed = list(entries)
+        forms = write_all(listed, tokenizer, self.arpa)
+        unknown = tokenizer.unk_id()
         spelled = {
-            written: word
-            for written, word in zip(write_all(listed, tokenizer, self.arpa), listed)
-            if not unwritable(written, tokenizer)
+            written: (word, tokens)
+            for word, written, tokens in zip(listed, forms, tokenizer.encode(forms))
+            if unknown not in tokens
         }
         if not spelled:
             raise ValueError(
@@ -155,11 +157,12 @@ class LexiconSearcher(Searcher):
             )
         self.written = list(spelled)
         size, separator = self._alphabet(tokenizer)
-        spellings = self._spellings(
-            tokenizer, [(written, entries[word]) for written, word in spelled.items()]
-        )
+        spellings = [
+            self._spellings(written, tokens, entries[word])
+            for written, (word, tokens) in spelled.items()
+        ]
         numbers = dictionary.Dictionary()
-        for word in spelled.values():
+        for word, _ in spelled.values():
             numbers.add_entry(word)
         try:
             self.lm = kenlm.KenLM(str(self.arpa), numbers)
@@ -188,9 +191,9 @@ class LexiconSearcher(Searcher):
             log_add=False,
             criterion_type=flashlight.CriterionType.CTC,
         )
-        unknown = -1  # no word: every hypothesis consists of words of the lexicon
+        no_word = -1  # every hypothesis consists of words of the lexicon
         self.decoder = flashlight.LexiconDecoder(
-            options, trie, self.lm, separator, BLANK_INDEX, unknown, [], False
+            options, trie, self.lm, separator, BLANK_INDEX, no_word, [], False
         )
 
     def decode(
@@ -241,11 +244,10 @@ class LexiconSearcher(Searcher):
             )
         return tokenizer.vocab_size(), self.space
 
-    def _spellings(self, tokenizer, entries):
-        """For each word a list of spellings, tuples of tokens."""
-        words = [word for word, _ in entries]
+    def _spellings(self, word, tokens, pronunciations):
+        """The spellings of a word, tuples of tokens; ``tokens`` are its letters."""
         # The tokenizer writes the space before a word, flashlight after it.
-        return [[(*tokens[1:], self.space)] for tokens in tokenizer.encode(words)]
+        return [(*tokens[1:], self.space)]
 
     def _log_probs(self, frames):
         """(T', V) log-probabilities of the tokens that words are spelled with."""
@@ -310,6 +312,10 @@ class PhoneSearcher(LexiconSearcher):
             raise ValueError(f"letters_weight must be >= 0, got {letters_weight}")
         super().__init__(arpa, words, beam_size=beam_size, **settings)
         self.recognizer, self.letters_weight = recognizer, letters_weight
+        self.phone_numbers = {
+            phone: number
+            for number, phone in enumerate(recognizer.phones, BLANK_INDEX + 1)
+        }
 
     def decode(
         self, frames: torch.Tensor, tokenizer: SentencePieceProcessor
@@ -341,24 +347,16 @@ class PhoneSearcher(LexiconSearcher):
         # Nothing ends a word; between words the search waits at the blank.
         return len(self.recognizer.phones) + 1, BLANK_INDEX
 
-    def _spellings(self, tokenizer, entries):
-        numbers = {
-            phone: number
-            for number, phone in enumerate(self.recognizer.phones, BLANK_INDEX + 1)
-        }
-        spellings = []
-        for word, pronunciations in entries:
-            phones = {phone for one in pronunciations for phone in one}
-            if not all(pronunciations) or not phones <= set(numbers):
-                unknown = sorted(phones - set(numbers)) or ["none"]
-                raise ValueError(
-                    f"{self.words}: the phones of {word} must be some of "
-                    f"{' '.join(numbers)}, got {', '.join(unknown)}"
-                )
-            spellings.append(
-                [tuple(numbers[phone] for phone in one) for one in pronunciations]
+    def _spellings(self, word, tokens, pronunciations):
+        numbers = self.phone_numbers
+        phones = {phone for one in pronunciations for phone in one}
+        if not all(pronunciations) or not phones <= numbers.keys():
+            unknown = sorted(phones - numbers.keys()) or ["none"]
+            raise ValueError(
+                f"{self.words}: the phones of {word} must be some of "
+                f"{' '.join(numbers)}, got {', '.join(unknown)}"
             )
-        return spellings
+        return [tuple(numbers[phone] for phone in one) for one in pronunciations]
 
     def _log_probs(self, frames):
         with torch.no_grad():
