@@ -5,6 +5,7 @@ import json
 import operator
 import os
 import pathlib
+import signal
 
 import pytest
 import torch
@@ -22,6 +23,17 @@ LazyModule.__file__ = None
 @pytest.fixture(autouse=True)
 def _seed():
     torch.manual_seed(0)
+
+
+@pytest.fixture(scope="module")
+def interruptible():
+    """Lets new processes hear SIGINT, also where this one ignores it, as under nohup.
+
+    A process inherits that a signal is ignored; a handler is not inherited.
+    """
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
 
 
 @pytest.fixture(scope="session")

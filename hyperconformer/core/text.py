@@ -127,12 +127,16 @@ def write_all(texts, tokenizer, name):
     list of str
         As :func:`as_written`.
     """
-    written = [as_written(text, tokenizer) for text in texts]
-    changed = [
-        (text, form) for text, form in zip(texts, written) if normalize(text) != form
+    normal = [normalize(text) for text in texts]
+    # All at once: of a word's encoding, the call is the longer part.
+    known = [tokenizer.unk_id() not in tokens for tokens in tokenizer.encode(normal)]
+    written = [
+        _own_form(text, tokenizer) if is_known else as_written(text, tokenizer)
+        for text, is_known in zip(normal, known)
     ]
+    changed = [i for i, form in enumerate(written) if normal[i] != form]
     if changed:
-        text, form = changed[0]
+        text, form = texts[changed[0]], written[changed[0]]
         logger.warning(
             f"{name}: {len(changed)} of {len(texts)} entries are in another letter "
             f"case than the recogniser writes; {_shorten(text)!r} is taken as "

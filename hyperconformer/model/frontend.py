@@ -13,13 +13,12 @@ from speechbrain.lobes.models import convolution
 from speechbrain.nnet.normalization import LayerNorm
 from torch import nn
 
-from hyperconformer.core.masks import last_frames, lengths_to_padding_mask
-from hyperconformer.core.recording import is_recorded
+from hyperconformer.core.masks import last_frames
 from hyperconformer.core.state import State
 from hyperconformer.nn.dropout import has_hooks
 from hyperconformer.nn.replace import replace_layers
-from hyperconformer.ops.convolution import conv_nd
 from hyperconformer.ops.convolution_block import Geometry, convolution_block
+from hyperconformer.ops.convolution_block.torch_path import clear, convolve, reflect
 
 
 class ConvolutionFrontEnd(convolution.ConvolutionFrontEnd):
@@ -181,7 +180,7 @@ class ConvolutionFrontEnd(convolution.ConvolutionFrontEnd):
             if name not in state:
                 return _after_zeros(layer, x, lengths)
             past, fill = state[name], _fill(layer, x)
-            x = torch.cat([past, _cleared(x, lengths)], dim=1)
+            x = torch.cat([past, clear(x, lengths)], dim=1)
             new_state[name] = last_frames(x, lengths, past.shape[1])
             x = F.pad(x, (0, 0, 0, 0, 0, fill))
             return _convolve(layer, x), _strided(layer, lengths)
@@ -209,11 +208,10 @@ class ConvolutionFrontEnd(convolution.ConvolutionFrontEnd):
 def _through_layers(layers, x, lengths, convolve):
     layers = list(layers.children())
     while layers:
-        block, y = layers[:3], None
+        block = layers[:3]
         if convolve in (_reflected, _after_zeros) and _is_one_operator(block):
-            y = _as_one_operator(*block, x, lengths, convolve)
-        if y is not None:
-            x, lengths, layers = y, _strided(block[0], lengths), layers[3:]
+            x = _as_one_operator(*block, x, lengths, convolve)
+            lengths, layers = _strided(block[0], lengths), layers[3:]
         elif isinstance(layers[0], convolution.Conv2d):
             x, lengths = convolve(layers.pop(0), x, lengths)
         else:
@@ -240,7 +238,7 @@ def _is_one_operator(layers):
 
 
 def _as_one_operator(layer, norm, rectifier, x, lengths, convolve):
-    """A block of three layers; None where the kernels cannot take it."""
+    """A block of three layers."""
     geometry = Geometry(
         stride=layer.stride[::-1],
         time_pad=_half(layer, -1) if convolve is _reflected else _left(layer),
@@ -253,11 +251,6 @@ def _as_one_operator(layer, norm, rectifier, x, lengths, convolve):
     weight, bias = layer.conv.weight.permute(3, 2, 1, 0), layer.conv.bias
     affine = norm.norm.weight, norm.norm.bias
     return convolution_block(x, lengths, weight, bias, *affine, geometry)
-
-
-def _are_unknown(lengths):
-    """Whether lengths decide nothing: of a recording, or without memory (meta)."""
-    return is_recorded() or lengths.is_meta
 
 
 def _half(layer, axis):
@@ -282,64 +275,26 @@ def _strided(layer, lengths):
 
 def _after_zeros(layer, x, lengths):
     """A causal convolution at the beginning of each utterance."""
-    x = F.pad(_cleared(x, lengths), (0, 0, 0, 0, _left(layer), _fill(layer, x)))
+    x = F.pad(clear(x, lengths), (0, 0, 0, 0, _left(layer), _fill(layer, x)))
     return _convolve(layer, x), _strided(layer, lengths)
 
 
 def _reflected(layer, x, lengths):
     """A convolution that reflects each utterance at both of its ends."""
-    time_pad = _half(layer, -1)
-    if not _are_unknown(lengths) and lengths.min() <= time_pad:
-        raise ValueError(
-            f"an utterance of {lengths.min().item()} frames is too short for the "
-            f"convolutional front end, which needs more than {time_pad} at every layer"
-        )
-    end_pad = time_pad
-    if _are_unknown(lengths) or (lengths < x.shape[1]).any():
-        x, end_pad = _reflect_ends(x, lengths, time_pad), 0
-    return _convolve(layer, x, (time_pad, end_pad)), _strided(layer, lengths)
-
-
-def _cleared(x, lengths):
-    """Zeros past each end."""
-    if not _are_unknown(lengths) and (lengths == x.shape[1]).all():
-        return x
-    mask = lengths_to_padding_mask(lengths, x.shape[1])
-    return x.masked_fill(mask[:, :, None, None], 0.0)
+    x, time_pads = reflect(x, lengths, _half(layer, -1))
+    return _convolve(layer, x, time_pads), _strided(layer, lengths)
 
 
 def _convolve(layer, x, time_pads=(0, 0)):
-    """One SpeechBrain Conv2d on (B, T, F, C), channels last as they lie in memory."""
-    # SpeechBrain transposes to (B, C, F, T): its last axis is time.
-    freq_pad = _half(layer, 0)
-    x = x.permute(0, 3, 1, 2)
-    x = F.pad(x, (freq_pad, freq_pad, *time_pads), mode=layer.padding_mode)
-    stride = layer.stride[::-1]
-    if max(layer.kernel_size) == 1:
-        # The same. With a stride, oneDNN 3.12 of torch 2.14 writes past the end of
-        # memory in the backward pass of a kernel of 1 x 1 over channels-last frames.
-        x, stride = x[:, :, :: stride[0], :: stride[1]], (1, 1)
-    return conv_nd(
+    """One SpeechBrain Conv2d, whose last axis is time, on (B, T, F, C) frames."""
+    return convolve(
         x,
         layer.conv.weight.transpose(2, 3),
         layer.conv.bias,
-        stride=stride,
-        padding=(0, 0),
+        stride=layer.stride[::-1],
+        time_pads=time_pads,
+        bin_pad=_half(layer, 0),
         dilation=layer.dilation[::-1],
         groups=layer.conv.groups,
-    ).permute(0, 2, 3, 1)
-
-
-def _reflect_ends(x, lengths, width):
-    """Clear what lies past each end, but for ``width`` frames reflected there.
-
-    The batch becomes ``width`` frames longer, so that there is room for them.
-    """
-    x = F.pad(x, (0, 0, 0, 0, 0, width))
-    mask = lengths_to_padding_mask(lengths, x.shape[1])
-    source = x = x.masked_fill(mask[:, :, None, None], 0.0)
-    rows = torch.arange(x.shape[0], device=x.device)
-    for step in range(width):
-        mirrored = source[rows, lengths - 2 - step]
-        x = x.index_put((rows, lengths + step), mirrored)
-    return x
+        padding_mode=layer.padding_mode,
+    )

@@ -15,7 +15,7 @@ from sentencepiece import SentencePieceProcessor
 from torch import nn
 
 from hyperconformer.core.extras import import_extra
-from hyperconformer.core.text import read_text, unwritable, write_all
+from hyperconformer.core.text import read_text, write_all
 from hyperconformer.core.tokens import BLANK_INDEX, NO_TEXT, WORD_START
 from hyperconformer.core.words import Hypothesis
 from hyperconformer.model.recognizer import Recognizer
@@ -154,10 +154,12 @@ class LexiconSearcher(Searcher):
         flashlight = import_extra("flashlight.lib.text.decoder", "lm", purpose)
         entries = _read_entries(self.words or self.arpa)
         listed = list(entries)
+        forms = write_all(listed, tokenizer, self.arpa)
+        unknown = tokenizer.unk_id()
         spelled = {
-            written: word
-            for written, word in zip(write_all(listed, tokenizer, self.arpa), listed)
-            if not unwritable(written, tokenizer)
+            written: (word, tokens)
+            for word, written, tokens in zip(listed, forms, tokenizer.encode(forms))
+            if unknown not in tokens
         }
         if not spelled:
             raise ValueError(
@@ -166,15 +168,16 @@ class LexiconSearcher(Searcher):
             )
         self.written = list(spelled)
         self.size, self.separator = self._alphabet(tokenizer)
-        spellings = self._spellings(
-            tokenizer, [(written, entries[word]) for written, word in spelled.items()]
-        )
+        spellings = [
+            self._spellings(written, tokens, entries[word])
+            for written, (word, tokens) in spelled.items()
+        ]
         try:
             model = kenlm.Model(str(self.arpa))
         except (OSError, RuntimeError) as error:
             raise ValueError(f"{self.arpa} is no n-gram model: {error}") from error
         trie = flashlight.Trie(self.size, self.separator)
-        words = [*spelled.values()]
+        words = [word for word, _ in spelled.values()]
         start = kenlm.State()
         model.BeginSentenceWrite(start)
         scores = [model.BaseScore(start, word, kenlm.State()) for word in words]
@@ -198,14 +201,14 @@ class LexiconSearcher(Searcher):
             log_add=False,
             criterion_type=flashlight.CriterionType.CTC,
         )
-        unknown = -1  # no word: every hypothesis consists of words of the lexicon
+        no_word = -1  # every hypothesis consists of words of the lexicon
         # The module needs the extra.
         from hyperconformer.lm.recombination import NGramLM
 
         def new_decoder():
             lm = NGramLM(model, words)
             return lm, flashlight.LexiconDecoder(
-                options, trie, lm, self.separator, BLANK_INDEX, unknown, [], False
+                options, trie, lm, self.separator, BLANK_INDEX, no_word, [], False
             )
 
         self.new_decoder = new_decoder
@@ -235,11 +238,10 @@ class LexiconSearcher(Searcher):
             )
         return tokenizer.vocab_size(), self.space
 
-    def _spellings(self, tokenizer, entries):
-        """For each word a list of spellings, tuples of tokens."""
-        words = [word for word, _ in entries]
+    def _spellings(self, word, tokens, pronunciations):
+        """The spellings of a word, tuples of tokens; ``tokens`` are its letters."""
         # The tokenizer writes the space before a word, flashlight after it.
-        return [[(*tokens[1:], self.space)] for tokens in tokenizer.encode(words)]
+        return [(*tokens[1:], self.space)]
 
     def letters(self, frames: torch.Tensor) -> torch.Tensor:
         """(T, V) log-probabilities of the CTC head."""
@@ -319,6 +321,10 @@ class PhoneSearcher(LexiconSearcher):
             **settings,
         )
         self.recognizer, self.letters_weight = recognizer, letters_weight
+        self.phone_numbers = {
+            phone: number
+            for number, phone in enumerate(recognizer.phones, BLANK_INDEX + 1)
+        }
 
     def order(
         self, found: list[Hypothesis], frames: Sequence[torch.Tensor]
@@ -354,24 +360,16 @@ class PhoneSearcher(LexiconSearcher):
         # Nothing ends a word; between words the search waits at the blank.
         return len(self.recognizer.phones) + 1, BLANK_INDEX
 
-    def _spellings(self, tokenizer, entries):
-        numbers = {
-            phone: number
-            for number, phone in enumerate(self.recognizer.phones, BLANK_INDEX + 1)
-        }
-        spellings = []
-        for word, pronunciations in entries:
-            phones = {phone for one in pronunciations for phone in one}
-            if not all(pronunciations) or not phones <= set(numbers):
-                unknown = sorted(phones - set(numbers)) or ["none"]
-                raise ValueError(
-                    f"{self.words}: the phones of {word} must be some of "
-                    f"{' '.join(numbers)}, got {', '.join(unknown)}"
-                )
-            spellings.append(
-                [tuple(numbers[phone] for phone in one) for one in pronunciations]
+    def _spellings(self, word, tokens, pronunciations):
+        numbers = self.phone_numbers
+        phones = {phone for one in pronunciations for phone in one}
+        if not all(pronunciations) or not phones <= numbers.keys():
+            unknown = sorted(phones - numbers.keys()) or ["none"]
+            raise ValueError(
+                f"{self.words}: the phones of {word} must be some of "
+                f"{' '.join(numbers)}, got {', '.join(unknown)}"
             )
-        return spellings
+        return [tuple(numbers[phone] for phone in one) for one in pronunciations]
 
     @torch.no_grad()
     def log_probs(self, frames: torch.Tensor) -> torch.Tensor:

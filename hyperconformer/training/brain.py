@@ -31,6 +31,8 @@ from hyperconformer.training.resume import RandomStates, count_processes
 logger = logging.getLogger(__name__)
 
 SECONDS_BETWEEN_CURVES = 60
+# Features to whose multiples batches of reduced precision are padded on a CPU.
+PADDED_FEATURES = 64
 
 
 def consistency_loss(log_probs, lengths, token_counts):
@@ -407,12 +409,25 @@ class ASRBrain(TrainingBrain):
                 ]
             )
             lengths = lengths.repeat(views)
+        if train and self._compiles_each_shape:
+            # The lengths are frames, so more padding does not change them.
+            padding = -features.shape[1] % PADDED_FEATURES
+            features = torch.nn.functional.pad(features, (0, 0, 0, padding))
         targets = None
         if train and self.hparams.recognizer.needs_targets:
             targets = batch.tokens_bos[0].repeat(views, 1)
         return self.modules.recognizer(
             features, lengths, targets, self._chunk_config(stage)
         )
+
+    @property
+    def _compiles_each_shape(self):
+        """Whether oneDNN computes, which compiles products in bf16 for each shape.
+
+        A first product takes several times as long as those after it, and nearly every
+        batch of utterances has a length of its own.
+        """
+        return self.precision != "fp32" and torch.device(self.device).type == "cpu"
 
     def _chunk_config(self, stage):
         """Return the chunk rule of this batch, as SpeechBrain's DynChunkTrainConfig."""

@@ -37,7 +37,7 @@ baseline: {attention_type: hypermixing, mixer_options: {}}
 
 
 @pytest.fixture(scope="module")
-def swept(tmp_path_factory):
+def swept(tmp_path_factory, interruptible):
     """Interrupted after the first run, then to its end."""
     folder = tmp_path_factory.mktemp("ablation")
     file = folder / "two_by_two.yaml"

@@ -129,7 +129,9 @@ def test_dry_run_tells_plan_and_cost_and_does_nothing(project, tmp_path, capsys)
 
 
 @pytest.mark.parametrize("kind", [signal.SIGINT, signal.SIGTERM])
-def test_an_interruption_ends_the_runs_and_records_no_failure(project, tmp_path, kind):
+def test_an_interruption_ends_the_runs_and_records_no_failure(
+    project, tmp_path, kind, interruptible
+):
     path = project("axes: {lr: [1, 99]}\n")
     code = (
         "import sys\n"

@@ -186,7 +186,7 @@ def test_a_stream_goes_on_after_a_bad_file(capsys, files, streaming_model, tmp_p
     assert "bad.wav: truncated audio" in err and f"1 of 3 files failed: {bad}" in err
 
 
-def test_ctrl_c_ends_a_recording(files, streaming_model):
+def test_ctrl_c_ends_a_recording(files, streaming_model, interruptible):
     # More than a pipe holds: writing ends when the program reads.
     pcm = 6 * soundfile.read(files[0], dtype="int16")[0].tobytes()
     command = [sys.executable, "-m", "hyperconformer.cli", "transcribe", "--stream"]

@@ -1,15 +1,20 @@
-"""The convolution block against its formula in float64."""
+"""The paths of the convolution block against the reference in float64."""
 
 import pytest
 import torch
-import torch.nn.functional as F
 
 from hyperconformer.ops import cpp
-from hyperconformer.ops.convolution_block import Geometry, convolution_block, cpp_path
+from hyperconformer.ops.convolution_block import (
+    Geometry,
+    convolution_block,
+    cpp_path,
+    reference,
+    torch_path,
+)
 from tests.goldens import relative_error
 from tests.ops.test_hypermixing_cpp import threads  # noqa: F401
 
-pytestmark = pytest.mark.skipif(
+needs_compiler = pytest.mark.skipif(
     cpp.why_not(cpp_path.SOURCE) is not None, reason="no C++ compiler"
 )
 
@@ -17,30 +22,6 @@ pytestmark = pytest.mark.skipif(
 def geometry_of(taps, stride, reflects, bin_taps):
     span = (taps - 1) // 2 if reflects else max(taps - stride[0], 0)
     return Geometry(stride, span, (bin_taps - 1) // 2, reflects, 1e-5, 0.01)
-
-
-def formula(x, lengths, weight, bias, gain, shift, geometry):
-    """Each utterance alone."""
-    time_stride, _ = geometry.stride
-    rows = []
-    for utterance, length in zip(x, lengths.tolist()):
-        outputs = -(-length // time_stride)
-        if length == 0:
-            rows.append(x.new_zeros(geometry.output_shape(x, weight)[1:]))
-            continue
-        y = utterance[:length].permute(2, 0, 1)[None]
-        y = F.pad(y, (geometry.bin_pad, geometry.bin_pad, 0, 0), mode="reflect")
-        if geometry.reflects:
-            y = F.pad(y, (0, 0, geometry.time_pad, geometry.time_pad), mode="reflect")
-        else:
-            after = outputs * time_stride - length
-            y = F.pad(y, (0, 0, geometry.time_pad, after))
-        kernel = weight.permute(3, 2, 0, 1)
-        y = F.conv2d(y, kernel, bias, stride=geometry.stride)[0, :, :outputs]
-        y = F.layer_norm(y.permute(1, 2, 0), gain.shape, gain, shift, geometry.eps)
-        y = F.leaky_relu(y, geometry.slope)
-        rows.append(F.pad(y, (0, 0, 0, 0, 0, -(-x.shape[1] // time_stride) - outputs)))
-    return torch.stack(rows)
 
 
 def operands(shape, kernel, geometry, bias=True):
@@ -54,6 +35,10 @@ def operands(shape, kernel, geometry, bias=True):
 def with_gradients(function, tensors, lengths, geometry):
     x, *parameters = tensors
     y = function(x, lengths, *parameters, geometry)
+    # What stands past an end means nothing.
+    ends = -(-lengths // geometry.stride[0])
+    padding = torch.arange(y.shape[1]) >= ends[:, None]
+    y = y.masked_fill(padding[..., None, None], 0.0)
     generator = torch.Generator().manual_seed(y.numel())
     factors = torch.randn(y.shape, generator=generator).to(y.dtype)
     inputs = [t for t in tensors if t is not None and t.requires_grad]
@@ -64,8 +49,10 @@ def to(tensors, dtype):
     return [t if t is None else t.detach().to(dtype).requires_grad_() for t in tensors]
 
 
-@pytest.mark.parametrize("reflects", [True, False], ids=["reflecting", "causal"])
-@pytest.mark.parametrize(
+REFLECTING = pytest.mark.parametrize(
+    "reflects", [True, False], ids=["reflecting", "causal"]
+)
+SHAPES = pytest.mark.parametrize(
     "shape, kernel, stride, lengths, bias",
     [
         ((3, 161, 40, 1), (3, 3, 1, 16), (2, 2), [161, 140, 2], True),
@@ -78,33 +65,67 @@ def to(tensors, dtype):
         ((4, 200, 6, 2), (3, 3, 2, 3), (3, 2), [200, 199, 198, 5], True),
     ],
 )
-def test_equals_the_formula(threads, shape, kernel, stride, lengths, bias, reflects):  # noqa: F811
+
+
+@REFLECTING
+@SHAPES
+def test_the_torch_path_equals_the_reference(
+    shape, kernel, stride, lengths, bias, reflects
+):
+    if reflects and kernel[0] % 2 == 0:
+        pytest.skip("an even kernel does not reflect")
+    geometry = geometry_of(kernel[0], stride, reflects, kernel[1])
+    tensors = to(operands(shape, kernel, geometry, bias), torch.float64)
+    lengths = torch.tensor(lengths)
+    expected = with_gradients(reference.convolution_block, tensors, lengths, geometry)
+    got = with_gradients(torch_path.convolution_block, tensors, lengths, geometry)
+    for ours, truth in zip(got, expected, strict=True):
+        assert relative_error(ours, truth) <= 1e-12
+
+
+@needs_compiler
+@REFLECTING
+@SHAPES
+def test_kernels_equal_the_reference(
+    threads,  # noqa: F811
+    shape,
+    kernel,
+    stride,
+    lengths,
+    bias,
+    reflects,
+):
     if reflects and kernel[0] % 2 == 0:
         pytest.skip("an even kernel does not reflect")
     geometry = geometry_of(kernel[0], stride, reflects, kernel[1])
     lengths = torch.tensor(lengths)
     tensors = operands(shape, kernel, geometry, bias)
-    exact = with_gradients(formula, to(tensors, torch.float64), lengths, geometry)
-    single = with_gradients(formula, tensors, lengths, geometry)
+    whole = reference.convolution_block
+    exact = with_gradients(whole, to(tensors, torch.float64), lengths, geometry)
+    single = with_gradients(whole, tensors, lengths, geometry)
     got = with_gradients(convolution_block, tensors, lengths, geometry)
     for ours, truth, peer in zip(got, exact, single, strict=True):
         # The same operations in another order: a few roundings of their sums.
         assert relative_error(ours, truth) <= 2 * relative_error(peer, truth) + 1e-6
 
 
-@pytest.mark.parametrize("reflects", [True, False], ids=["reflecting", "causal"])
-def test_padding_reaches_nothing(reflects):
+@pytest.mark.parametrize(
+    "path", [torch_path, pytest.param(cpp_path, marks=needs_compiler)]
+)
+@REFLECTING
+def test_padding_reaches_nothing(reflects, path):
     geometry, lengths = geometry_of(3, (2, 2), reflects, 3), torch.tensor([40, 21, 34])
     x, *parameters = operands((3, 40, 8, 2), (3, 3, 2, 4), geometry)
     mask = torch.arange(40) >= lengths[:, None]
     dirty = x.detach().masked_fill(mask[..., None, None], float("nan")).requires_grad_()
-    clean = with_gradients(convolution_block, [x, *parameters], lengths, geometry)
-    got = with_gradients(convolution_block, [dirty, *parameters], lengths, geometry)
+    function = path.convolution_block
+    clean = with_gradients(function, [x, *parameters], lengths, geometry)
+    got = with_gradients(function, [dirty, *parameters], lengths, geometry)
     assert all(map(torch.equal, clean, got))
     assert (got[1][mask] == 0).all()
-    assert (got[0][torch.arange(20) >= (lengths[:, None] + 1) // 2] == 0).all()
 
 
+@needs_compiler
 def test_gradients_that_nobody_needs():
     geometry, lengths = geometry_of(3, (2, 2), True, 3), torch.tensor([40, 30])
     tensors = operands((2, 40, 8, 2), (3, 3, 2, 4), geometry)
@@ -117,6 +138,7 @@ def test_gradients_that_nobody_needs():
     assert not y.requires_grad
 
 
+@needs_compiler
 def test_what_does_not_fit_is_not_taken(monkeypatch):
     """So that nothing is read or written past the end of memory."""
     geometry, lengths = geometry_of(3, (1, 1), True, 3), torch.tensor([20, 9])
@@ -126,37 +148,41 @@ def test_what_does_not_fit_is_not_taken(monkeypatch):
 
     def changed(**others):
         names = "x", "lengths", "weight", "bias", "gain", "shift", "geometry"
-        return convolution_block(*(others.get(n, a) for n, a in zip(names, arguments)))
+        return cpp_path.why_not(*(others.get(n, a) for n, a in zip(names, arguments)))
 
-    assert changed() is not None
-    assert changed(x=x[..., :1]) is None
-    assert changed(x=x.double()) is None
+    assert changed() is None
+    assert changed(x=x[..., :1]) is not None
+    assert changed(x=x.double()) is not None
     narrow = {"x": x[:, :, :1], "gain": gain[:1], "shift": shift[:1]}
-    assert changed(**narrow) is None
-    assert changed(geometry=geometry._replace(bin_pad=0), **narrow) is None
-    assert changed(lengths=torch.tensor([21, 9])) is None
-    assert changed(lengths=torch.tensor([20, 1])) is None
-    assert changed(lengths=torch.tensor([20])) is None
-    assert changed(lengths=lengths.int()) is None
-    assert changed(bias=bias[:1]) is None
-    assert changed(gain=gain[:1]) is None
-    assert changed(shift=shift[:, :1]) is None
+    assert changed(**narrow) is not None
+    assert changed(geometry=geometry._replace(bin_pad=0), **narrow) is not None
+    assert changed(lengths=torch.tensor([21, 9])) is not None
+    assert changed(lengths=torch.tensor([20, 1])) is not None
+    assert changed(lengths=torch.tensor([20])) is not None
+    assert changed(lengths=lengths.int()) is not None
+    assert changed(bias=bias[:1]) is not None
+    assert changed(gain=gain[:1]) is not None
+    assert changed(shift=shift[:, :1]) is not None
     for taps in (2, 5):
-        assert changed(weight=torch.randn(taps, 3, 2, 4)) is None
+        assert changed(weight=torch.randn(taps, 3, 2, 4)) is not None
     causal = geometry_of(9, (1, 1), False, 3)
-    assert changed(weight=torch.randn(9, 3, 2, 4), geometry=causal) is not None
+    assert changed(weight=torch.randn(9, 3, 2, 4), geometry=causal) is None
     negative = torch.tensor([20, -1])
-    assert changed(lengths=negative, geometry=geometry_of(3, (1, 1), False, 3)) is None
+    assert (
+        changed(lengths=negative, geometry=geometry_of(3, (1, 1), False, 3)) is not None
+    )
     causal = geometry_of(10, (1, 1), False, 3)
-    assert changed(weight=torch.randn(10, 3, 2, 4), geometry=causal) is None
+    assert changed(weight=torch.randn(10, 3, 2, 4), geometry=causal) is not None
     with torch.inference_mode():
         inferred = x.clone(), lengths.clone()
-    assert changed(x=inferred[0]) is None
-    assert changed(lengths=inferred[1]) is None
+    assert changed(x=inferred[0]) is not None
+    assert changed(lengths=inferred[1]) is not None
     monkeypatch.setenv("HYPERCONFORMER_BACKEND", "torch")
-    assert changed() is None
+    by_torch = convolution_block(*arguments)
+    assert torch.equal(by_torch, torch_path.convolution_block(*arguments))
 
 
+@needs_compiler
 def test_two_runs_are_equal(threads):  # noqa: F811
     geometry, lengths = geometry_of(3, (2, 2), True, 3), torch.tensor([300, 280, 7])
     tensors = operands((3, 300, 20, 4), (3, 3, 4, 16), geometry)

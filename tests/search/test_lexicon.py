@@ -191,6 +191,20 @@ def test_silence_is_counted_from_the_last_token(arpa, tokenizer):
     assert stream.silence == 10
 
 
+def test_words_are_encoded_as_they_come_and_as_they_are_written(
+    tmp_path, arpa, tokenizer, monkeypatch
+):
+    words = tmp_path / "words.txt"
+    words.write_text("AB X\nBA X\nCA X\n", encoding="utf-8")
+    encode, encoded = tokenizer.encode, []
+    monkeypatch.setattr(tokenizer, "encode", lambda x: encoded.append(x) or encode(x))
+    phones = PhoneSearcher(PhoneRecognizer("X"), arpa, words)
+    for search in (LexiconSearcher(arpa, words), phones):
+        search.prepare(tokenizer)
+        assert encoded == 2 * [["AB", "BA", "CA"]]
+        encoded.clear()
+
+
 class PhoneRecognizer:
     """A recogniser whose frames are the log-probabilities of phones themselves.
 

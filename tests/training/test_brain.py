@@ -1,8 +1,19 @@
-"""The consistency of two views."""
+"""The losses of a batch."""
 
+import copy
+import functools
+from types import SimpleNamespace
+
+import pytest
+import speechbrain as sb
 import torch
+from speechbrain.dataio.batch import PaddedBatch
+from speechbrain.nnet.losses import ctc_loss, nll_loss
+from speechbrain.utils.checkpoints import Checkpointer
 
-from hyperconformer.training.brain import consistency_loss
+from hyperconformer.training.brain import PADDED_FEATURES, ASRBrain, consistency_loss
+from hyperconformer.transcribe.offline import ASR
+from tests.goldens import relative_error
 
 
 def views():
@@ -35,3 +46,80 @@ def test_each_view_is_drawn_to_the_other_held_fixed():
     fixed = (target.exp() * (target - alone.log_softmax(-1))).sum() / 4
     fixed.backward()
     assert torch.allclose(logits.grad, alone.grad, atol=1e-12)
+
+
+@pytest.fixture(scope="module")
+def make_brain(build_model_folder, tmp_path_factory):
+    """Brains of one tiny recogniser with a decoder; it drops nothing."""
+    asr = ASR.from_hparams(build_model_folder(decoder_layers=1))
+
+    def make(precision, dtype=torch.float32):
+        recognizer = copy.deepcopy(asr.recognizer).eval().to(dtype)
+
+        def extractor(wavs, wav_lens):
+            features, lengths = asr.extractor(wavs, wav_lens)
+            return features.to(dtype), lengths
+
+        return ASRBrain(
+            asr.tokenizer,
+            dict.fromkeys(("batch_sampler", "generator", "collate_fn")),
+            modules={"recognizer": recognizer},
+            hparams={
+                "extractor": extractor,
+                "recognizer": recognizer,
+                "wav_augment": None,
+                "feature_augment": lambda features, lengths: (features, lengths),
+                "dynchunktrain_config_sampler": SimpleNamespace(chunkwise_prob=0),
+                "ctc_cost": functools.partial(ctc_loss, blank_index=0),
+                "seq_cost": nll_loss,
+                "ctc_weight": 0.5,
+                "consistency_weight": 0.5,
+                "phone_ctc": None,
+            },
+            run_opts={"device": "cpu", "precision": precision},
+            checkpointer=Checkpointer(tmp_path_factory.mktemp("checkpoints")),
+        )
+
+    return make
+
+
+def batch_of(lengths):
+    generator = torch.Generator().manual_seed(4)
+    return PaddedBatch(
+        [
+            {
+                "sig": torch.randn(length, generator=generator),
+                "tokens": torch.tensor([3, 4, 5]),
+                "tokens_bos": torch.tensor([1, 3, 4, 5]),
+                "tokens_eos": torch.tensor([3, 4, 5, 2]),
+            }
+            for length in lengths
+        ]
+    )
+
+
+def train_on(brain, batch):
+    """Frames of the encoder, loss and gradients, without a cast to less precision."""
+    brain.augmenting = True
+    predictions = brain.compute_forward(batch, sb.Stage.TRAIN)
+    loss = brain.compute_objectives(predictions, batch, sb.Stage.TRAIN)
+    loss.backward()
+    gradients = [weight.grad for weight in brain.modules.parameters()]
+    return predictions.ctc.shape[1], [loss.detach(), *gradients]
+
+
+def test_padding_for_reduced_precision_changes_neither_loss_nor_gradients(make_brain):
+    # 101, 63 and 87 features; each has 26, 16 and 22 frames.
+    lengths = [16000, 9920, 13760]
+    _, exact = train_on(make_brain("fp32", torch.float64), batch_of(lengths))
+    frames, plain = train_on(make_brain("fp32"), batch_of(lengths))
+    padded_frames, padded = train_on(make_brain("bf16"), batch_of(lengths))
+    assert (frames, padded_frames) == (26, 2 * PADDED_FEATURES // 4)
+    for got, peer, truth in zip(padded, plain, exact, strict=True):
+        # The same sums in another order.
+        assert relative_error(got, truth) <= 2 * relative_error(peer, truth) + 1e-6
+
+
+def test_evaluation_is_not_padded(make_brain):
+    predictions = make_brain("bf16").compute_forward(batch_of([16000]), sb.Stage.VALID)
+    assert predictions.ctc.shape[1] == 26

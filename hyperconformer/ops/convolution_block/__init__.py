@@ -4,12 +4,15 @@ The block of a convolutional front end (Conformer, arXiv:2005.08100, section 2.1
 SpeechBrain builds it: convolution, layer normalisation (arXiv:1607.06450), leaky ReLU.
 On a CPU its parts cost more in memory than in arithmetic, and each utterance of a batch
 is to be padded at its own end.
+
+Three paths compute the same: ``reference``, each utterance alone; ``torch``, a batch in
+torch's operations; ``cpp``, kernels for a CPU.
 """
 
 from typing import NamedTuple
 
 from hyperconformer.ops.backend import takes_kernels
-from hyperconformer.ops.convolution_block import cpp_path
+from hyperconformer.ops.convolution_block import cpp_path, torch_path
 
 
 class Geometry(NamedTuple):
@@ -68,11 +71,16 @@ def convolution_block(x, lengths, weight, bias, gain, shift, geometry):
 
     Returns
     -------
-    torch.Tensor or None
-        (B, T', F', C'), 0 past each end, with T' = ceil(T / stride). None where C++
-        kernels cannot do it: the layers are to be called then, one by one.
+    torch.Tensor
+        (B, T', F', C') with T' = ceil(T / stride). What stands past each end means
+        nothing.
+
+    Raises
+    ------
+    ValueError
+        If an utterance is too short to be reflected.
     """
     arguments = x, lengths, weight, bias, gain, shift, geometry
     if takes_kernels(lambda: cpp_path.why_not(*arguments)):
         return cpp_path.convolution_block(*arguments)
-    return None
+    return torch_path.convolution_block(*arguments)
