@@ -31,8 +31,7 @@ Put {before} zeros before a stream. Call number c (from 0) takes the samples fro
 say in `length` how many are no filling, and stop where {before} or more are not left.
 
 `sherpa-onnx/model.onnx` is the same in sherpa-onnx's contract. sherpa-onnx believes
-that such samples have 8000 Hz, so **say 8000 and give it {rate} Hz samples**. It counts
-a frame as 30 ms: multiply its times by {frame_ms:g} / 30.
+that such samples have 8000 Hz, so **say 8000 and give it {rate} Hz samples**.
 
 ```python
 recognizer = sherpa_onnx.OnlineRecognizer.from_t_one_ctc(
