@@ -100,16 +100,24 @@ class TorchModel:
     def __init__(self, modules: Any, model: Any):
         self.modules, self.model = modules, model
 
-    @torch.no_grad()
     def log_probs(self, samples: np.ndarray) -> np.ndarray:
-        """(T, V) of (N,) samples."""
+        """As :meth:`OnnxModel.log_probs`."""
+        return self.heads(samples)[0]
+
+    @torch.no_grad()
+    def heads(self, samples: np.ndarray) -> list[np.ndarray]:
+        """As :meth:`OnnxModel.heads`."""
         extractor, recognizer = self.modules
         wav = torch.from_numpy(samples)
-        if self.model is None:
-            return recognizer(*extractor(wav[None])).ctc[0].numpy()
-        state = self.model.init_state(1)
-        frames, _ = self.model.feed(state, [wav], last=True)
-        return self.model.ctc_log_probs(frames[0]).numpy()
+        if self.model is not None:
+            state = self.model.init_state(1)
+            frames, _ = self.model.feed(state, [wav], last=True)
+            return [self.model.ctc_log_probs(frames[0]).numpy()]
+        found = recognizer(*extractor(wav[None]))
+        heads = [found.ctc]
+        if recognizer.phones:
+            heads.append(recognizer.phone_log_probs(found.encoded))
+        return [head[0].numpy() for head in heads]
 
 
 class _All:
@@ -129,19 +137,20 @@ class _All:
         texts, expected = {}, None
         for name, model in self.models.items():
             start = time.perf_counter()
-            found = model.log_probs(samples)
+            found = model.heads(samples)
             self.seconds[name] += time.perf_counter() - start
-            texts[name] = self.tokenizer.decode_ids(greedy(found)).strip()
-            if expected is None:
-                expected = found
-            elif found.shape != expected.shape:
+            texts[name] = self.tokenizer.decode_ids(greedy(found[0])).strip()
+            expected = expected or found
+            shapes = [[head.shape for head in heads] for heads in (found, expected)]
+            if shapes[0] != shapes[1]:
                 raise ValueError(
-                    f"{name} gives {found.shape} log-probabilities, PyTorch "
-                    f"{expected.shape}"
+                    f"{name} gives log-probabilities of {shapes[0]}, PyTorch of "
+                    f"{shapes[1]}"
                 )
-            else:
-                worst = float(np.abs(found - expected).max())
-                self.differences[name] = max(self.differences[name], worst)
+            for ours, theirs in zip(found, expected):
+                worst = np.abs(ours - theirs).max()
+                # Unlike max(), this keeps NaN.
+                self.differences[name] = np.maximum(self.differences[name], worst)
         self.texts.append(texts)
         return _Text(texts[PYTORCH])
 
