@@ -68,7 +68,7 @@ def test_not_a_number_is_a_difference(tmp_path):
 
     models = {"PyTorch": Model(0.0), "model.onnx": Model(np.nan)}
     soundfile.write(tmp_path / "a.wav", np.zeros(1600), 16000)
-    every = check._All(models, Tokenizer, 16000)
+    every = check._All(models, models["PyTorch"], Tokenizer, 16000)
     every.transcribe_file(tmp_path / "a.wav")
     assert np.isnan(every.differences["model.onnx"])
 
