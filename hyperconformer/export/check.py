@@ -27,8 +27,9 @@ class Row(NamedTuple):
 
     ``difference`` is the largest of log-probabilities to those of PyTorch with
     :func:`precise_spectra`, ``wer`` in percent, ``same`` the utterances with PyTorch's
-    words, ``rtf`` seconds of the processor a second of audio on one thread, ``size`` in bytes, ``memory`` in MiB: what the peak of a
-    process grew by from before the graph was loaded; None where it is not measured.
+    words, ``rtf`` the processor's seconds for each second of audio on one thread,
+    ``size`` in bytes, ``memory`` in MiB: what the peak of a process grew by from before
+    the graph was loaded; None where it is not measured.
     """
 
     name: str
