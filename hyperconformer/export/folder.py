@@ -10,7 +10,7 @@ from typing import Any
 from hyperconformer.core.tokens import BLANK_INDEX
 from hyperconformer.export import check, sherpa
 from hyperconformer.export.graph import make_optional, save, to_onnx
-from hyperconformer.export.offline import OfflineGraph
+from hyperconformer.export.offline import PHONE_OUTPUT, OfflineGraph
 from hyperconformer.export.quantize import quantize
 from hyperconformer.export.readme import readme
 from hyperconformer.export.runtime import (
@@ -19,6 +19,7 @@ from hyperconformer.export.runtime import (
     FORMAT_VERSION,
     GRAPH_FILE,
     INT8_FILE,
+    PHONES_FILE,
     TOKENS_FILE,
 )
 from hyperconformer.export.streaming import StreamingGraph
@@ -95,6 +96,9 @@ def export_model(
         new.mkdir()
         pieces = [tokenizer.id_to_piece(i) for i in range(tokenizer.vocab_size())]
         _write_graphs(new, graph, contract, int8, sherpa.tokens_text(pieces))
+        if PHONE_OUTPUT in graph.outputs:
+            text = sherpa.tokens_text(["", *modules[1].phones])
+            (new / PHONES_FILE).write_text(text, encoding="utf-8")
         report = None
         if manifest is not None:
             files = [GRAPH_FILE, INT8_FILE] if int8 else [GRAPH_FILE]
@@ -119,10 +123,11 @@ def _is_ours(folder):
 
 
 def _offline(extractor, recognizer):
-    return OfflineGraph(extractor, recognizer), {
+    graph = OfflineGraph(extractor, recognizer)
+    return graph, {
         **_contract("offline", extractor, recognizer),
-        "inputs": OfflineGraph.inputs,
-        "outputs": OfflineGraph.outputs,
+        "inputs": graph.inputs,
+        "outputs": graph.outputs,
     }
 
 

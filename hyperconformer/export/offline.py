@@ -9,6 +9,9 @@ from hyperconformer.export.features import exportable
 from hyperconformer.model.features import FeatureExtractor
 from hyperconformer.model.recognizer import Recognizer
 
+# Of the phone head.
+PHONE_OUTPUT = "phone_log_probs"
+
 
 class OfflineGraph(nn.Module):
     """Samples of whole utterances to log-probabilities.
@@ -18,20 +21,27 @@ class OfflineGraph(nn.Module):
     extractor : hyperconformer.model.features.FeatureExtractor
         Samples to features.
     recognizer : hyperconformer.model.recognizer.Recognizer
-        Features to log-probabilities; of its heads the graph has the CTC head.
+        Features to log-probabilities; of its heads the graph has those of CTC.
+
+    Attributes
+    ----------
+    inputs, outputs : tuple of str
+        Names, with :data:`PHONE_OUTPUT` where the recogniser has a phone head.
     """
 
     inputs = ("samples", "lengths")
-    outputs = ("log_probs", "frames")
+    outputs: tuple[str, ...] = ("log_probs", "frames")
 
     def __init__(self, extractor: FeatureExtractor, recognizer: Recognizer):
         super().__init__()
         self.extractor = exportable(extractor)
         self.recognizer = recognizer.eval()
+        if recognizer.phones:
+            self.outputs = (*self.outputs, PHONE_OUTPUT)
 
     def forward(
         self, samples: torch.Tensor, lengths: torch.Tensor
-    ) -> tuple[torch.Tensor, torch.Tensor]:
+    ) -> tuple[torch.Tensor, ...]:
         """Recognise.
 
         Arguments
@@ -47,10 +57,15 @@ class OfflineGraph(nn.Module):
             (B, T, V) float32 of the CTC head.
         frames : torch.Tensor
             (B,) int64 frames of each utterance.
+        phone_log_probs : torch.Tensor
+            (B, T, P) float32 of the phone head, where there is one.
         """
         features, frames = self.extractor(samples, lengths / samples.shape[1])
         found = self.recognizer(features, frames)
-        return found.ctc, found.lengths
+        if not self.recognizer.phones:
+            return found.ctc, found.lengths
+        phones = self.recognizer.phone_log_probs(found.encoded)
+        return found.ctc, found.lengths, phones
 
     def example(self) -> tuple[torch.Tensor, ...]:
         """Inputs to record the graph with: two utterances, one of them padded."""

@@ -2,6 +2,8 @@
 
 from typing import Any
 
+from hyperconformer.export.offline import PHONE_OUTPUT
+
 OFFLINE = """\
 `model.onnx` takes whole utterances ({rate} Hz, mono, full scale = 1):
 
@@ -31,8 +33,7 @@ Put {before} zeros before a stream. Call number c (from 0) takes the samples fro
 say in `length` how many are no filling, and stop where {before} or more are not left.
 
 `sherpa-onnx/model.onnx` is the same in sherpa-onnx's contract. sherpa-onnx believes
-that such samples have 8000 Hz, so **say 8000 and give it {rate} Hz samples**. It counts
-a frame as 30 ms: multiply its times by {frame_ms:g} / 30.
+that such samples have 8000 Hz, so **say 8000 and give it {rate} Hz samples**.
 
 ```python
 recognizer = sherpa_onnx.OnlineRecognizer.from_t_one_ctc(
@@ -41,6 +42,14 @@ recognizer = sherpa_onnx.OnlineRecognizer.from_t_one_ctc(
 stream = recognizer.create_stream()
 stream.accept_waveform(8000, samples)  # of {rate} Hz
 ```
+"""
+
+PHONES = """\
+A third output, `phone_log_probs`, is (B, T, P) float32: log-probabilities of phones.
+`phones.txt` holds a phone and its number a line; 0 is the blank. With a lexicon and an
+n-gram model `hyperconformer transcribe` finds words by their phones. Both stay in the
+model's folder. A client that takes the best token of each frame, as sherpa-onnx and
+`--check` do, makes more errors.
 """
 
 SHERPA_OFFLINE = """\
@@ -86,6 +95,8 @@ def readme(name: str, contract: dict[str, Any], report: Any, int8: bool) -> str:
     if contract["kind"] == "offline":
         hears_level = contract["normalization"] == "global"
         parts.append(OFFLINE.format(**values))
+        if PHONE_OUTPUT in contract["outputs"]:
+            parts.append(PHONES)
         parts.append((SHERPA_LEVEL if hears_level else SHERPA_OFFLINE).format(**values))
     else:
         parts.append(STREAMING.format(**values))

@@ -11,7 +11,7 @@ from hyperconformer.core.extras import import_extra
 # Of the folder's contract; a client refuses others.
 FORMAT, FORMAT_VERSION = "hyperconformer-onnx", 1
 # The files of an exported folder that clients read.
-CONTRACT_FILE, TOKENS_FILE = "export.json", "tokens.txt"
+CONTRACT_FILE, TOKENS_FILE, PHONES_FILE = "export.json", "tokens.txt", "phones.txt"
 GRAPH_FILE, INT8_FILE = "model.onnx", "model.int8.onnx"
 
 
@@ -72,9 +72,24 @@ class OnnxModel:
         numpy.ndarray
             (T, V) float32.
         """
+        return self.heads(samples)[0]
+
+    def heads(self, samples: np.ndarray) -> list[np.ndarray]:
+        """The same of every head: of the tokens, and of phones if the graph has them.
+
+        Arguments
+        ---------
+        samples : numpy.ndarray
+            (N,), as for :meth:`log_probs`.
+
+        Returns
+        -------
+        list of numpy.ndarray
+            (T, V) and (T, P) float32.
+        """
         if self.contract["kind"] == "offline":
-            found, _ = self._run({"samples": samples[None]})
-            return found[0]
+            tokens, _, *phones = self._run({"samples": samples[None]})
+            return [head[0] for head in (tokens, *phones)]
         window, shift = self.contract["window"], self.contract["shift"]
         samples = np.concatenate([np.zeros(self.contract["before"], "f4"), samples])
         state = self.init_state(1)
@@ -88,7 +103,7 @@ class OnnxModel:
             length = np.array([len(heard)])
             frames, count, state = self.step(now, length, state)
             chunks.append(frames[0, : count[0]])
-        return np.concatenate(chunks)
+        return [np.concatenate(chunks)]
 
     def init_state(self, batch_size: int) -> np.ndarray:
         """(B, S) float32 state of streams before their first sample."""

@@ -6,13 +6,14 @@ import numpy as np
 import pytest
 import soundfile
 import torch
-from streaming_model import streaming_config
+from streaming_model import TINY, streaming_config
 
 from hyperconformer.export.folder import export_model
 from hyperconformer.export.graph import make_optional, save, to_onnx
 from hyperconformer.export.offline import OfflineGraph
 from hyperconformer.export.sherpa import frame_and_tick
 from hyperconformer.export.streaming import StreamingGraph
+from hyperconformer.model.recognizer import Recognizer
 from hyperconformer.transcribe.streaming import StreamingModel
 
 pytest.importorskip("onnxruntime")
@@ -65,12 +66,16 @@ def chunks(make_once):
 
 @pytest.fixture(scope="session")
 def utterances(make_once):
-    """The graph of whole utterances, likewise."""
+    """The graph of whole utterances, likewise, of a recogniser with a phone head."""
     import onnx
 
     torch.manual_seed(1)
     config = streaming_config(num_encoder_layers=1)
-    graph = OfflineGraph(config["extractor"], config["recognizer"])
+    parts = config["recognizer"].frontend, config["recognizer"].transformer
+    recognizer = Recognizer(
+        *parts, TINY["d_model"], TINY["vocab_size"], phones=["AH", "B"]
+    )
+    graph = OfflineGraph(config["extractor"], recognizer)
 
     def make(path):
         model = to_onnx(graph)

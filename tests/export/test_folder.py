@@ -42,6 +42,37 @@ def test_the_report_is_what_a_client_finds(exported, tiny_model, manifest):
         assert np.abs(model.log_probs(samples) - expected).max() < 2e-3
 
 
+def test_a_phone_head_leaves_with_its_phones(monkeypatch, tmp_path):
+    written = []
+    monkeypatch.setattr(folder, "_write_graphs", lambda *given: written.append(given))
+    place = export_model("hyperconformer-librispeech", tmp_path / "out")
+    ((_, graph, contract, *_),) = written
+    assert graph.outputs == contract["outputs"]
+    assert contract["outputs"] == ("log_probs", "frames", "phone_log_probs")
+    phones = (place / "phones.txt").read_text().splitlines()
+    assert phones[:2] == ["<blk> 0", "AA 1"]
+    assert len(phones) == graph.recognizer.phone_head.out_features
+    assert "makes more errors" in (place / "README.md").read_text().replace("\n", " ")
+
+
+def test_not_a_number_is_a_difference(tmp_path):
+    class Model:
+        def __init__(self, value):
+            self.value = value
+
+        def heads(self, samples):
+            return [np.full((2, 3), self.value)]
+
+    class Tokenizer:
+        decode_ids = str
+
+    models = {"PyTorch": Model(0.0), "model.onnx": Model(np.nan)}
+    soundfile.write(tmp_path / "a.wav", np.zeros(1600), 16000)
+    every = check._All(models, models["PyTorch"], Tokenizer, 16000)
+    every.transcribe_file(tmp_path / "a.wav")
+    assert np.isnan(every.differences["model.onnx"])
+
+
 def test_a_graph_that_differs_is_refused(monkeypatch, tiny_model, manifest, tmp_path):
     monkeypatch.setattr(folder, "_write_graphs", lambda *_: None)
     report = Report([], 1, ["model.onnx has 9 % WER, PyTorch 1 %"])

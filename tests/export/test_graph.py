@@ -24,13 +24,17 @@ def assert_like_pytorch(runtime, extractor, recognizer):
         lengths = (relative * samples).round().long()
         with torch.no_grad():
             expected = recognizer(*extractor(wavs, relative))
-        got, frames = runtime.run(
+            heads = [expected.ctc]
+            if recognizer.phones:
+                heads.append(recognizer.phone_log_probs(expected.encoded))
+        tokens, frames, *phones = runtime.run(
             None, {"samples": wavs.numpy(), "lengths": lengths.numpy()}
         )
         assert frames.tolist() == expected.lengths.tolist()
-        for row, count in enumerate(frames):
-            worst = np.abs(got[row, :count] - expected.ctc[row, :count].numpy()).max()
-            assert worst < 1e-4
+        for got, wanted in zip((tokens, *phones), heads, strict=True):
+            for row, count in enumerate(frames):
+                worst = np.abs(got[row, :count] - wanted[row, :count].numpy()).max()
+                assert worst < 1e-4
 
 
 def test_onnx_runtime_says_what_pytorch_says(utterances):
@@ -43,8 +47,8 @@ def test_lengths_may_be_left_out(utterances):
     assert [entry.name for entry in runtime.get_inputs()] == ["samples"]
     wavs = 0.1 * np.random.default_rng(0).normal(size=(2, 12000)).astype("f4")
     lengths = np.array([12000, 12000])
-    expected, frames = runtime.run(None, {"samples": wavs, "lengths": lengths})
-    got, got_frames = runtime.run(None, {"samples": wavs})
+    expected, frames, _ = runtime.run(None, {"samples": wavs, "lengths": lengths})
+    got, got_frames, _ = runtime.run(None, {"samples": wavs})
     assert got_frames.tolist() == frames.tolist() == [19, 19]
     assert np.array_equal(got, expected)
 
