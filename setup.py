@@ -102,6 +102,7 @@ setup(
                 "lm.arpa",
                 "lm.bin",
                 "words.txt",
+                "verify.json",
                 "README.md",
             )
         ],
