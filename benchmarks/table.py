@@ -30,8 +30,8 @@ from benchmarks.recognizers import CHUNK_MS, KINDS
 from benchmarks.report import markdown_table, write_readme
 from hyperconformer.audio import read_audio
 from hyperconformer.core.extras import import_pyplot
-from hyperconformer.corpora import an4, csv_manifests, jsonl_manifests, librispeech
-from hyperconformer.evaluation.error_rates import interval, summarize
+from hyperconformer.corpora import an4, librispeech
+from hyperconformer.evaluation.error_rates import interval, list_utterances, summarize
 from hyperconformer.export.folder import export_model
 from hyperconformer.hub.folder import find_model, list_shipped_models, load_model
 from hyperconformer.transcribe.streaming import StreamingModel
@@ -479,11 +479,8 @@ def _sets(options, folder):
         ours = [name for name in shipped if "-librispeech" in name]
         yield f"LibriSpeech {split.name}", _usable(utterances), chosen or ours
     for name in options.manifest:
-        path = pathlib.Path(name)
-        if not path.is_file():
-            raise FileNotFoundError(f"no such manifest: {path}")
-        reader = jsonl_manifests if "json" in path.suffix else csv_manifests
-        yield path.stem, _usable(reader.list_utterances(path)), chosen or shipped
+        stem = pathlib.Path(name).stem
+        yield stem, _usable(list_utterances(name)), chosen or shipped
 
 
 def _usable(utterances):

@@ -17,10 +17,10 @@ def add_parser(commands):
         "or owner/name on the Hugging Face hub",
     )
     parser.add_argument(
-        "--manifest",
+        "--speech",
         metavar="FILE",
-        help="speech to measure on, as for `evaluate`; without it the twenty "
-        "utterances that a clone of the repository holds",
+        help="measure on this manifest, as for `evaluate`, or on an4 or librispeech, "
+        "which a clone of the repository holds; by default what was claimed of",
     )
     parser.add_argument("--json", metavar="FILE", help="where to write the verdict")
     parser.add_argument(
@@ -46,11 +46,10 @@ def run(options):
         name = "--quick" if options.quick else "--json"
         raise ValueError(f"--record measures everything, it goes without {name}")
     if options.record:
-        folder = record(options.model, options.manifest, trusted=options.trusted)
-        print((folder / "README.md").read_text("utf-8"), end="")
+        print(record(options.model, options.speech, trusted=options.trusted))
         return 0
     verdict = verify(
-        options.model, options.manifest, quick=options.quick, trusted=options.trusted
+        options.model, options.speech, quick=options.quick, trusted=options.trusted
     )
     print(verdict.table(), end="")
     if options.json:

@@ -93,6 +93,7 @@ def read_claims(folder: pathlib.Path) -> dict[str, Any]:
         raise ValueError(f"{path} has version {version!r}, expected {VERSION}")
     missing = {"files", "speech", "chunk_ms", "longest_s", "results", "environment"}
     missing -= set(claims)
+    missing |= {"name", "utterances", "words", "sha256"} - set(claims.get("speech", ""))
     if missing:
         raise ValueError(f"{path} lacks {', '.join(sorted(missing))}")
     return claims
@@ -120,13 +121,21 @@ def render(claims: dict[str, Any], titles: dict[str, str]) -> str:
         "## Verified",
         "",
         "`hyperconformer verify` measures all of this again, on "
-        f"{speech['utterances']} utterances with {speech['words']} words:",
+        f"{speech['utterances']} utterances of `{speech['name']}` with "
+        f"{speech['words']} words:",
         "",
         "| what | measured |",
         "|---|---:|",
     ]
+    lacking: dict[str, list[str]] = {}
     for key, result in claims["results"].items():
-        lines.append(f"| {titles[key].format(**claims)} | {show(result)} |")
+        title = titles[key].format(**claims)
+        if "reason" in result:
+            lacking.setdefault(result["reason"], []).append(title)
+        else:
+            lines.append(f"| {title} | {show(result)} |")
+    for reason, all_titles in lacking.items():
+        lines += ["", f"Not applicable ({reason}): {'; '.join(all_titles)}."]
     lines += ["", f"Measured with {', '.join(f'{k} {v}' for k, v in facts.items())}."]
     lines += ["", "| file | SHA-256 |", "|---|---|"]
     lines += [f"| `{name}` | `{sha}` |" for name, sha in claims["files"].items()]

@@ -15,8 +15,8 @@ from torch.nn.utils.rnn import pad_sequence
 from hyperconformer.audio import read_audio
 from hyperconformer.core.extras import MissingExtraError, import_extra
 from hyperconformer.core.words import Transcription
-from hyperconformer.corpora import an4, csv_manifests, jsonl_manifests
-from hyperconformer.evaluation.error_rates import evaluate, summarize
+from hyperconformer.corpora import an4, librispeech
+from hyperconformer.evaluation.error_rates import evaluate, list_utterances, summarize
 from hyperconformer.export.check import Report, TorchModel, compare
 from hyperconformer.export.folder import export_model
 from hyperconformer.export.runtime import GRAPH_FILE, INT8_FILE
@@ -33,8 +33,14 @@ from hyperconformer.transcribe.streaming import (
 
 # ``difference`` of log-probabilities, or ``wrong`` words of ``words``.
 Result = dict[str, Any]
-# Twenty utterances of AN4's test set, in a clone of the repository.
-BUNDLED = pathlib.Path(__file__).resolve().parents[2] / "tests/data/an4_test20"
+# In a clone of the repository only.
+DATA = pathlib.Path(__file__).resolve().parents[2] / "tests/data"
+BUNDLED = {
+    # Twenty utterances of its test set.
+    "an4": lambda: an4.list_utterances(DATA / "an4_test20", "test"),
+    # Nineteen utterances of dev-clean, each of another speaker.
+    "librispeech": lambda: librispeech.list_utterances(DATA / "librispeech_dev19"),
+}
 BATCH = 8
 # Between the utterances of the longest input.
 GAP_S = 1.0
@@ -45,9 +51,9 @@ class Speech:
 
     Arguments
     ---------
-    place : str or pathlib.Path or None
-        A manifest as for :func:`hyperconformer.evaluation.error_rates.evaluate`; None =
-        the utterances of the repository's tests.
+    name : str or pathlib.Path
+        A manifest as for :func:`hyperconformer.evaluation.error_rates.evaluate`, or
+        ``"an4"`` or ``"librispeech"``: utterances that a clone of the repository holds.
     folder : pathlib.Path
         Where files may be written.
 
@@ -59,21 +65,17 @@ class Speech:
         If an utterance cannot be used.
     """
 
-    def __init__(self, place: str | pathlib.Path | None, folder: pathlib.Path):
-        self.folder = folder
-        if place is None:
-            if not BUNDLED.is_dir():
-                raise FileNotFoundError(
-                    f"no such folder: {BUNDLED}, which is in clones of the repository "
-                    "only: name speech by --manifest"
-                )
-            utterances, name = an4.list_utterances(BUNDLED, "test"), BUNDLED
+    def __init__(self, name: str | pathlib.Path, folder: pathlib.Path):
+        self.name, self.folder = str(name), folder
+        if self.name not in BUNDLED:
+            utterances = list_utterances(name)
+        elif DATA.is_dir():
+            utterances = BUNDLED[self.name]()
         else:
-            name = pathlib.Path(place)
-            if not name.is_file():
-                raise FileNotFoundError(f"no such manifest: {name}")
-            reader = jsonl_manifests if "json" in name.suffix else csv_manifests
-            utterances = reader.list_utterances(name)
+            raise FileNotFoundError(
+                f"no such folder: {DATA}, which clones of the repository have; name a "
+                "manifest by --speech"
+            )
         self.rows: list[tuple[str, str, str]] = []
         for utterance in utterances:
             if utterance.fault or not (utterance.audio and utterance.text):
@@ -93,12 +95,13 @@ class Speech:
         return sum(len(text.split()) for _, _, text in self.rows)
 
     def identity(self, rate_hz: int) -> dict[str, Any]:
-        """``utterances``, ``words`` and a ``sha256`` of the texts and samples."""
+        """``name``, ``utterances``, ``words``, ``sha256`` of texts and samples."""
         digest = hashlib.sha256()
         for _, audio, text in self.rows:
             digest.update(text.encode() + b"\n")
             digest.update(read_audio(audio, rate_hz).numpy().tobytes())
         return {
+            "name": pathlib.Path(self.name).name,
             "utterances": len(self.rows),
             "words": self.words,
             "sha256": digest.hexdigest(),
@@ -245,7 +248,7 @@ class Subject:
         """Wrong words of streams, in the default search."""
         model = self._stream()
         self._check_search()
-        search = ngram_search(self.asr.ngram, self.asr.recognizer, streams=True)
+        search = ngram_search(self.asr.ngram, recognizer=None)
         asr = StreamingASR(model, self.asr.tokenizer, search)
 
         def find(audio):

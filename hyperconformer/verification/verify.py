@@ -138,7 +138,7 @@ class Verdict(NamedTuple):
 
 def verify(
     source: str | pathlib.Path | None,
-    manifest: str | pathlib.Path | None = None,
+    speech: str | pathlib.Path | None = None,
     *,
     quick: bool = False,
     trusted: bool = False,
@@ -149,8 +149,9 @@ def verify(
     ---------
     source : str or pathlib.Path or None
         As :func:`hyperconformer.hub.folder.find_model`.
-    manifest : str or pathlib.Path, optional
-        As :class:`hyperconformer.verification.measure.Speech`.
+    speech : str or pathlib.Path, optional
+        As :class:`hyperconformer.verification.measure.Speech`; None = that on which the
+        claims were measured.
     quick : bool
         Whether to leave out levels, the longest input and the graphs.
     trusted : bool
@@ -172,15 +173,15 @@ def verify(
     rows = [*_compare_files(claims["files"], hash_files(folder))]
     rows.append(_compare_card(folder, claims))
     with tempfile.TemporaryDirectory() as place:
-        speech = Speech(manifest, pathlib.Path(place))
+        sounds = Speech(speech or claims["speech"]["name"], pathlib.Path(place))
         lengths = claims["chunk_ms"], claims["longest_s"]
         try:
-            subject = Subject(folder, speech, *lengths, trusted)
+            subject = Subject(folder, sounds, *lengths, trusted)
         except ValueError as error:
             rows.append(Row("the model loads", "", "", FAIL, str(error)))
             return Verdict(folder.name, rows, {}, _environment())
-        identity = speech.identity(subject.rate_hz)
-        same = identity["sha256"] == claims["speech"].get("sha256")
+        identity = sounds.identity(subject.rate_hz)
+        same = identity["sha256"] == claims["speech"]["sha256"]
         for key, found in _measure(subject, quick):
             claimed = claims["results"].get(key, {"reason": "nothing is claimed"})
             title = TITLES[key].format(**claims)
@@ -190,18 +191,18 @@ def verify(
 
 def record(
     source: str | pathlib.Path | None,
-    manifest: str | pathlib.Path | None = None,
+    speech: str | pathlib.Path | None = None,
     *,
     chunk_ms: float = CHUNK_MS,
     longest_s: float = LONGEST_S,
     trusted: bool = False,
-) -> pathlib.Path:
+) -> str:
     """Measure a model, and write its ``verify.json`` and the part of its card.
 
     Arguments
     ---------
-    source, manifest, trusted
-        As :func:`verify`.
+    source, speech, trusted
+        As :func:`verify`; the speech of a model without claims is ``"an4"``.
     chunk_ms : float
         Of streams.
     longest_s : float
@@ -209,8 +210,8 @@ def record(
 
     Returns
     -------
-    pathlib.Path
-        The model folder.
+    str
+        The part of the card.
 
     Raises
     ------
@@ -222,9 +223,11 @@ def record(
         If a package is missing that a measurement needs.
     """
     folder = find_model(source)
+    if speech is None and (folder / CLAIMS_FILE).is_file():
+        speech = read_claims(folder)["speech"]["name"]
     with tempfile.TemporaryDirectory() as place:
-        speech = Speech(manifest, pathlib.Path(place))
-        subject = Subject(folder, speech, chunk_ms, longest_s, trusted)
+        sounds = Speech(speech or "an4", pathlib.Path(place))
+        subject = Subject(folder, sounds, chunk_ms, longest_s, trusted)
         results = {}
         for key, found in _measure(subject, quick=False, everything=True):
             if not found.get("difference", 0.0) <= MAX_DIFFERENCE:
@@ -237,7 +240,7 @@ def record(
         claims = {
             "version": VERSION,
             "files": hash_files(folder),
-            "speech": speech.identity(subject.rate_hz),
+            "speech": sounds.identity(subject.rate_hz),
             "chunk_ms": chunk_ms,
             "longest_s": longest_s,
             "results": results,
@@ -246,11 +249,10 @@ def record(
     card, path = f"# {folder.name}\n", folder / CARD_FILE
     if path.is_file():
         card = path.read_text("utf-8")
-    card = write_card(card, render(claims, TITLES))
-    text = json.dumps(claims, indent=2) + "\n"
+    part, text = render(claims, TITLES), json.dumps(claims, indent=2) + "\n"
     (folder / CLAIMS_FILE).write_text(text, encoding="utf-8")
-    path.write_text(card, encoding="utf-8")
-    return folder
+    path.write_text(write_card(card, part), encoding="utf-8")
+    return part
 
 
 def _environment():

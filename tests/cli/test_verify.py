@@ -28,7 +28,7 @@ def verdicts(monkeypatch):
 def test_exit_status_table_and_json(capsys, verdicts, tmp_path):
     assert run(capsys, "verify", "good")[0] == 0
     file = tmp_path / "verdict.json"
-    options = ("--json", file, "--quick", "--manifest", "two.csv")
+    options = ("--json", file, "--quick", "--speech", "two.csv")
     code, out, _ = run(capsys, "verify", "bad", *options)
     assert code == 1
     assert "| words | 1 | 9 | fail: they may differ by 1 |" in out
@@ -38,10 +38,9 @@ def test_exit_status_table_and_json(capsys, verdicts, tmp_path):
     assert verdicts[1] == ("bad", "two.csv", {"quick": True, "trusted": False})
 
 
-def test_recording_prints_the_card(capsys, monkeypatch, tmp_path):
-    (tmp_path / "README.md").write_text("# card\n")
-    monkeypatch.setattr(verify, "record", lambda *_, **options: tmp_path)
-    assert run(capsys, "verify", "m", "--record") == (0, "# card\n", "")
+def test_recording_prints_its_part_of_the_card(capsys, monkeypatch, tmp_path):
+    monkeypatch.setattr(verify, "record", lambda *_, **options: "## Verified")
+    assert run(capsys, "verify", "m", "--record") == (0, "## Verified\n", "")
     for option in (["--quick"], ["--json", tmp_path / "x.json"]):
         code, _, err = run(capsys, "verify", "m", "--record", *option)
         assert code == 1 and f"it goes without {option[0]}" in err

@@ -11,6 +11,8 @@ from hyperconformer.core.extras import MissingExtraError
 from hyperconformer.export.check import MAX_DIFFERENCE, Report, Row
 from hyperconformer.hub.folder import find_model, list_shipped_models
 from hyperconformer.model.recognizer import Recognizer
+from hyperconformer.search.ctc_beam import CTCSearcher
+from hyperconformer.transcribe.streaming import StreamingASR
 from hyperconformer.verification import measure, verify
 from hyperconformer.verification.claims import (
     CARD_FILE,
@@ -52,7 +54,7 @@ def test_all_that_is_claimed_of_shipped_models_holds(name):
 def manifest(tmp_path_factory):
     """Two of the twenty utterances."""
     path = tmp_path_factory.mktemp("speech") / "two.csv"
-    rows = Speech(None, path.parent).rows[1:3]
+    rows = Speech("an4", path.parent).rows[1:3]
     with open(path, "w", newline="") as file:
         csv.writer(file).writerows([("ID", "wav", "wrd"), *rows])
     return path
@@ -97,7 +99,8 @@ def test_what_was_recorded_holds(model, manifest):
     assert "needs the whole utterance" in streams.reason
     card = (model / CARD_FILE).read_text()
     assert card.startswith("# My model\n") and "| default search | 0 of 10" in card
-    assert "not applicable: normalization: level needs the whole utterance" in card
+    assert "| streams" not in card
+    assert "Not applicable (normalization: level needs the whole utterance" in card
 
 
 def test_recording_again_replaces_the_part(model, manifest, monkeypatch):
@@ -244,12 +247,34 @@ def test_the_longest_input_is_the_speech_again_and_again(model, manifest, tmp_pa
     assert found["wrong"] <= found["words"] / 10
 
 
+def test_streams_search_with_the_ngrams_of_the_folder(
+    manifest, tmp_path, change_settings, monkeypatch
+):
+    folder = shutil.copytree(find_model(f"{MODEL}-streaming"), tmp_path / "model")
+    shutil.copy(find_model(MODEL) / "lm.arpa", folder)
+    change_settings(folder, ngram={"lm_weight": 0.5, "word_bonus": 0.0})
+    searches = []
+
+    class Recorded(StreamingASR):
+        def __init__(self, model, tokenizer, search):
+            searches.append(search)
+            super().__init__(model, tokenizer, search)
+
+    monkeypatch.setattr(measure, "StreamingASR", Recorded)
+    found = Subject(folder, Speech(manifest, tmp_path), 640, 60).stream_words()
+    assert found["words"] == 10 and found["wrong"] <= 5
+    assert isinstance(searches[0], CTCSearcher)
+
+
 def test_other_speech(model, tmp_path, monkeypatch):
-    verdict = verify.verify(model, quick=True)  # The twenty utterances.
+    with pytest.raises(FileNotFoundError, match="no such manifest: two.csv"):
+        verify.verify(model)  # Claims do not say where it was.
+    monkeypatch.setattr(verify, "CHECKS", {"greedy": CHECKS["greedy"]})
+    verdict = verify.verify(model, "an4")
     assert not verdict.failed and "claimed of other speech" in verdict.table()
-    monkeypatch.setattr(measure, "BUNDLED", tmp_path / "none")
-    with pytest.raises(FileNotFoundError, match="name speech by --manifest"):
-        verify.verify(model)
+    monkeypatch.setattr(measure, "DATA", tmp_path / "none")
+    with pytest.raises(FileNotFoundError, match="name a manifest by --speech"):
+        verify.verify(model, "an4")
 
 
 @pytest.mark.parametrize(
@@ -260,6 +285,7 @@ def test_other_speech(model, tmp_path, monkeypatch):
         ("[]", r"has version \[\], expected 1"),
         ('{"version": 7}', "has version 7, expected 1"),
         ('{"version": 1, "files": {}}', "lacks chunk_ms, environment, longest_s"),
+        ('{"version": 1, "speech": {"name": "an4"}}', "results, sha256, utterances"),
     ],
 )
 def test_claims_that_cannot_be_read(model, text, message):
