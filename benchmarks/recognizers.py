@@ -440,8 +440,9 @@ def timed(steps: Steps) -> dict[str, Any]:
     Returns
     -------
     dict
-        ``text``; ``busy_s``, the seconds of computing; ``first_s`` and ``last_s``, when
-        a listener read the first words and all of them, from the begin of the audio.
+        ``text``; ``busy_s``, the seconds of computing, and ``cpu_s``, those of all
+        processors; ``first_s`` and ``last_s``, when a listener read the first words and
+        all of them, from the begin of the audio.
 
     Example
     -------
@@ -450,7 +451,7 @@ def timed(steps: Steps) -> dict[str, Any]:
     ('GO UP', 2.0, 3.0)
     """
     clock_s = busy_s = 0.0
-    first_s, text = None, ""
+    first_s, text, cpu_begin = None, "", time.process_time()
     begin = time.perf_counter()
     for step in steps:
         seconds = time.perf_counter() - begin
@@ -460,7 +461,9 @@ def timed(steps: Steps) -> dict[str, Any]:
         if text and first_s is None:
             first_s = clock_s
         begin = time.perf_counter()
-    return {"text": text, "busy_s": busy_s, "first_s": first_s, "last_s": clock_s}
+    cpu_s = time.process_time() - cpu_begin
+    times = {"busy_s": busy_s, "cpu_s": cpu_s, "first_s": first_s, "last_s": clock_s}
+    return {"text": text, **times}
 
 
 def resident_mb():
@@ -484,7 +487,8 @@ def main(arguments=None):
     if kind not in KINDS:
         parser.error(f"unknown kind {kind!r}; known: {', '.join(KINDS)}")
     recognizer = KINDS[kind](place, options.threads)
-    print(json.dumps({"ready": recognizer.version}), flush=True)
+    loaded = {"version": recognizer.version, "cpu_s": time.process_time()}
+    print(json.dumps(loaded), flush=True)
     paths = options.list.read_text("utf-8").splitlines()
     if options.warm_up:
         timed(recognizer.steps(options.warm_up))  # The first call of all allocates.
@@ -499,7 +503,7 @@ def main(arguments=None):
 def _best(rounds):
     """The text, and of each time the least: others have slowed down the rest."""
     best = {"text": rounds[-1]["text"]}
-    for name in ("busy_s", "first_s", "last_s"):
+    for name in ("busy_s", "cpu_s", "first_s", "last_s"):
         times = [found[name] for found in rounds if found[name] is not None]
         best[name] = min(times, default=None)
     return best

@@ -8,8 +8,8 @@ own (:mod:`benchmarks.recognizers`), one after the other. Writes ``table.csv``,
 
 import argparse
 import csv
+import itertools
 import json
-import math
 import os
 import pathlib
 import re
@@ -53,6 +53,8 @@ class Row:
     the end of the audio to the last ones, medians over utterances. ``resident_mb`` is
     the peak of the process, ``disk_mb`` what the model's files take, ``start_s`` from
     the start of the process to the loaded model. Of times the least of ``rounds``.
+    Other programs slow down all of these, but hardly ``cpu_rtf`` and ``start_cpu_s``,
+    which are seconds of all processors that the process itself took.
     """
 
     set: str
@@ -67,15 +69,26 @@ class Row:
     wer_low: float
     wer_high: float
     rtf: float
+    cpu_rtf: float
     first_ms: float | None
     last_ms: float
     last_p95_ms: float
     resident_mb: float
     disk_mb: float
     start_s: float
+    start_cpu_s: float
     rounds: int
     load_average: float
     version: str
+    machine: str
+    processor: str
+    python: str
+    commit: str
+
+    @property
+    def key(self):
+        """What a row is of; another row of the same takes its place."""
+        return self.set, self.recognizer, self.form, self.threads
 
 
 FIELDS = {field.name: field.type for field in fields(Row)}
@@ -131,18 +144,14 @@ class WavSet:
 
     def joined(self, seconds, folder):
         """The utterances, again and again, as one recording of so many seconds."""
-        gap, parts, texts, total = np.zeros(int(GAP_S * RATE_HZ), "f4"), [], [], 0.0
-        while True:
-            for path, text in zip(self.paths, self.texts):
-                samples, _ = soundfile.read(path, dtype="float32")
-                if parts and total + len(samples) / RATE_HZ > seconds:
-                    break
-                parts += [samples, gap]
-                texts.append(text)
-                total += len(samples) / RATE_HZ + GAP_S
-            else:
-                continue
-            break
+        gap, parts, texts, total = np.zeros(int(GAP_S * RATE_HZ), "f4"), [], [], 0
+        for path, text in itertools.cycle(zip(self.paths, self.texts)):
+            samples, _ = soundfile.read(path, dtype="float32")
+            if parts and total + len(samples) > seconds * RATE_HZ:
+                break
+            parts += [samples, gap]
+            texts.append(text)
+            total += len(samples) + len(gap)
         file = folder / f"{self.name}-joined.wav"
         soundfile.write(file, np.concatenate(parts), RATE_HZ)
         name = f"{self.name}, {seconds / 60:g} minutes"
@@ -278,7 +287,7 @@ class Process:
                 said.seek(0)
                 last = (said.read().strip() or "it said nothing").splitlines()[-1]
                 raise ValueError(f"{contender.recognizer}, {contender.form}: {last}")
-        self.version = json.loads(ready)["ready"]
+        self.loaded = json.loads(ready)
         *found, self.facts = map(json.loads, lines)
         self.found = found
 
@@ -304,9 +313,9 @@ def measure(contender, wavs, threads, rounds, python=sys.executable):
     Row
     """
     run = Process(contender, wavs, threads, rounds, python)
-    starts = [run.start_s]
+    starts = [run]
     for _ in range(rounds - 1):
-        starts.append(Process(contender, wavs, threads, 0, python).start_s)
+        starts.append(Process(contender, wavs, threads, 0, python))
     stats = ErrorRateStats()
     for number, (found, text) in enumerate(zip(run.found, wavs.texts)):
         stats.append([number], [spoken(found["text"]).split()], [text.split()])
@@ -318,7 +327,7 @@ def measure(contender, wavs, threads, rounds, python=sys.executable):
         if found["first_s"] is not None
     ]
     last = [1000 * (f["last_s"] - s) for f, s in zip(run.found, wavs.seconds)]
-    audio_s = sum(wavs.seconds)
+    audio_s, facts = sum(wavs.seconds), environment(threads)
     return Row(
         set=wavs.name,
         utterances=len(wavs.paths),
@@ -332,41 +341,37 @@ def measure(contender, wavs, threads, rounds, python=sys.executable):
         wer_low=low,
         wer_high=high,
         rtf=sum(found["busy_s"] for found in run.found) / audio_s,
+        cpu_rtf=sum(found["cpu_s"] for found in run.found) / audio_s,
         first_ms=statistics.median(first) if first else None,
         last_ms=statistics.median(last),
         last_p95_ms=float(np.percentile(last, 95)),
         resident_mb=run.facts["resident_mb"],
         disk_mb=contender.disk_mb,
-        start_s=min(starts),
+        start_s=min(start.start_s for start in starts),
+        start_cpu_s=min(start.loaded["cpu_s"] for start in starts),
         rounds=rounds,
         load_average=run.facts["load_average"],
-        version=run.version,
+        version=run.loaded["version"],
+        **{name: facts[name] for name in ("machine", "processor", "python", "commit")},
     )
 
 
-def write_rows(path, rows, facts):
-    """Write rows, each with what :func:`benchmarks.environment.environment` says."""
+def write_rows(path, rows):
+    """Write a CSV file of rows."""
     with open(path, "w", newline="", encoding="utf-8") as file:
-        extra = [name for name in facts if name != "threads"]
-        writer = csv.DictWriter(file, [*FIELDS, *extra])
+        writer = csv.DictWriter(file, FIELDS)
         writer.writeheader()
         for row in rows:
-            values = {
-                key: f"{value:.4g}" if isinstance(value, float) else value
-                for key, value in asdict(row).items()
-            }
-            writer.writerow({**values, **{name: facts[name] for name in extra}})
+            writer.writerow(
+                {
+                    key: f"{value:.4g}" if isinstance(value, float) else value
+                    for key, value in asdict(row).items()
+                }
+            )
 
 
 def read_rows(path):
-    """Read what :func:`write_rows` wrote.
-
-    Returns
-    -------
-    rows : list of Row
-    facts : dict of str to str
-        Of the first row.
-    """
+    """Read what :func:`write_rows` wrote."""
     with open(path, newline="", encoding="utf-8") as file:
         lines = list(csv.DictReader(file))
     rows = []
@@ -378,13 +383,13 @@ def read_rows(path):
             if text != "" and kind is not str:
                 values[name] = int(text) if kind is int else float(text)
         rows.append(Row(**values))
-    return rows, {k: v for k, v in lines[0].items() if k not in FIELDS}
+    return rows
 
 
-def markdown(rows, facts):
+def markdown(rows):
     """Tables of each set and number of threads, with what was measured where."""
     parts = []
-    for name, threads in dict.fromkeys((row.set, row.threads) for row in rows):
+    for name, threads in sorted({(row.set, row.threads) for row in rows}):
         group = [row for row in rows if (row.set, row.threads) == (name, threads)]
         one = group[0]
         noun = "thread" if threads == 1 else "threads"
@@ -396,27 +401,32 @@ def markdown(rows, facts):
             [
                 f"{row.recognizer}, {row.form}",
                 f"{row.wer:.2f} % ({row.wer_low:.2f} to {row.wer_high:.2f})",
-                f"{row.rtf:.4f}",
+                f"{row.rtf:.4f} ({row.cpu_rtf:.4f})",
                 "" if row.first_ms is None else f"{row.first_ms:.0f}",
                 f"{row.last_ms:.0f} ({row.last_p95_ms:.0f})",
                 f"{row.resident_mb:.0f}",
                 f"{row.disk_mb:.1f}",
-                f"{row.start_s:.1f}",
+                f"{row.start_s:.1f} ({row.start_cpu_s:.1f})",
+                f"{row.load_average:.1f}",
             ]
             for row in group
         ]
         header = (
-            "recogniser|WER (95 % interval)|real-time factor|first words, ms|"
-            "after the end, ms (95th percentile)|memory, MB|disk, MB|start, s"
+            "recogniser|WER (95 % interval)|real-time factor (of CPU time)|"
+            "first words, ms|after the end, ms (95th percentile)|memory, MB|disk, MB|"
+            "start, s (CPU time)|load"
         )
         parts.append(markdown_table(header.split("|"), lines))
-    loads = [row.load_average for row in rows]
-    said = ", ".join(f"{key} {value}" for key, value in facts.items())
+
+    def distinct(name):
+        return ", ".join(dict.fromkeys(str(getattr(row, name)) for row in rows))
+
     parts.append(
-        f"`python -m benchmarks table`; {said}; "
-        f"{', '.join(dict.fromkeys(row.version for row in rows))}; "
-        f"least of {max(row.rounds for row in rows)} rounds; load average "
-        f"{min(loads):.1f} to {max(loads):.1f}."
+        f"`python -m benchmarks table`; {distinct('processor')}, "
+        f"{distinct('machine')}; {distinct('version')}; Python {distinct('python')}; commit "
+        f"{distinct('commit')}. Times are the least of {distinct('rounds')} rounds. "
+        "Load: how many programs wanted to run at once, these included; beyond the "
+        "number of cores, all times but those of the CPU are too long."
     )
     return "\n\n".join(parts)
 
@@ -455,14 +465,20 @@ def write_table(results, readme=None):
     results : pathlib.Path
         Its folder.
     readme : pathlib.Path, optional
-        Whose part :data:`NAME` becomes the table.
+        Whose part :data:`NAME` becomes :func:`readme_table`.
     """
-    rows, facts = read_rows(results / f"{NAME}.csv")
-    text = markdown(rows, facts)
+    rows = read_rows(results / f"{NAME}.csv")
+    text = markdown(rows)
     (results / f"{NAME}.md").write_text(f"# Recognisers\n\n{text}\n", encoding="utf-8")
     draw(rows, results / f"{NAME}.png")
     if readme is not None:
-        write_readme(readme, NAME, text)
+        write_readme(readme, NAME, readme_table(rows))
+
+
+def readme_table(rows):
+    """The README's part: the rows with the fewest threads."""
+    fewest = min(row.threads for row in rows)
+    return markdown([row for row in rows if row.threads == fewest])
 
 
 def _sets(options, folder):
@@ -475,7 +491,7 @@ def _sets(options, folder):
     if options.librispeech:
         split = pathlib.Path(options.librispeech)
         found = librispeech.prepare(split.parent, folder / "split", splits=[split.name])
-        utterances = csv_manifests.list_utterances(pathlib.Path(found[split.name]))
+        utterances = list_utterances(found[split.name])
         ours = [name for name in shipped if "-librispeech" in name]
         yield f"LibriSpeech {split.name}", _usable(utterances), chosen or ours
     for name in options.manifest:
@@ -533,13 +549,20 @@ def main(arguments=None):
     parser.add_argument(
         "--readme", type=pathlib.Path, metavar="FILE", help="put the table there too"
     )
+    parser.add_argument(
+        "--append",
+        action="store_true",
+        help="keep the rows of table.csv that are not measured again",
+    )
     options = parser.parse_args(arguments)
     if not (options.an4 or options.librispeech or options.manifest):
         parser.error("name speech: --an4, --librispeech or --manifest")
     if options.rounds < 1 or options.every < 1 or min(options.threads) < 1:
         parser.error("--rounds, --every and --threads must be at least 1")
     options.results.mkdir(parents=True, exist_ok=True)
-    facts, rows, failed = environment(0), [], 0
+    file, rows, failed = options.results / f"{NAME}.csv", {}, 0
+    if options.append and file.is_file():
+        rows = {row.key: row for row in read_rows(file)}
     peers = [peer(spec, options.peer_python) for spec in options.peer]
     with tempfile.TemporaryDirectory() as place:
         folder = pathlib.Path(place)
@@ -564,14 +587,14 @@ def main(arguments=None):
                             print(f"LEFT OUT {error}", file=sys.stderr, flush=True)
                             failed += 1
                             continue
-                        rows.append(row)
+                        rows[row.key] = row
                         print(
                             f"{row.set}, {threads} threads, {row.recognizer}, "
                             f"{row.form}: WER {row.wer:.2f} %, rtf {row.rtf:.4f}",
                             flush=True,
                         )
-                        write_rows(options.results / f"{NAME}.csv", rows, facts)
-    if not rows or not all(math.isfinite(row.rtf) for row in rows):
+                        write_rows(file, rows.values())
+    if not rows:
         print("nothing was measured", file=sys.stderr)
         return 1
     write_table(options.results, options.readme)

@@ -11,7 +11,15 @@ from benchmarks import table
 from benchmarks.__main__ import README, RESULTS
 from benchmarks.__main__ import main as benchmarks
 from benchmarks.report import readme_part, speedups, write_readme
-from benchmarks.table import Row, WavSet, main, markdown, read_rows, write_rows
+from benchmarks.table import (
+    Row,
+    WavSet,
+    main,
+    markdown,
+    read_rows,
+    readme_table,
+    write_rows,
+)
 
 
 def test_the_readme_says_what_the_results_say():
@@ -19,12 +27,10 @@ def test_the_readme_says_what_the_results_say():
 
 
 def test_the_table_says_what_its_results_say():
-    if (RESULTS / "table.csv").exists():
-        text = markdown(*read_rows(RESULTS / "table.csv"))
-        assert (RESULTS / "table.md").read_text("utf-8") == f"# Recognisers\n\n{text}\n"
-        assert readme_part(README, table.NAME) == text
-    else:
-        assert readme_part(README, table.NAME) is None
+    rows = read_rows(RESULTS / "table.csv")
+    text = f"# Recognisers\n\n{markdown(rows)}\n"
+    assert (RESULTS / "table.md").read_text("utf-8") == text
+    assert readme_part(README, table.NAME) == readme_table(rows)
 
 
 def row(**changes):
@@ -37,22 +43,22 @@ def row(**changes):
 
 def test_rows_survive_the_file_and_fill_the_table(tmp_path):
     rows = [
-        row(set="AN4", recognizer="ours", form="ONNX", wer=2.85, rtf=0.004),
+        row(set="AN4", recognizer="ours", form="ONNX", wer=2.85, rtf=0.004, commit="a"),
         row(set="AN4", recognizer="silent", first_ms=None, threads=2),
     ]
-    facts = {"threads": 0, "processor": "a processor", "commit": "abc"}
-    write_rows(tmp_path / "table.csv", rows, facts)
-    back, environment = read_rows(tmp_path / "table.csv")
-    assert back == rows
-    assert environment == {"processor": "a processor", "commit": "abc"}
+    write_rows(tmp_path / "table.csv", rows)
+    assert read_rows(tmp_path / "table.csv") == rows
     readme = tmp_path / "README.md"
     readme.write_text("# Readme\n\nThe end.\n")
     table.write_table(tmp_path, readme)
-    text = readme_part(readme, table.NAME)
-    assert text == markdown(rows, environment)
+    text = (tmp_path / "table.md").read_text()
     assert "### AN4: 2 recordings, 0.0 minutes, 2 threads" in text
-    assert "| ours, ONNX | 2.85 % (1.50 to 1.50) | 0.0040 | 2 | 2 (2) |" in text
-    assert "processor a processor, commit abc" in text
+    line = "| ours, ONNX | 2.85 % (1.50 to 1.50) | 0.0040 (1.5000) | 2 | 2 (2) |"
+    assert line in text and "commit a, x." in text
+    # The README has one thread alone.
+    text = readme_part(readme, table.NAME)
+    assert text == readme_table(rows) == markdown(rows[:1])
+    assert line in text and "2 threads" not in text
     assert (tmp_path / "table.png").stat().st_size > 0
     # Another time it takes the place of the first.
     write_readme(readme, table.NAME, "other")
@@ -89,23 +95,31 @@ def test_every_recogniser_gets_the_same_files(speech, tmp_path):
 def test_a_model_is_measured(speech, tiny_model, tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(table, "version", lambda package: "not installed")
     results = tmp_path / "results"
+    results.mkdir()
+    old = row(set="noise", recognizer=str(tiny_model), form="PyTorch, greedy")
+    kept = dataclasses.replace(old, set="kept")
+    write_rows(results / "table.csv", [old, kept])
     options = ["--manifest", speech, "--model", tiny_model, "--threads", 1]
-    options += ["--rounds", 1, "--results", results]
+    options += ["--rounds", 1, "--results", results, "--append"]
     assert benchmarks(["table", *map(str, options)]) == 0
     captured = capsys.readouterr()
     assert "is not streamed: normalization: utterance" in captured.err
     assert "onnxruntime is not installed" in captured.err
-    (found,), facts = read_rows(results / "table.csv")
+    found, other = read_rows(results / "table.csv")
+    assert other == kept and found != old
     assert (found.set, found.utterances, found.audio_s) == ("noise", 2, 2.0)
     assert (found.form, found.threads, found.words) == ("PyTorch, greedy", 1, 3)
     assert found.wer == pytest.approx(100 * found.wrong / 3, rel=1e-3)
-    assert found.start_s > 0.1 and found.resident_mb > 100 and found.rtf > 0
+    assert found.start_s > 0.1 and found.resident_mb > 100
+    # On one thread.
+    assert 0 < found.cpu_rtf <= 1.1 * found.rtf
+    assert 0.1 < found.start_cpu_s <= 1.1 * found.start_s
     # Words come when all was heard: at least a whole utterance after its first sound.
     assert found.last_ms > 0 and found.first_ms > 500
     assert found.disk_mb == pytest.approx(
         sum(f.stat().st_size for f in tiny_model.iterdir()) / 1e6, rel=1e-3
     )
-    assert facts["processor"] and facts["commit"]
+    assert found.processor and found.commit
     assert "### noise: 2 recordings" in captured.out
 
 
@@ -154,7 +168,7 @@ def test_every_form_of_a_model_is_measured(speech, tmp_path):
     options = ["--manifest", speech, "--model", "hyperconformer-an4-streaming"]
     options += ["--threads", 1, "--rounds", 1, "--results", tmp_path]
     assert main(list(map(str, options))) == 0
-    rows, _ = read_rows(tmp_path / "table.csv")
+    rows = read_rows(tmp_path / "table.csv")
     forms = ["PyTorch, greedy", "ONNX, greedy", "ONNX, 8 bits, greedy"]
     streams = [f"{form}, streams of 640 ms" for form in forms]
     assert {found.form for found in rows} == {*forms, *streams}
