@@ -1,5 +1,6 @@
 """What figures depend on: versions, threads, processor, commit."""
 
+import functools
 import pathlib
 import platform
 import re
@@ -23,12 +24,6 @@ def environment(threads):
     -------
     dict of str to str or int
     """
-    commit = subprocess.run(
-        ["git", "describe", "--always", "--dirty"],
-        cwd=ROOT,
-        capture_output=True,
-        text=True,
-    )
     return {
         "threads": threads,
         "machine": f"{platform.machine()} {torch.backends.cpu.get_cpu_capability()}",
@@ -36,8 +31,16 @@ def environment(threads):
         "python": platform.python_version(),
         "torch": torch.__version__,
         "speechbrain": version("speechbrain"),
-        "commit": commit.stdout.strip() or "unknown",
+        "commit": commit(),
     }
+
+
+@functools.cache
+def commit():
+    """That of the code which runs: results that it writes do not make it another."""
+    command = ["git", "describe", "--always", "--dirty"]
+    found = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+    return found.stdout.strip() or "unknown"
 
 
 def processor():

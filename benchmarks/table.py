@@ -423,8 +423,8 @@ def markdown(rows):
 
     parts.append(
         f"`python -m benchmarks table`; {distinct('processor')}, "
-        f"{distinct('machine')}; {distinct('version')}; Python {distinct('python')}; commit "
-        f"{distinct('commit')}. Times are the least of {distinct('rounds')} rounds. "
+        f"{distinct('machine')}; {distinct('version')}; Python {distinct('python')}; "
+        f"commit {distinct('commit')}. Times: least of {distinct('rounds')} rounds. "
         "Load: how many programs wanted to run at once, these included; beyond the "
         "number of cores, all times but those of the CPU are too long."
     )
@@ -550,6 +550,9 @@ def main(arguments=None):
         "--readme", type=pathlib.Path, metavar="FILE", help="put the table there too"
     )
     parser.add_argument(
+        "--graphs", type=pathlib.Path, metavar="FOLDER", help="keep the exports here"
+    )
+    parser.add_argument(
         "--append",
         action="store_true",
         help="keep the rows of table.csv that are not measured again",
@@ -566,14 +569,14 @@ def main(arguments=None):
     peers = [peer(spec, options.peer_python) for spec in options.peer]
     with tempfile.TemporaryDirectory() as place:
         folder = pathlib.Path(place)
-        exported = {}
+        exported, graphs = {}, options.graphs or folder / "graphs"
         for name, utterances, models in _sets(options, folder):
             sets = [WavSet(name, utterances[:: options.every], folder)]
             if options.joined_s:
                 sets.append(sets[0].joined(options.joined_s, folder))
             for model in models:
                 if model not in exported:
-                    exported[model] = list(our_contenders(model, folder / "graphs"))
+                    exported[model] = list(our_contenders(model, graphs))
             plan = [(c, sys.executable) for m in models for c in exported[m]]
             plan += [(contender, options.peer_python) for contender in peers]
             for wavs in sets:
