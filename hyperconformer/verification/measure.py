@@ -299,7 +299,7 @@ class Subject:
 
     def _check_search(self):
         """Refuse to decode greedily where the folder has n-grams."""
-        if self.asr.ngram and isinstance(self.asr.search, GreedySearcher):
+        if "words" in self.asr.ngram:
             for package in ("kenlm", "pygtrie", "flashlight.lib.text"):
                 import_extra(package, "lm", "the n-grams of this model")
         if (self.folder / KENLM_FILE).is_file() and not self.asr.ngram:
