@@ -4,6 +4,7 @@ import csv
 import json
 import pathlib
 import shutil
+import sys
 
 import pytest
 
@@ -238,6 +239,23 @@ def test_a_missing_package_is_no_failure(model, manifest, monkeypatch):
     # But what was not measured is not claimed.
     with pytest.raises(MissingExtraError):
         verify.record(model, manifest)
+
+
+def test_what_decodes_without_its_ngrams_is_not_measured(
+    model, manifest, tmp_path, monkeypatch
+):
+    subject = Subject(model, Speech(manifest, tmp_path), 640, 60)
+    monkeypatch.setitem(subject.asr.ngram, "words", model / "words.txt")
+    monkeypatch.setitem(sys.modules, "flashlight.lib.text", None)
+    with pytest.raises(MissingExtraError, match="flashlight"):
+        subject.words()
+    # Such a file of a stranger's is left out.
+    (model / "lm.arpa").rename(model / "lm.bin")
+    (model / "words.txt").write_text("CAB\n")
+    subject = Subject(model, Speech(manifest, tmp_path), 640, 60)
+    for measured in (subject.words, subject.longest_words):
+        with pytest.raises(MissingExtraError, match="need --trusted"):
+            measured()
 
 
 def test_the_longest_input_is_the_speech_again_and_again(model, manifest, tmp_path):
