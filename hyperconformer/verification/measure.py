@@ -23,7 +23,6 @@ from hyperconformer.export.runtime import GRAPH_FILE, INT8_FILE
 from hyperconformer.hub.folder import KENLM_FILE
 from hyperconformer.model.chunks import chunk_config
 from hyperconformer.search.greedy import GreedySearcher
-from hyperconformer.search.ngram import ngram_search
 from hyperconformer.transcribe.offline import ASR
 from hyperconformer.transcribe.streaming import (
     StreamingASR,
@@ -246,10 +245,10 @@ class Subject:
 
     def stream_words(self) -> Result:
         """Wrong words of streams, in the default search."""
-        model = self._stream()
+        asr = StreamingASR.from_hparams(
+            self.folder, self.chunk_ms, trusted=self.trusted
+        )
         self._check_search()
-        search = ngram_search(self.asr.ngram, recognizer=None)
-        asr = StreamingASR(model, self.asr.tokenizer, search)
 
         def find(audio):
             partials = asr.partials([read_audio(audio, self.rate_hz)])
