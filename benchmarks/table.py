@@ -478,7 +478,8 @@ def write_table(results, readme=None):
 def readme_table(rows):
     """The README's part: the rows with the fewest threads."""
     fewest = min(row.threads for row in rows)
-    return markdown([row for row in rows if row.threads == fewest])
+    table = markdown([row for row in rows if row.threads == fewest])
+    return f"Recognisers on the same WAV files:\n\n{table}"
 
 
 def _sets(options, folder):

@@ -27,6 +27,9 @@ def test_the_readme_says_what_the_results_say():
 
 
 def test_the_table_says_what_its_results_say():
+    if not (RESULTS / "table.csv").exists():
+        assert readme_part(README, table.NAME) == ""
+        return
     rows = read_rows(RESULTS / "table.csv")
     text = f"# Recognisers\n\n{markdown(rows)}\n"
     assert (RESULTS / "table.md").read_text("utf-8") == text
@@ -57,7 +60,8 @@ def test_rows_survive_the_file_and_fill_the_table(tmp_path):
     assert line in text and "commit a, x." in text
     # The README has one thread alone.
     text = readme_part(readme, table.NAME)
-    assert text == readme_table(rows) == markdown(rows[:1])
+    assert text == readme_table(rows)
+    assert text.endswith(f"WAV files:\n\n{markdown(rows[:1])}")
     assert line in text and "2 threads" not in text
     assert (tmp_path / "table.png").stat().st_size > 0
     # Another time it takes the place of the first.
