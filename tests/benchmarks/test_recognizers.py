@@ -20,6 +20,7 @@ RATE_HZ = 16000
 def test_the_clock_waits_for_the_audio_and_for_the_step_before(monkeypatch):
     now = [0.0]
     monkeypatch.setattr(recognizers.time, "perf_counter", lambda: now[0])
+    monkeypatch.setattr(recognizers.time, "process_time", lambda: 2 * now[0])
 
     def steps():
         for seconds, heard_s, text in (
@@ -33,7 +34,8 @@ def test_the_clock_waits_for_the_audio_and_for_the_step_before(monkeypatch):
 
     found = timed(steps())
     # At 2 s the second chunk is there: its words come at 4.5 s, the last ones after.
-    assert found == {"text": "GO UP", "busy_s": 3.25, "first_s": 4.5, "last_s": 4.75}
+    times = {"busy_s": 3.25, "cpu_s": 6.5, "first_s": 4.5, "last_s": 4.75}
+    assert found == {"text": "GO UP", **times}
 
 
 def test_a_recogniser_that_says_nothing_has_no_first_word():
