@@ -106,6 +106,7 @@ setup(
                 "lm.arpa",
                 "lm.bin",
                 "words.txt",
+                "verify.json",
                 "README.md",
             )
         ],

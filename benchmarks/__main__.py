@@ -1,40 +1,36 @@
-"""``python -m benchmarks [SUITE ...]``: run benchmarks, write CSV, tables, pictures."""
+"""``python -m benchmarks [SUITE ...]``: run benchmarks, write CSV, tables, pictures.
+
+``python -m benchmarks table`` and ``gpu`` have options of their own: ``--help``.
+"""
 
 import argparse
+import importlib
 import pathlib
-import platform
-import subprocess
 import sys
 
-import speechbrain
-import torch
-
-from benchmarks.report import suite_markdown, write_csv, write_report
-from benchmarks.suites import LONG_SUITES, SUITES
-
 RESULTS = pathlib.Path(__file__).parent / "results"
-
-
-def environment(threads):
-    """What the figures depend on: versions, threads, machine, commit."""
-    commit = subprocess.run(
-        ["git", "describe", "--always", "--dirty"],
-        cwd=RESULTS.parent,
-        capture_output=True,
-        text=True,
-    )
-    return {
-        "threads": threads,
-        "machine": f"{platform.machine()} {torch.backends.cpu.get_cpu_capability()}",
-        "python": platform.python_version(),
-        "torch": torch.__version__,
-        "speechbrain": speechbrain.__version__,
-        "commit": commit.stdout.strip() or "unknown",
-    }
+README = pathlib.Path(__file__).parents[1] / "README.md"
+# Commands of their own; the second needs no SpeechBrain, and nothing here may.
+COMMANDS = ("table", "gpu")
 
 
 def main(arguments=None):
     """Run the suites that the command line names; exit 1 if a contest was refused."""
+    arguments = sys.argv[1:] if arguments is None else arguments
+    if arguments and arguments[0] in COMMANDS:
+        return importlib.import_module(f"benchmarks.{arguments[0]}").main(arguments[1:])
+    import torch
+
+    from benchmarks.environment import environment
+    from benchmarks.report import (
+        speedups,
+        suite_markdown,
+        write_csv,
+        write_readme,
+        write_report,
+    )
+    from benchmarks.suites import LONG_SUITES, SUITES
+
     parser = argparse.ArgumentParser(prog="python -m benchmarks", description=__doc__)
     parser.add_argument(
         "suites",
@@ -73,6 +69,8 @@ def main(arguments=None):
                 write_csv(options.results / f"{suite}.csv", rows, facts)
         print(suite_markdown(suite, rows, facts), flush=True)
     write_report(options.results)
+    if options.results == RESULTS:
+        write_readme(README, "speedups", speedups(RESULTS))
     return 1 if refused else 0
 
 

@@ -7,6 +7,7 @@ import pathlib
 import numpy as np
 
 from benchmarks.timing import FIELDS, Row
+from hyperconformer.core.documents import read_part, replace_part
 from hyperconformer.core.extras import import_pyplot
 
 MB = 1 << 20
@@ -247,6 +248,64 @@ def suite_markdown(suite, rows, environment):
     tables = [table(rows) for table in TABLES[suite]]
     command = f"`python -m benchmarks {suite}`"
     return "\n\n".join([f"## {suite}", f"{command}; {facts}", *tables])
+
+
+def speedups(folder):
+    """The README's table of speed-ups, from the CSV files of a folder.
+
+    Arguments
+    ---------
+    folder : pathlib.Path
+        With ``mixing.csv``, ``hyperglu.csv`` and ``encoder.csv``.
+
+    Returns
+    -------
+    str
+        Markdown.
+    """
+    found = {
+        suite: read_csv(folder / f"{suite}.csv")[0]
+        for suite in ("mixing", "hyperglu", "encoder")
+    }
+    ratios = {}
+    for row in found["mixing"]:
+        width, size = row.case.split()
+        key = f"HyperMixing, {width}, four sizes, geometric mean", row.peer
+        ratios.setdefault(key, {}).setdefault(row.step, []).append(row.ratio_p50)
+        if (width, size) == ("D=256", "1x10000"):
+            key = f"HyperMixing, {width}, one sequence of 10,000 tokens", row.peer
+            ratios.setdefault(key, {})[row.step] = [row.ratio_p50]
+    for row in [*found["hyperglu"], *found["encoder"]]:
+        ratios.setdefault((row.case, row.peer), {})[row.step] = [row.ratio_p50]
+    lines = []
+    for (case, peer), steps in ratios.items():
+        cells = [
+            f"{geometric_mean(steps[step]):.1f}" if step in steps else ""
+            for step in ("forward", "training")
+        ]
+        lines.append([case, peer.replace("speechbrain", "SpeechBrain"), *cells])
+    header = ["ours", "peer", "forward", "forward + backward"]
+    return markdown_table(header, lines)
+
+
+def readme_marks(name):
+    """What a part of the README that is made from results stands between."""
+    return f"<!-- {name}: made from benchmarks/results -->", f"<!-- end of {name} -->"
+
+
+def readme_part(readme, name):
+    """Such a part, without its marks; None = there is none."""
+    begin, end = readme_marks(name)
+    part = read_part(readme.read_text("utf-8"), begin, end)
+    return part and part.removeprefix(begin).removesuffix(end).strip()
+
+
+def write_readme(readme, name, text):
+    """Put Markdown into such a part of a file, or at the end of the file."""
+    begin, end = readme_marks(name)
+    before = readme.read_text("utf-8")
+    part = f"{begin}\n\n{text}\n\n{end}"
+    readme.write_text(replace_part(before, begin, end, part), encoding="utf-8")
 
 
 def plot_scaling(rows, picture):

@@ -29,7 +29,7 @@ from hyperpyyaml import load_hyperpyyaml
 from websockets.asyncio.client import connect
 from websockets.exceptions import InvalidStatus
 
-from benchmarks.__main__ import environment
+from benchmarks.environment import environment
 from hyperconformer.audio import read_audio
 from hyperconformer.config import read_config, resolve_config
 from hyperconformer.core.extras import import_extra, import_pyplot

@@ -24,6 +24,7 @@ FLOORS = [
     "corpora",
     "evaluation",
     "export",
+    "verification",
     "page",
     "training",
     "ablation",

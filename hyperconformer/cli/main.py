@@ -23,6 +23,7 @@ from hyperconformer.cli import (
     shards,
     train,
     transcribe,
+    verify,
 )
 from hyperconformer.cli.console import run_command
 
@@ -35,6 +36,7 @@ COMMANDS = (
     ablate,
     convert,
     export,
+    verify,
     page,
     shards,
     read_aloud,

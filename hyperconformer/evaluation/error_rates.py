@@ -45,11 +45,7 @@ def evaluate(asr, manifest, progress=True, on_error=None):
         If it has other columns or no utterance, or a row or its audio file cannot be
         used (with ``on_error``: none of them can).
     """
-    manifest = pathlib.Path(manifest)
-    if not manifest.is_file():
-        raise FileNotFoundError(f"no such manifest: {manifest}")
-    reader = jsonl_manifests if "json" in manifest.suffix else csv_manifests
-    utterances = reader.list_utterances(manifest)
+    utterances = list_utterances(manifest)
     # Before anything is recognised, which may take long.
     references = write_references(
         [utterance.text or "" for utterance in utterances], asr.tokenizer, manifest
@@ -79,6 +75,32 @@ def evaluate(asr, manifest, progress=True, on_error=None):
         count = len(utterances)
         raise ValueError(f"{manifest}: none of its {count} utterances can be used")
     return stats
+
+
+def list_utterances(manifest):
+    """Read a manifest as :func:`evaluate` does.
+
+    Arguments
+    ---------
+    manifest : str or pathlib.Path
+        CSV or JSON Lines.
+
+    Returns
+    -------
+    list of hyperconformer.corpora.manifest.Utterance
+
+    Raises
+    ------
+    FileNotFoundError
+        If there is no such manifest.
+    ValueError
+        If it has other columns.
+    """
+    manifest = pathlib.Path(manifest)
+    if not manifest.is_file():
+        raise FileNotFoundError(f"no such manifest: {manifest}")
+    reader = jsonl_manifests if "json" in manifest.suffix else csv_manifests
+    return reader.list_utterances(manifest)
 
 
 def summarize(stats):

@@ -2,6 +2,7 @@
 
 import json
 import pathlib
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import numpy as np
@@ -90,20 +91,46 @@ class OnnxModel:
         if self.contract["kind"] == "offline":
             tokens, _, *phones = self._run({"samples": samples[None]})
             return [head[0] for head in (tokens, *phones)]
+        return [np.concatenate([frames for _, frames in self.chunks(samples)])]
+
+    def chunks(
+        self,
+        samples: np.ndarray,
+        ended: Callable[[np.ndarray], bool] = lambda frames: False,
+    ) -> Iterator[tuple[int, np.ndarray]]:
+        """Recognise one stream chunk by chunk, with a graph of streams.
+
+        Arguments
+        ---------
+        samples : numpy.ndarray
+            As for :meth:`log_probs`.
+        ended : callable
+            Takes each chunk's frames; where it says True, a segment has ended, and the
+            next chunk begins anew, as after :meth:`forget`.
+
+        Yields
+        ------
+        heard : int
+            So many samples were needed.
+        frames : numpy.ndarray
+            (T, V) float32 of the chunk.
+        """
         window, shift = self.contract["window"], self.contract["shift"]
-        samples = np.concatenate([np.zeros(self.contract["before"], "f4"), samples])
+        before = self.contract["before"]
+        samples = np.concatenate([np.zeros(before, "f4"), samples])
         state = self.init_state(1)
-        chunks = []
         for begin in range(0, len(samples), shift):
             heard = samples[begin : begin + window]
-            if len(heard) < self.contract["before"]:
+            if len(heard) < before:
                 break
             now = np.zeros((1, window), "f4")
             now[0, : len(heard)] = heard
             length = np.array([len(heard)])
             frames, count, state = self.step(now, length, state)
-            chunks.append(frames[0, : count[0]])
-        return [np.concatenate(chunks)]
+            found = frames[0, : count[0]]
+            if ended(found):
+                state = self.forget(state)
+            yield begin + len(heard) - before, found
 
     def init_state(self, batch_size: int) -> np.ndarray:
         """(B, S) float32 state of streams before their first sample."""

@@ -41,6 +41,8 @@ TOKENIZER_FILE = "tokenizer.model"
 # Word n-grams: as a text that Python reads, or in KenLM's binary form with its words.
 NGRAM_FILE = "lm.arpa"
 KENLM_FILE, WORDS_FILE = "lm.bin", "words.txt"
+# What is claimed of the model, see hyperconformer.verification.
+CLAIMS_FILE = "verify.json"
 FILES = (CONFIG_FILE, WEIGHTS_FILE, TOKENIZER_FILE)
 # Far above any settings, any SentencePiece model, and n-grams that Python should read.
 MAX_BYTES = {
@@ -336,7 +338,7 @@ def _fetch(name):
     """Copy a hub model's files into the hub's cache."""
     from huggingface_hub import snapshot_download
 
-    wanted = [*FILES, NGRAM_FILE, KENLM_FILE, WORDS_FILE]
+    wanted = [*FILES, NGRAM_FILE, KENLM_FILE, WORDS_FILE, CLAIMS_FILE]
     try:
         return pathlib.Path(snapshot_download(name, allow_patterns=wanted))
     # The hub's errors share no base class, and "not there" is one of many.

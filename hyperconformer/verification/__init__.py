@@ -1,0 +1,1 @@
+"""What is claimed of a trained model, and whether it holds here."""
