@@ -72,7 +72,7 @@ def read_config(path, overrides=None, used_keys=None):
     """
     tree = _read_tree(pathlib.Path(path))
     if used_keys is not None:
-        check_keys(dump(tree), used_keys, path)
+        check_keys(tree, used_keys, path)
     if isinstance(overrides, str):
         overrides = _parse(overrides, f"override of {path}")
     overrides = {
@@ -109,13 +109,13 @@ def resolve_config(text, overrides=None, keys=None):
     return dump({key: tree[key] for key in (tree if keys is None else keys)})
 
 
-def check_keys(text, used_keys, path):
+def check_keys(tree, used_keys, path):
     """Refuse top-level keys that nothing reads.
 
     Arguments
     ---------
-    text : str
-        HyperPyYAML text.
+    tree : dict
+        As YAML loads it, references still in it.
     used_keys : collection of str
         Keys that the program reads.
     path : str or pathlib.Path
@@ -126,8 +126,8 @@ def check_keys(text, used_keys, path):
     ValueError
         Naming the key and the nearest known one.
     """
-    referenced = _references(text)
-    for key in YAML().load(text):
+    referenced = _references(dump(tree))
+    for key in tree:
         if key not in used_keys and key not in referenced:
             known = sorted(set(used_keys) | referenced)
             raise ValueError(f"{path}: {unknown('key', key, known)}")

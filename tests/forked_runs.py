@@ -51,15 +51,16 @@ class Runner:
         self.server.stdin.close()
         self.server.wait()
 
-    def run(self, arguments, log, death=None, processes=1, folder=None):
+    def run(self, arguments, log, death=None, processes=1, folder=None, draws=True):
         """One run, its output in the file ``log``; returns its exit status.
 
         It works in ``folder``, else where the tests do.
         ``death`` is ``(moment, n)``: the run dies at the n-th moment of that kind, see
         MOMENTS, or ``("time", seconds)``. A status below zero is a signal's number.
+        Without ``draws`` there is no curve.
         """
         words = [str(argument) for argument in arguments]
-        job = [words, str(log), death, processes, str(folder or os.getcwd())]
+        job = [words, str(log), death, processes, str(folder or os.getcwd()), draws]
         print(json.dumps(job), file=self.server.stdin, flush=True)
         return json.loads(self.server.stdout.readline())
 
@@ -146,7 +147,7 @@ MOMENTS = {
 }
 
 
-def become(arguments, log, death, environment, folder):
+def become(arguments, log, death, environment, folder, draws):
     """Turn this process into a run of train.py."""
     os.chdir(folder)
     file = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
@@ -155,6 +156,8 @@ def become(arguments, log, death, environment, folder):
     os.environ.update(environment)
     if death and death[0] in MOMENTS:
         MOMENTS[death[0]](death[1])
+    if not draws:
+        draw_nothing()
     sys.argv = [str(TRAIN), *arguments]
     status = 0
     try:
@@ -173,7 +176,7 @@ def become(arguments, log, death, environment, folder):
     os._exit(status or 0)
 
 
-def fork(arguments, log, death, processes, folder):
+def fork(arguments, log, death, processes, folder, draws):
     """Run, with one process or several; the highest status, or a signal's number."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
@@ -190,7 +193,7 @@ def fork(arguments, log, death, processes, folder):
         child = os.fork()
         if child == 0:
             environment = environment if processes > 1 else {}
-            become(arguments, log, death, environment, folder)
+            become(arguments, log, death, environment, folder, draws)
         children.append(child)
     if death and death[0] == "time":
         time.sleep(death[1])
@@ -198,6 +201,13 @@ def fork(arguments, log, death, processes, folder):
             os.kill(child, signal.SIGKILL)  # not awaited yet: the number is still its
     codes = [os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) for child in children]
     return max(codes, key=abs)
+
+
+def draw_nothing():
+    """Leave out the training's curve, which takes a fourth of a tiny run."""
+    from hyperconformer.training import brain
+
+    brain.plot_training = lambda log, picture: None
 
 
 def serve():

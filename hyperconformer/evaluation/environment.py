@@ -87,10 +87,9 @@ def describe_environment():
     >>> f"torch=={torch.__version__}".partition("+")[0] in describe_environment()
     True
     """
-    packages = {
-        f"{package.metadata['Name']}=={package.version}"
-        for package in metadata.distributions()
-    }
+    # Each asks for the file of a package once: to parse it takes a millisecond.
+    about = [package.metadata for package in metadata.distributions()]
+    packages = {f"{package['Name']}=={package['Version']}" for package in about}
     return "\n".join([describe() + f"git revision: {_revision()}", *sorted(packages)])
 
 

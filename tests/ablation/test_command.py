@@ -1,4 +1,4 @@
-"""Two by two with real trainings: interrupted, resumed, one run failing."""
+"""Three real trainings: interrupted, resumed, one run failing."""
 
 import csv
 import json
@@ -27,7 +27,6 @@ set:
   corpus_options: {train_utterances: 12, valid_utterances: 4, test_utterances: 4}
 combinations:
   - {attention_type: hypermixing, mixer_options: {}}
-  - {attention_type: hypermixing, mixer_options: {tied: true}}
   - {attention_type: regularMHA, mixer_options: {}}
   - {attention_type: regularMHA, mixer_options: {}, kernel_size: 6}
 budget: {updates: 4}
@@ -40,7 +39,7 @@ baseline: {attention_type: hypermixing, mixer_options: {}}
 def swept(tmp_path_factory, interruptible):
     """Interrupted after the first run, then to its end."""
     folder = tmp_path_factory.mktemp("ablation")
-    file = folder / "two_by_two.yaml"
+    file = folder / "three_runs.yaml"
     file.write_text(ABLATION.replace("ROOT", str(ROOT)))
     arguments = [
         *("ablate", str(file), "--results", str(folder / "results")),
@@ -70,34 +69,34 @@ def swept(tmp_path_factory, interruptible):
 
 
 def rows(folder):
-    with open(folder / "results/two_by_two/results.csv") as file:
+    with open(folder / "results/three_runs/results.csv") as file:
         return list(csv.DictReader(file))
 
 
 def test_it_goes_on_after_an_interruption_and_after_a_failure(swept):
     _, interrupted, complete = swept
-    assert [row["status"] for row in interrupted] == ["done", *["missing"] * 3]
-    assert [row["status"] for row in complete] == ["done", "done", "done", "failed"]
+    assert [row["status"] for row in interrupted] == ["done", "missing", "missing"]
+    assert [row["status"] for row in complete] == ["done", "done", "failed"]
     assert complete[0]["finished"] == interrupted[0]["finished"]
-    assert "kernel_size must be odd, got 6" in complete[3]["error"]
+    assert "kernel_size must be odd, got 6" in complete[2]["error"]
 
 
 def test_a_row_tells_what_was_measured(swept):
-    _, _, (row, tied, other, _) = swept
+    _, _, (row, other, _) = swept
     for name in ("loss", "WER", "CER", "WER_low", "WER_high", "times_real_time"):
         assert float(row[name]) >= 0
     assert int(row["updates"]) == 4 and float(row["train_s"]) > 0
-    assert int(tied["parameters"]) < int(row["parameters"])
-    assert int(row["macs_per_audio_s"]) != int(other["macs_per_audio_s"])
+    for name in ("parameters", "macs_per_audio_s"):
+        assert int(row[name]) != int(other[name])
     assert int(row["peak_memory_bytes"]) > 10e6 and row["commit"]
 
 
 def test_the_report_is_rendered(swept):
     folder, _, _ = swept
-    report = (folder / "results/two_by_two/README.md").read_text()
-    assert "3 of 4 runs done, 1 failed" in report and "regularMHA" in report
+    report = (folder / "results/three_runs/README.md").read_text()
+    assert "2 of 3 runs done, 1 failed" in report and "regularMHA" in report
     for picture in ("cost.png", "curves.png"):
-        assert (folder / "results/two_by_two" / picture).stat().st_size > 5000
+        assert (folder / "results/three_runs" / picture).stat().st_size > 5000
 
 
 def test_a_recorded_row_comes_out_again(swept):

@@ -17,7 +17,7 @@ from hyperconformer.nn.linear import Linear
 
 RECIPE = pathlib.Path(__file__).parents[2] / "hparams/hyperconformer.yaml"
 SMALL = {
-    "num_encoder_layers": 2,
+    "num_encoder_layers": 1,
     "d_model": 16,
     "nhead": 2,
     "d_ffn": 32,
@@ -71,7 +71,7 @@ OTHER_LENGTHS = [audio(8001), audio(16000), audio(33333)]
 
 def test_quantize_dynamic_finds_every_linear_layer(whole):
     layers = [name for name, layer in whole.named_modules() if type(layer) is Linear]
-    assert len(layers) > 8
+    assert len(layers) > 6
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         quantised = torch.ao.quantization.quantize_dynamic(

@@ -46,7 +46,7 @@ def test_learns(tmp_path, corpus, mixer):
         d_model=32,
         nhead=4,
         d_ffn=64,
-        num_encoder_layers=2,
+        num_encoder_layers=1,
         kernel_size=7,
         number_of_epochs=8,
         augment_from_epoch=99,
