@@ -92,7 +92,7 @@ def precise_spectra(extractor: FeatureExtractor) -> FeatureExtractor:
     """A copy whose Fourier transform computes in float64.
 
     What float32 rounds there is in proportion to a frame's loudest frequency, and large
-    in the logarithm of a faint one. PyTorch's transform rounds more than a graph does.
+    in the logarithm of a faint one: more than a graph may differ by.
 
     Arguments
     ---------
