@@ -4,7 +4,6 @@ import io
 import json
 import os
 import pathlib
-import threading
 import time
 
 import pytest
@@ -26,18 +25,22 @@ metric: CER
 LINE = "epoch: {0}, lr: 1.0e-03, updates: {1} - train loss: 2.1 - valid CER: {2}\n"
 
 
-@pytest.fixture
-def file(tmp_path):
-    path = tmp_path / "two.yaml"
+@pytest.fixture(scope="module")
+def file(tmp_path_factory):
+    path = tmp_path_factory.mktemp("ablation") / "two.yaml"
     path.write_text(ABLATION)
     return path
 
 
+@pytest.fixture(scope="module")
+def ablation(file):
+    return read_ablation(file)
+
+
 @pytest.fixture
-def begun(file, tmp_path):
+def begun(ablation, tmp_path):
     """One run done, one begun, silent for five minutes, one failed, one waiting."""
-    ablation, store = read_ablation(file), Store(tmp_path / "results/runs")
-    planned = planned_runs(ablation)
+    store, planned = Store(tmp_path / "results/runs"), planned_runs(ablation)
     done, running, failed, _ = (store.of(run) for _, run in planned)
     for folder in (done, running, failed):
         (folder / "output").mkdir(parents=True)
@@ -49,7 +52,13 @@ def begun(file, tmp_path):
     os.utime(running / "log.txt", (earlier, earlier))
     (done / "row.json").write_text(json.dumps({"status": "done"}))
     (failed / "row.json").write_text(json.dumps({"status": "failed"}))
-    return ablation, store, planned
+    return store, planned
+
+
+def finish(store, planned):
+    for _, run in planned:
+        store.of(run).mkdir(exist_ok=True)
+        (store.of(run) / "row.json").write_text(json.dumps({"status": "done"}))
 
 
 def printed(shown):
@@ -58,8 +67,8 @@ def printed(shown):
     return out.getvalue()
 
 
-def test_each_run_says_how_far_it_is(begun):
-    ablation, store, planned = begun
+def test_each_run_says_how_far_it_is(ablation, begun):
+    store, planned = begun
     rows = [(arm, run, progress(run, store)) for arm, run in planned]
     text = printed(table(ablation, rows))
     assert "two: 1 done, 1 begun, 1 failed, 1 waiting" in text
@@ -72,31 +81,24 @@ def test_each_run_says_how_far_it_is(begun):
     assert "trials left" in printed(table(ablation, rows, left=3))
 
 
-def test_it_follows_another_process_to_the_end(begun, monkeypatch):
+def test_it_follows_other_processes_to_the_end(ablation, begun, monkeypatch):
     """The folder changes while the table is shown; nothing in it is written."""
-    ablation, store, planned = begun
-    monkeypatch.setattr("hyperconformer.ablation.watch.REFRESH_S", 0.05)
+    monkeypatch.setattr("hyperconformer.ablation.watch.REFRESH_S", 0.0)
+    (store, planned), out = begun, io.StringIO()
 
-    def finish():
-        time.sleep(0.3)
-        for _, run in planned:
-            store.of(run).mkdir(exist_ok=True)
-            (store.of(run) / "row.json").write_text(json.dumps({"status": "done"}))
+    def known():
+        if "1 done, 1 begun" in out.getvalue():
+            finish(store, planned)
+        return planned
 
-    other, out = threading.Thread(target=finish), io.StringIO()
-    other.start()
     console = rich_console.Console(file=out, width=110, force_terminal=True)
-    watch(ablation, lambda: planned, store, console=console)
-    other.join()
-    assert "1 done, 1 begun" in out.getvalue() and "4 done, 0 begun" in out.getvalue()
+    watch(ablation, known, store, console=console)
+    assert "4 done, 0 begun" in out.getvalue()
     assert not list(store.folder.glob("*/.lock"))
 
 
-def test_the_command_runs_nothing(begun, file, tmp_path, capsys, monkeypatch):
-    _, store, planned = begun
-    for _, run in planned:
-        store.of(run).mkdir(exist_ok=True)
-        (store.of(run) / "row.json").write_text(json.dumps({"status": "done"}))
+def test_the_command_runs_nothing(begun, file, tmp_path, capsys):
+    finish(*begun)
     arguments = ["ablate", str(file), "--results", str(tmp_path / "results")]
     assert main([*arguments, "--watch"]) == 0
     assert "4 done" in capsys.readouterr().out

@@ -54,9 +54,3 @@ def test_tensorboard_shows_the_run_and_its_continuation_as_one_curve(trained):
         assert [scalar.step for scalar in scalars] == [1, 2]
         # The text has three digits.
         assert [x.value for x in scalars] == pytest.approx(log[column], rel=5e-3)
-
-
-def test_a_run_goes_on_only_with_the_same_mixers(trained, train_tiny, printed):
-    other = "--attention_type=[RoPEMHA, hypermixing]"
-    assert train_tiny(trained, *HYBRID, other) == 1
-    assert "belong to a run with other settings: attention_type" in printed(trained)
