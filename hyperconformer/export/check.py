@@ -16,7 +16,8 @@ from hyperconformer.evaluation.error_rates import evaluate, summarize
 from hyperconformer.export.runtime import OnnxModel
 from hyperconformer.model.features import FeatureExtractor
 
-# What an export may differ by.
+# What an export may differ by; in log-probabilities also by as much as PyTorch's own
+# float32, which rounds more where a model is deep or its scores are large.
 MAX_DIFFERENCE = 1e-4
 MAX_WER_POINTS = {"model.onnx": 0.1, "model.int8.onnx": 0.5}
 PYTORCH = "PyTorch"
@@ -272,10 +273,11 @@ def _faults(row, pytorch):
             f"{row.name} has {row.wer:.2f} % WER, PyTorch {pytorch.wer:.2f} %: they "
             f"may differ by {points} points"
         )
-    if row.name == "model.onnx" and not row.difference <= MAX_DIFFERENCE:
+    allowed = max(MAX_DIFFERENCE, pytorch.difference)
+    if row.name == "model.onnx" and not row.difference <= allowed:
         yield (
             f"log-probabilities of {row.name} differ by {row.difference:.1e} from "
-            f"PyTorch's, at most {MAX_DIFFERENCE:.0e} are expected"
+            f"PyTorch's, at most {allowed:.0e} are expected"
         )
 
 
