@@ -17,7 +17,13 @@ from hyperconformer.core.extras import MissingExtraError, import_extra
 from hyperconformer.core.words import Transcription
 from hyperconformer.corpora import an4, librispeech
 from hyperconformer.evaluation.error_rates import evaluate, list_utterances, summarize
-from hyperconformer.export.check import Report, TorchModel, compare
+from hyperconformer.export.check import (
+    PYTORCH,
+    Report,
+    TorchModel,
+    allowed_difference,
+    compare,
+)
 from hyperconformer.export.folder import export_model
 from hyperconformer.export.runtime import GRAPH_FILE, INT8_FILE
 from hyperconformer.hub.folder import KENLM_FILE
@@ -30,7 +36,8 @@ from hyperconformer.transcribe.streaming import (
     read_pieces,
 )
 
-# ``difference`` of log-probabilities, or ``wrong`` words of ``words``.
+# ``difference`` of log-probabilities, with what is ``allowed`` where that is not
+# MAX_DIFFERENCE; or ``wrong`` words of ``words``.
 Result = dict[str, Any]
 # In a clone of the repository only.
 DATA = pathlib.Path(__file__).resolve().parents[2] / "tests/data"
@@ -264,7 +271,9 @@ class Subject:
 
     def graph_difference(self, name: str, streaming: bool = False) -> Result:
         """Log-probabilities of an exported graph and of PyTorch."""
-        return {"difference": self._graph(name, streaming).difference}
+        difference = self._graph(name, streaming).difference
+        allowed = allowed_difference(self._graph(PYTORCH, streaming))
+        return {"difference": difference, "allowed": allowed}
 
     def graph_words(self, name: str, streaming: bool = False) -> Result:
         """Wrong words of an exported graph, greedy."""
