@@ -179,7 +179,8 @@ class _All:
             for ours, theirs in zip(found, expected):
                 worst = np.abs(ours - theirs).max()
                 # Unlike max(), this keeps NaN.
-                self.differences[name] = np.maximum(self.differences[name], worst)
+                worst = float(np.maximum(self.differences[name], worst))
+                self.differences[name] = worst
         self.texts.append(texts)
         return _Text(texts[PYTORCH])
 

@@ -202,7 +202,7 @@ class Subject:
     def batch(self) -> Result:
         """Batches with NaN as padding, and each utterance alone."""
         extractor, recognizer = self.modules
-        utterances, worst = list(self.speech.samples(self.rate_hz)), 0.0
+        utterances, differences = list(self.speech.samples(self.rate_hz)), []
         for begin in range(0, len(utterances), BATCH):
             batch = utterances[begin : begin + BATCH]
             counts = torch.tensor([len(samples) for samples in batch])
@@ -210,14 +210,14 @@ class Subject:
             found = recognizer(*extractor(wavs, counts / wavs.shape[1]))
             for samples, ctc, frames in zip(batch, found.ctc, found.lengths):
                 alone = self.offline.log_probs(samples.numpy())
-                worst = max(worst, _difference(ctc[:frames].numpy(), alone))
-        return {"difference": worst}
+                differences.append(_difference(ctc[:frames].numpy(), alone))
+        return {"difference": _worst(differences)}
 
     @torch.no_grad()
     def stream(self) -> Result:
         """Streams of small pieces, and the whole under the same chunk rule."""
         extractor, recognizer = self.modules
-        model, worst = self._stream(), 0.0
+        model, differences = self._stream(), []
         rule = chunk_config(self.chunk_ms, None, model.frame_ms)
         for _, audio, _ in self.speech.rows:
             state, frames = model.init_state(1), []
@@ -227,8 +227,8 @@ class Subject:
             whole = extractor(read_audio(audio, self.rate_hz)[None])
             expected = recognizer(*whole, dynchunktrain_config=rule).ctc[0]
             got = torch.cat(frames).numpy()
-            worst = max(worst, _difference(got, expected.numpy()))
-        return {"difference": worst}
+            differences.append(_difference(got, expected.numpy()))
+        return {"difference": _worst(differences)}
 
     def words(self, gain_db: float = 0.0, offset: float = 0.0) -> Result:
         """Wrong words in the default search, at another level or with an offset."""
@@ -321,6 +321,11 @@ class Subject:
             "wrong": int(found["num_edits"]),
             "words": int(found["num_scored_tokens"]),
         }
+
+
+def _worst(differences: list[float]) -> float:
+    """The largest; not a number if one is not, unlike with max()."""
+    return float(np.max(differences))
 
 
 def _difference(found: np.ndarray, expected: np.ndarray) -> float:
