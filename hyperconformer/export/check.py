@@ -179,7 +179,8 @@ class _All:
             for ours, theirs in zip(found, expected):
                 worst = np.abs(ours - theirs).max()
                 # Unlike max(), this keeps NaN.
-                self.differences[name] = np.maximum(self.differences[name], worst)
+                worst = float(np.maximum(self.differences[name], worst))
+                self.differences[name] = worst
         self.texts.append(texts)
         return _Text(texts[PYTORCH])
 
@@ -265,6 +266,11 @@ def compare(
     return Report(rows, len(every.texts), faults)
 
 
+def allowed_difference(pytorch: Row) -> float:
+    """What log-probabilities of a graph may differ by, beside PyTorch's row."""
+    return max(MAX_DIFFERENCE, pytorch.difference)
+
+
 def _faults(row, pytorch):
     """Why a graph should not be used."""
     points = MAX_WER_POINTS[row.name]
@@ -273,7 +279,7 @@ def _faults(row, pytorch):
             f"{row.name} has {row.wer:.2f} % WER, PyTorch {pytorch.wer:.2f} %: they "
             f"may differ by {points} points"
         )
-    allowed = max(MAX_DIFFERENCE, pytorch.difference)
+    allowed = allowed_difference(pytorch)
     if row.name == "model.onnx" and not row.difference <= allowed:
         yield (
             f"log-probabilities of {row.name} differ by {row.difference:.1e} from "

@@ -17,7 +17,13 @@ from hyperconformer.core.extras import MissingExtraError, import_extra
 from hyperconformer.core.words import Transcription
 from hyperconformer.corpora import an4, librispeech
 from hyperconformer.evaluation.error_rates import evaluate, list_utterances, summarize
-from hyperconformer.export.check import Report, TorchModel, compare
+from hyperconformer.export.check import (
+    PYTORCH,
+    Report,
+    TorchModel,
+    allowed_difference,
+    compare,
+)
 from hyperconformer.export.folder import export_model
 from hyperconformer.export.runtime import GRAPH_FILE, INT8_FILE
 from hyperconformer.hub.folder import KENLM_FILE
@@ -30,7 +36,8 @@ from hyperconformer.transcribe.streaming import (
     read_pieces,
 )
 
-# ``difference`` of log-probabilities, or ``wrong`` words of ``words``.
+# ``difference`` of log-probabilities, with what is ``allowed`` where that is not
+# MAX_DIFFERENCE; or ``wrong`` words of ``words``.
 Result = dict[str, Any]
 # In a clone of the repository only.
 DATA = pathlib.Path(__file__).resolve().parents[2] / "tests/data"
@@ -195,7 +202,7 @@ class Subject:
     def batch(self) -> Result:
         """Batches with NaN as padding, and each utterance alone."""
         extractor, recognizer = self.modules
-        utterances, worst = list(self.speech.samples(self.rate_hz)), 0.0
+        utterances, differences = list(self.speech.samples(self.rate_hz)), []
         for begin in range(0, len(utterances), BATCH):
             batch = utterances[begin : begin + BATCH]
             counts = torch.tensor([len(samples) for samples in batch])
@@ -203,14 +210,14 @@ class Subject:
             found = recognizer(*extractor(wavs, counts / wavs.shape[1]))
             for samples, ctc, frames in zip(batch, found.ctc, found.lengths):
                 alone = self.offline.log_probs(samples.numpy())
-                worst = max(worst, _difference(ctc[:frames].numpy(), alone))
-        return {"difference": worst}
+                differences.append(_difference(ctc[:frames].numpy(), alone))
+        return {"difference": _worst(differences)}
 
     @torch.no_grad()
     def stream(self) -> Result:
         """Streams of small pieces, and the whole under the same chunk rule."""
         extractor, recognizer = self.modules
-        model, worst = self._stream(), 0.0
+        model, differences = self._stream(), []
         rule = chunk_config(self.chunk_ms, None, model.frame_ms)
         for _, audio, _ in self.speech.rows:
             state, frames = model.init_state(1), []
@@ -220,8 +227,8 @@ class Subject:
             whole = extractor(read_audio(audio, self.rate_hz)[None])
             expected = recognizer(*whole, dynchunktrain_config=rule).ctc[0]
             got = torch.cat(frames).numpy()
-            worst = max(worst, _difference(got, expected.numpy()))
-        return {"difference": worst}
+            differences.append(_difference(got, expected.numpy()))
+        return {"difference": _worst(differences)}
 
     def words(self, gain_db: float = 0.0, offset: float = 0.0) -> Result:
         """Wrong words in the default search, at another level or with an offset."""
@@ -264,7 +271,9 @@ class Subject:
 
     def graph_difference(self, name: str, streaming: bool = False) -> Result:
         """Log-probabilities of an exported graph and of PyTorch."""
-        return {"difference": self._graph(name, streaming).difference}
+        difference = self._graph(name, streaming).difference
+        allowed = allowed_difference(self._graph(PYTORCH, streaming))
+        return {"difference": difference, "allowed": allowed}
 
     def graph_words(self, name: str, streaming: bool = False) -> Result:
         """Wrong words of an exported graph, greedy."""
@@ -312,6 +321,11 @@ class Subject:
             "wrong": int(found["num_edits"]),
             "words": int(found["num_scored_tokens"]),
         }
+
+
+def _worst(differences: list[float]) -> float:
+    """The largest; not a number if one is not, unlike with max()."""
+    return float(np.max(differences))
 
 
 def _difference(found: np.ndarray, expected: np.ndarray) -> float:

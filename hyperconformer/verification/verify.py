@@ -230,11 +230,10 @@ def record(
         subject = Subject(folder, sounds, chunk_ms, longest_s, trusted)
         results = {}
         for key, found in _measure(subject, quick=False, everything=True):
-            if not found.get("difference", 0.0) <= MAX_DIFFERENCE:
+            if fault := _too_large(found):
                 title = TITLES[key].format(chunk_ms=chunk_ms)
                 raise ValueError(
-                    f"{folder}: {title} {show(found)}, at most {MAX_DIFFERENCE:.0e} is "
-                    "expected; nothing is claimed"
+                    f"{folder}: {title} {show(found)}, {fault}; nothing is claimed"
                 )
             results[key] = found
         claims = {
@@ -309,6 +308,14 @@ def _compare_card(folder, claims):
     return Row(title, "", "", PASS)
 
 
+def _too_large(found):
+    """Why a difference is no rounding; empty = it is, or nothing was compared."""
+    allowed = found.get("allowed", MAX_DIFFERENCE)
+    if found.get("difference", 0.0) <= allowed:
+        return ""
+    return f"at most {allowed:.0e} is expected"
+
+
 def _judge(title, claimed, found, same_speech):
     """Whether a claim holds."""
     row = Row(title, show(claimed), show(found), PASS)
@@ -318,10 +325,8 @@ def _judge(title, claimed, found, same_speech):
         verdict = NOT_APPLICABLE if "reason" in claimed else FAIL
         return row._replace(verdict=verdict, reason=found["reason"])
     if "difference" in found:
-        if not found["difference"] <= MAX_DIFFERENCE:
-            reason = f"at most {MAX_DIFFERENCE:.0e} is expected"
-            return row._replace(verdict=FAIL, reason=reason)
-        return row
+        fault = _too_large(found)
+        return row._replace(verdict=FAIL, reason=fault) if fault else row
     if "reason" in claimed:
         return row._replace(verdict=NOT_APPLICABLE, reason="nothing is claimed")
     if not same_speech:
