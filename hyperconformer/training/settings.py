@@ -127,8 +127,8 @@ class TrainingSettings:
 
     @property
     def evaluated_splits(self) -> list[str]:
-        """The splits that are evaluated after the training."""
-        return [self.valid_split, *self.test_splits]
+        """The splits that are evaluated after the training, each once."""
+        return list(dict.fromkeys([self.valid_split, *self.test_splits]))
 
     @classmethod
     def keys(cls) -> set[str]:

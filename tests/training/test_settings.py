@@ -98,3 +98,9 @@ def test_a_key_with_a_default_may_be_left_out():
         del without[key]
         with pytest.raises(ValueError, match=f"the key {key} is missing"):
             ASRSettings.read(without)
+
+
+def test_a_split_is_evaluated_once():
+    bare = ASRSettings(output_folder="", corpus="", data_folder="", number_of_epochs=1)
+    splits = dataclasses.replace(bare, valid_split="dev", test_splits=["dev", "test"])
+    assert splits.evaluated_splits == ["dev", "test"]
