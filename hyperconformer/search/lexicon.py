@@ -440,13 +440,13 @@ class LexiconSearch(BeamSearch):
         results = self._results()
         words = np.array([result.words for result in results])
         differ = (words != words[:1]).any(axis=0)
-        same = words[0, : differ.argmax() if differ.any() else len(differ)]
+        # flashlight prunes to the frame after a word, so the last one stays.
+        differ[-1] = True
+        same = words[0, : differ.argmax()]
         ends = np.flatnonzero(same >= 0)
         if len(ends) == 0:
             return
-        # Number 0 is what was before the first frame; flashlight prunes to the frame
-        # after a word of the best reading.
-        count = int(ends[-1]) + 1
+        count = int(ends[-1]) + 1  # number 0 is what was before the first frame
         self.decoder.prune(words.shape[1] - 1 - count)
         self.pruned += count
         self.pruned_words += self._words(same)
@@ -456,10 +456,11 @@ class LexiconSearch(BeamSearch):
     def _cut(self):
         """Make all but the last frames final, as the best reading has them."""
         best = max(self._results(), key=lambda result: result.score)
-        last = self.searched - self.pruned - OPEN_FRAMES
+        last = max(0, self.searched - self.pruned - OPEN_FRAMES)
+        # Number 0 is the frame after the last word that is forgotten.
         place = max(
             (place for place, word in enumerate(best.words[: last + 1]) if word >= 0),
-            default=last,
+            default=-1 if self.pruned else last,
         )
         waits = (BLANK_INDEX, self.searcher.separator)
         while place < last and best.tokens[place + 1] in waits:

@@ -156,11 +156,32 @@ def test_a_stream_ends_with_the_hypotheses_of_the_whole(
         assert stream.pruned > len(frames) / 2
 
 
-def test_a_long_segment_is_cut_between_two_words(monkeypatch, arpa, tokenizer):
+def test_what_all_readings_share_is_forgotten_at_any_frame(
+    monkeypatch, arpa, tokenizer
+):
+    sentence = "AB BA CA A CA AB BA B A"
+    tokens = tokenizer.encode(sentence)
+    certain = torch.full((len(tokens), tokenizer.vocab_size()), -1e3)
+    certain[range(len(tokens)), tokens] = 0.0  # one reading, a word ends anywhere
+    search = LexiconSearcher(arpa)
+    search.prepare(tokenizer)
+    whole = search.decode(certain, tokenizer)
+    for frames in range(1, 8):
+        monkeypatch.setattr("hyperconformer.search.lexicon.PRUNE_FRAMES", frames)
+        found = search.decode(certain, tokenizer)
+        assert [one.text for one in found] == [sentence]
+        assert found[0].score == pytest.approx(whole[0].score, abs=1e-3)
+
+
+@pytest.mark.parametrize("prune_frames", [3, 50])
+def test_a_long_segment_is_cut_between_two_words(
+    monkeypatch, arpa, tokenizer, prune_frames
+):
     sentence = "AB BA CA A CA AB BA B A ABC AB BA CA A B"
     frames = long_frames(tokenizer, sentence)
     search = LexiconSearcher(arpa)
     search.prepare(tokenizer)
+    monkeypatch.setattr("hyperconformer.search.lexicon.PRUNE_FRAMES", prune_frames)
     monkeypatch.setattr("hyperconformer.search.lexicon.MAX_FRAMES", 40)
     monkeypatch.setattr("hyperconformer.search.lexicon.OPEN_FRAMES", 12)
     stream = search.begin(tokenizer)
