@@ -695,7 +695,7 @@ def test_the_hub_is_asked_for_a_models_files_only(folder, monkeypatch):
     monkeypatch.setattr("huggingface_hub.snapshot_download", snapshot)
     assert find_model("someone/model") == folder
     files = ["config.json", "model.safetensors", "tokenizer.model"]
-    files += ["lm.arpa", "lm.bin", "words.txt"]
+    files += ["lm.arpa", "lm.bin", "words.txt", "verify.json"]
     assert asked == {"someone/model": files}
 
 

@@ -220,6 +220,8 @@ def contributing(runner, tmp_path):
         (code,) = [code for code in blocks if re.search(rf"(class|def) {name}\b", code)]
         (tmp_path / f"{module}.py").write_text(textwrap.dedent(code), encoding="utf-8")
         arguments = [*shlex.split(command[1]), *settings, "--number_of_epochs=1"]
+        place = [one for one in arguments if one.startswith("--output_folder")][0]
+        arguments.remove(place)  # `settings` has another
         log = tmp_path / "log.txt"
         status = runner.run([*arguments, *more], log, folder=tmp_path)
         printed = log.read_text()

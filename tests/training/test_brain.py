@@ -75,6 +75,7 @@ def make_brain(build_model_folder, tmp_path_factory):
                 "ctc_weight": 0.5,
                 "consistency_weight": 0.5,
                 "phone_ctc": None,
+                "tensorboard": False,
             },
             run_opts={"device": "cpu", "precision": precision},
             checkpointer=Checkpointer(tmp_path_factory.mktemp("checkpoints")),

@@ -50,6 +50,7 @@ def fit(
         folder, recoverables={"model": model, "counter": counter, "schedule": schedule}
     )
     hparams = {
+        "tensorboard": False,
         "number_of_epochs": number_of_epochs,
         "max_updates": max_updates,
         "max_train_s": max_train_s,
