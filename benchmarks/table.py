@@ -554,6 +554,9 @@ def main(arguments=None):
         "--graphs", type=pathlib.Path, metavar="FOLDER", help="keep the exports here"
     )
     parser.add_argument(
+        "--only-peers", action="store_true", help="measure none of our models"
+    )
+    parser.add_argument(
         "--append",
         action="store_true",
         help="keep the rows of table.csv that are not measured again",
@@ -575,6 +578,7 @@ def main(arguments=None):
             sets = [WavSet(name, utterances[:: options.every], folder)]
             if options.joined_s:
                 sets.append(sets[0].joined(options.joined_s, folder))
+            models = [] if options.only_peers else models
             for model in models:
                 if model not in exported:
                     exported[model] = list(our_contenders(model, graphs))

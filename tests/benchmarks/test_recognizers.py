@@ -1,5 +1,8 @@
 """One recogniser in a process: its clock, its cuts, and folders of sherpa-onnx."""
 
+import subprocess
+import sys
+
 import numpy as np
 import pytest
 
@@ -158,6 +161,13 @@ def test_folders_that_sherpa_onnx_cannot_load(tmp_path):
     (tmp_path / "decoder.onnx").touch()
     with pytest.raises(ValueError, match="lacks its encoder.onnx"):
         sherpa_model(tmp_path)
+
+
+def test_memory_is_the_processs_own():
+    held = np.ones(50_000_000)  # 400 MB, which the child does not have.
+    code = "from benchmarks.recognizers import resident_mb; print(resident_mb())"
+    found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert 1 < float(found.stdout) < 100 < held.nbytes / 1e6
 
 
 def test_an_unknown_kind(tmp_path, capsys):
