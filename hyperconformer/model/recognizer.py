@@ -142,7 +142,7 @@ class Recognizer(nn.Module):
             mask = lengths_to_padding_mask(lengths, encoded.shape[1])
             decoded = self.transformer.decode_targets(targets, encoded, mask)
             assert self.decoder_head is not None  # It needs targets.
-            seq = _log_probs(self.decoder_head(decoded))
+            seq = log_probs(self.decoder_head(decoded))
         return Recognition(ctc, lengths, encoded, seq, logits, hidden)
 
     def init_state(
@@ -221,7 +221,7 @@ class Recognizer(nn.Module):
         torch.Tensor
             (..., V), in at least float32.
         """
-        return _log_probs(self.ctc_head(encoded))
+        return log_probs(self.ctc_head(encoded))
 
     def phone_log_probs(self, encoded: torch.Tensor) -> torch.Tensor:
         """As :meth:`ctc_log_probs`, (..., number of phones + 1) of the phone head.
@@ -233,10 +233,14 @@ class Recognizer(nn.Module):
         """
         if self.phone_head is None:
             raise ValueError("this recogniser has no phone head")
-        return _log_probs(self.phone_head(encoded))
+        return log_probs(self.phone_head(encoded))
 
 
-def _log_probs(logits):
-    """In at least single precision: what NumPy and the losses take, also under bf16."""
+def log_probs(logits: torch.Tensor) -> torch.Tensor:
+    """Log-softmax in at least single precision, also under autocast.
+
+    NumPy has no bfloat16, and autocast on CPUs leaves a log-softmax in it: a loss would
+    be computed from 8 bits.
+    """
     dtype = torch.promote_types(logits.dtype, torch.float32)
     return logits.log_softmax(dim=-1, dtype=dtype)

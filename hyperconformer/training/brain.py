@@ -397,7 +397,9 @@ class ASRBrain(TrainingBrain):
         train = stage == sb.Stage.TRAIN
         augment = train and self.augmenting
         if augment and self.hparams.wav_augment is not None:
-            wavs, wav_lens = self.hparams.wav_augment(wavs, wav_lens)
+            # Resampling is a convolution, which autocast would round to 8 bits.
+            with torch.autocast(wavs.device.type, enabled=False):
+                wavs, wav_lens = self.hparams.wav_augment(wavs, wav_lens)
         features, lengths = self.hparams.extractor(wavs, wav_lens)
         views = self._views if augment else 1
         if augment and self.hparams.feature_augment is not None:

@@ -16,6 +16,7 @@ from torch.nn.utils.rnn import pad_sequence
 
 from hyperconformer.core.text import normalize, read_text
 from hyperconformer.core.tokens import BLANK_INDEX
+from hyperconformer.model.recognizer import log_probs
 from hyperconformer.nn.linear import Linear
 
 # WORD  PH PH ..., or WORD(2)  PH PH ... for another pronunciation; # a comment.
@@ -144,7 +145,7 @@ class PhoneCTC(nn.Module):
         # Layer drop leaves fewer layers.
         heard = hidden[min(self.layer, len(hidden) - 1)]
         return ctc_loss(
-            self.head(self.norm(heard)).log_softmax(-1),
+            log_probs(self.head(self.norm(heard))),
             targets,
             relative_lengths,
             (counts / targets.shape[1]).to(relative_lengths.device),

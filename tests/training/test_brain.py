@@ -7,10 +7,12 @@ from types import SimpleNamespace
 import pytest
 import speechbrain as sb
 import torch
+from speechbrain.augment.augmenter import Augmenter
 from speechbrain.dataio.batch import PaddedBatch
 from speechbrain.nnet.losses import ctc_loss, nll_loss
 from speechbrain.utils.checkpoints import Checkpointer
 
+from hyperconformer.training.augment import SpeedPerturb, Telephone
 from hyperconformer.training.brain import PADDED_FEATURES, ASRBrain, consistency_loss
 from hyperconformer.transcribe.offline import ASR
 from tests.goldens import relative_error
@@ -124,3 +126,21 @@ def test_padding_for_reduced_precision_changes_neither_loss_nor_gradients(make_b
 def test_evaluation_is_not_padded(make_brain):
     predictions = make_brain("bf16").compute_forward(batch_of([16000]), sb.Stage.VALID)
     assert predictions.ctc.shape[1] == 26
+
+
+def test_audio_is_augmented_in_full_precision(make_brain):
+    brain, heard = make_brain("bf16"), []
+    augment = Augmenter(
+        min_augmentations=2, augmentations=[SpeedPerturb([90]), Telephone(1.0, 16000)]
+    )
+
+    def listen(wavs, wav_lens):
+        heard.append(augment(wavs, wav_lens)[0])
+        return heard[-1], wav_lens
+
+    brain.hparams.wav_augment = listen
+    brain.augmenting = True
+    batch = batch_of([16000])
+    with torch.autocast("cpu", torch.bfloat16):
+        brain.compute_forward(batch, sb.Stage.TRAIN)
+    assert torch.equal(heard[0], augment(batch.sig[0], torch.ones(1))[0])

@@ -54,6 +54,23 @@ def test_the_loss_is_torchs_on_the_phones(lexicon):
     assert hidden[2].grad[1, 6:].eq(0).all()  # padding
 
 
+def test_the_loss_is_computed_in_single_precision(lexicon):
+    torch.manual_seed(0)
+    phones = PhoneCTC(lexicon, 8, layer=1, weight=0.4)
+    hidden, whole = [torch.randn(1, 40, 8)], torch.ones(1)
+    # Sorted: AH 1, B 2, IY 3, P 4, S 5.
+    with torch.autocast("cpu", torch.bfloat16):
+        loss = phones(hidden, whole, ["BE A SEA"])
+        logits = phones.head(phones.norm(hidden[0])).float()
+    expected = torch.nn.functional.ctc_loss(
+        logits.log_softmax(-1).transpose(0, 1),
+        torch.tensor([[2, 3, 1, 5, 3]]),
+        torch.tensor([40]),
+        torch.tensor([5]),
+    )
+    assert loss.item() == pytest.approx(expected.item(), rel=1e-6)
+
+
 def test_a_dropped_layer_is_no_error(lexicon):
     phones = PhoneCTC(lexicon, 8, layer=3, weight=0.4)
     hidden = [torch.randn(1, 9, 8) for _ in range(3)]
