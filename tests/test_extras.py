@@ -8,14 +8,10 @@ import sys
 import pytest
 
 from hyperconformer.cli.console import run_command
+from hyperconformer.core.espeak import _find_voice, list_languages, list_variants
 from hyperconformer.core.extras import MissingExtraError, import_extra, import_pyplot
-from hyperconformer.corpora.synthetic.pronunciation import pronounce
-from hyperconformer.corpora.synthetic.synthesis import (
-    _find_voice,
-    list_languages,
-    list_variants,
-    speak,
-)
+from hyperconformer.corpora.synthetic.synthesis import speak
+from hyperconformer.lm.pronunciation import pronounce
 
 ROOT = pathlib.Path(__file__).resolve().parents[1]
 

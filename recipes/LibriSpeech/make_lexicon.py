@@ -13,7 +13,7 @@ import sys
 from hyperconformer.core.files import write_atomically
 from hyperconformer.core.text import read_text
 from hyperconformer.corpora.librispeech import read_transcripts
-from hyperconformer.corpora.synthetic.pronunciation import (
+from hyperconformer.lm.pronunciation import (
     lexicon_line,
     pronounce,
     pronounce_variants,

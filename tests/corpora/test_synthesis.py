@@ -6,6 +6,7 @@ import sys
 import numpy as np
 import pytest
 
+from hyperconformer.core.espeak import _find_voice, list_languages, list_variants
 from hyperconformer.corpora.synthetic import synthesis
 
 pytest.importorskip("espeakng_loader")
@@ -59,5 +60,7 @@ def test_wrong_arguments(arguments, message):
 
 def test_says_what_to_install(monkeypatch):
     monkeypatch.setitem(sys.modules, "espeakng_loader", None)
+    for cached in (list_languages, list_variants, _find_voice):
+        cached.cache_clear()
     with pytest.raises(ImportError, match=r"espeakng_loader: .*\[synth\]"):
-        synthesis._loader()
+        synthesis.speak("hello", "en-us+extras")

