@@ -145,6 +145,23 @@ def write_all(texts, tokenizer, name):
     return written
 
 
+def write_hotword(phrase, tokenizer):
+    """A hot word or phrase as a recogniser writes it.
+
+    Raises
+    ------
+    ValueError
+        If it is empty or has characters that the recogniser cannot write.
+    """
+    written = as_written(phrase, tokenizer)
+    if not written or tokenizer.unk_id() in tokenizer.encode(written):
+        raise ValueError(
+            f"the hot word {phrase!r} is empty or has characters that the recogniser "
+            "cannot write"
+        )
+    return written
+
+
 def write_references(references, tokenizer, name):
     """References as a recogniser writes them; what it cannot write is logged.
 

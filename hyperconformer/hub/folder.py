@@ -73,8 +73,8 @@ BUILD_FACTOR, BUILD_BYTES, BUILD_TENSORS = 8, 2**26, 1000
 _ROWS = re.compile(r"\[\n([^\[\]{}]*)\]")
 
 # The models that come with the package.
-DEFAULT_MODEL = "hyperconformer-an4"
-DEFAULT_STREAMING_MODEL = "hyperconformer-an4-streaming"
+DEFAULT_MODEL = "hyperconformer-librispeech"
+DEFAULT_STREAMING_MODEL = "hyperconformer-librispeech-streaming"
 SHIPPED_FOLDER = find_folder("pretrained")
 
 

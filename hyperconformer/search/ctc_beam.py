@@ -15,7 +15,7 @@ from torch.nn.utils.rnn import pad_sequence
 
 from hyperconformer.core.extras import import_extra
 from hyperconformer.core.masks import lengths_to_padding_mask
-from hyperconformer.core.text import as_written
+from hyperconformer.core.text import write_hotword
 from hyperconformer.core.tokens import (
     BLANK_INDEX,
     BOS_INDEX,
@@ -25,7 +25,7 @@ from hyperconformer.core.tokens import (
 )
 from hyperconformer.core.words import Hypothesis
 from hyperconformer.hub.folder import MAX_BYTES, NGRAM_FILE, load_model
-from hyperconformer.lm.ngram import NGramScorer, train_arpa
+from hyperconformer.lm.ngram import HOT_LOG10, NGramScorer, train_arpa
 from hyperconformer.search.base import BeamSearch, Search, Searcher, Token
 
 # What the CTC beam search leaves out, in natural logarithms: tokens of a frame that are
@@ -40,8 +40,6 @@ THRESHOLDS = [
 FORGET_WORDS = 16
 # The letters of a hot word that count.
 HOT_LETTERS = 6
-# Of a hot word that the n-gram model does not know, in decimal logarithms.
-HOT_LOG10 = -3.0
 
 
 class CTCSearcher(Searcher):
@@ -170,7 +168,7 @@ class CTCSearcher(Searcher):
                 "beta": self.word_bonus,
             }
         self.search = _BiasedSearcher(
-            phrases=[_hot_phrase(phrase, tokenizer) for phrase in self.hotwords],
+            phrases=[write_hotword(phrase, tokenizer) for phrase in self.hotwords],
             bias=self.hotword_weight,
             blank_index=BLANK_INDEX,
             vocab_list=_pieces(tokenizer),
@@ -534,17 +532,6 @@ def _letters_begun(phrase, words, partial):
 def _letters(words):
     """How many letters words have, each word at most so many as count."""
     return sum(min(len(word), HOT_LETTERS) for word in words)
-
-
-def _hot_phrase(phrase, tokenizer):
-    """A hot phrase in the letters that the recogniser writes."""
-    written = as_written(phrase, tokenizer)
-    if not written or tokenizer.unk_id() in tokenizer.encode(written):
-        raise ValueError(
-            f"the hot word {phrase!r} is empty or has characters that the recogniser "
-            "cannot write"
-        )
-    return written
 
 
 def _require_own_case(model, tokenizer, arpa):

@@ -1,6 +1,7 @@
 """CTC beam search over the words of a lexicon, with a large n-gram model."""
 
 import collections
+import copy
 import dataclasses
 import itertools
 import math
@@ -14,10 +15,11 @@ import torch
 from sentencepiece import SentencePieceProcessor
 from torch import nn
 
-from hyperconformer.core.extras import import_extra
-from hyperconformer.core.text import read_text, write_all
+from hyperconformer.core.extras import MissingExtraError, import_extra
+from hyperconformer.core.text import read_text, write_all, write_hotword
 from hyperconformer.core.tokens import BLANK_INDEX, NO_TEXT, WORD_START
 from hyperconformer.core.words import Hypothesis
+from hyperconformer.lm.pronunciation import pronounce_variants
 from hyperconformer.model.recognizer import Recognizer
 from hyperconformer.search.base import BeamSearch, Search, Searcher
 
@@ -32,6 +34,7 @@ PRUNE_FRAMES = 50
 MAX_FRAMES = 1500
 # The words of so many of its last frames may still change at such a cut.
 OPEN_FRAMES = 50
+PURPOSE = "lexicon searches"
 # Where no word fits.
 NOTHING = Hypothesis("", -math.inf)
 
@@ -68,6 +71,11 @@ class LexiconSearcher(Searcher):
         Hypotheses that are worse than the best by more are dropped.
     nbest : int
         Hypotheses that are returned, from 1 to ``beam_size``.
+    hotwords : iterable of str
+        Words or phrases to favour. Words that the lexicon lacks are added to it.
+    hotword_bonus : float
+        Added for each word of a hot phrase, in natural logarithms, at least 0. Such a
+        word is also at least as likely as 1 in 1000 to the n-gram model.
 
     Raises
     ------
@@ -89,13 +97,19 @@ class LexiconSearcher(Searcher):
         beam_size: int = 200,
         beam_threshold: float = 40.0,
         nbest: int = 1,
+        hotwords: Iterable[str] = (),
+        hotword_bonus: float = 3.0,
     ):
         if not 1 <= nbest <= beam_size:
             raise ValueError(
                 f"nbest must be from 1 to beam_size = {beam_size}, got {nbest}"
             )
-        if not lm_weight >= 0:
-            raise ValueError(f"lm_weight must be >= 0, got {lm_weight}")
+        for name, weight in (
+            ("lm_weight", lm_weight),
+            ("hotword_bonus", hotword_bonus),
+        ):
+            if not weight >= 0:
+                raise ValueError(f"{name} must be >= 0, got {weight}")
         if not beam_threshold > 0:
             raise ValueError(f"beam_threshold must be > 0, got {beam_threshold}")
         self.arpa = pathlib.Path(arpa)
@@ -111,6 +125,7 @@ class LexiconSearcher(Searcher):
         self.lm_weight, self.word_bonus = lm_weight, word_bonus
         self.beam_size, self.beam_threshold = beam_size, beam_threshold
         self.nbest = nbest
+        self.hotwords, self.hotword_bonus = tuple(hotwords), hotword_bonus
         self.new_decoder: Callable[[], tuple[Any, Any]]
 
     @property
@@ -146,12 +161,10 @@ class LexiconSearcher(Searcher):
         MissingExtraError
             If flashlight-text or KenLM is not installed.
         ValueError
-            If the recogniser cannot write the words, or the n-gram model cannot be
-            read.
+            If the recogniser cannot write the words, the n-gram model cannot be read,
+            or a hot word has no pronunciation.
         """
-        purpose = "lexicon searches"
-        kenlm = import_extra("kenlm", "lm", purpose)
-        flashlight = import_extra("flashlight.lib.text.decoder", "lm", purpose)
+        kenlm = import_extra("kenlm", "lm", PURPOSE)
         entries = _read_entries(self.words or self.arpa)
         listed = list(entries)
         forms = write_all(listed, tokenizer, self.arpa)
@@ -166,25 +179,63 @@ class LexiconSearcher(Searcher):
                 f"the recogniser can write none of the {len(listed)} words of "
                 f"{self.words or self.arpa}: it is no model for this recogniser"
             )
-        self.written = list(spelled)
         self.size, self.separator = self._alphabet(tokenizer)
-        spellings = [
-            self._spellings(written, tokens, entries[word])
+        self.spellings = {
+            written: self._spellings(written, tokens, entries[word])
             for written, (word, tokens) in spelled.items()
-        ]
+        }
+        # As the n-gram model writes them.
+        self.listed = [word for word, _ in spelled.values()]
         try:
-            model = kenlm.Model(str(self.arpa))
+            self.model = kenlm.Model(str(self.arpa))
         except (OSError, RuntimeError) as error:
             raise ValueError(f"{self.arpa} is no n-gram model: {error}") from error
+        self._build(tokenizer)
+
+    def favour(
+        self, hotwords: Iterable[str], tokenizer: SentencePieceProcessor
+    ) -> "LexiconSearcher":
+        """A copy that favours hot words.
+
+        Preparing another search would read the lexicon again, which takes seconds.
+
+        Raises
+        ------
+        ValueError
+            If a hot word cannot be written or has no pronunciation.
+        """
+        search = copy.copy(self)
+        search.hotwords = tuple(hotwords)
+        search._build(tokenizer)
+        return search
+
+    def _build(self, tokenizer):
+        """Make what makes decoders, of the lexicon and the hot words."""
+        flashlight = import_extra("flashlight.lib.text.decoder", "lm", PURPOSE)
+        # The module needs the extra.
+        from hyperconformer.lm.recombination import NGramLM
+
+        phrases = [write_hotword(one, tokenizer).split() for one in self.hotwords]
+        hot = {word for phrase in phrases for word in phrase}
+        new = sorted(hot - self.spellings.keys())
+        added = self._spell_new(new, tokenizer) if new else {}
+        spellings = {**self.spellings, **added}
+        self.written, words = list(spellings), [*self.listed, *new]
+        number = {word: index for index, word in enumerate(self.written)}
+        lm_options = {
+            "weight": self.lm_weight,
+            "phrases": [tuple(number[word] for word in phrase) for phrase in phrases],
+            "bonus": self.hotword_bonus,
+        }
+        lm = NGramLM(self.model, words, **lm_options)
+        scores = [
+            lm.first(word, index in hot) for index, word in zip(self.written, words)
+        ]
         trie = flashlight.Trie(self.size, self.separator)
-        words = [word for word, _ in spelled.values()]
-        start = kenlm.State()
-        model.BeginSentenceWrite(start)
-        scores = [model.BaseScore(start, word, kenlm.State()) for word in words]
         # flashlight keeps MAX_HOMOPHONES words of one spelling: the likeliest.
         homophones: collections.Counter[tuple[int, ...]] = collections.Counter()
         for number in sorted(range(len(scores)), key=scores.__getitem__, reverse=True):
-            for tokens in spellings[number]:
+            for tokens in spellings[self.written[number]]:
                 homophones[tokens] += 1
                 if homophones[tokens] <= MAX_HOMOPHONES:
                     trie.insert(list(tokens), number, scores[number])
@@ -194,7 +245,7 @@ class LexiconSearcher(Searcher):
             beam_size=self.beam_size,
             beam_size_token=self.frame_tokens or self.size,
             beam_threshold=self.beam_threshold,
-            lm_weight=self.lm_weight * math.log(10),  # KenLM's logarithms are decimal
+            lm_weight=1.0,  # NGramLM has weighted them
             word_score=self.word_bonus,
             unk_score=-math.inf,
             sil_score=0.0,
@@ -202,11 +253,9 @@ class LexiconSearcher(Searcher):
             criterion_type=flashlight.CriterionType.CTC,
         )
         no_word = -1  # every hypothesis consists of words of the lexicon
-        # The module needs the extra.
-        from hyperconformer.lm.recombination import NGramLM
 
         def new_decoder():
-            lm = NGramLM(model, words)
+            lm = NGramLM(self.model, words, **lm_options)
             return lm, flashlight.LexiconDecoder(
                 options, trie, lm, self.separator, BLANK_INDEX, no_word, [], False
             )
@@ -237,6 +286,13 @@ class LexiconSearcher(Searcher):
                 f"char); this one has sub-words, such as {joined[0]}"
             )
         return tokenizer.vocab_size(), self.space
+
+    def _spell_new(self, words, tokenizer):
+        """The spellings of words that are not in the lexicon."""
+        return {
+            word: self._spellings(word, tokens, [])
+            for word, tokens in zip(words, tokenizer.encode(words))
+        }
 
     def _spellings(self, word, tokens, pronunciations):
         """The spellings of a word, tuples of tokens; ``tokens`` are its letters."""
@@ -359,6 +415,15 @@ class PhoneSearcher(LexiconSearcher):
     def _alphabet(self, tokenizer):
         # Nothing ends a word; between words the search waits at the blank.
         return len(self.recognizer.phones) + 1, BLANK_INDEX
+
+    def _spell_new(self, words, tokenizer):
+        try:
+            found = pronounce_variants(words)
+        except MissingExtraError as error:
+            raise ValueError(
+                f"the hot words {', '.join(words)} are not in {self.words}: {error}"
+            ) from error
+        return {word: self._spellings(word, [], found[word]) for word in words}
 
     def _spellings(self, word, tokens, pronunciations):
         numbers = self.phone_numbers

@@ -20,8 +20,7 @@ def ngram_search(
 
     A small model, in ARPA's form, is read by :class:`CTCSearcher`. One in KenLM's
     binary form comes with a word list for :class:`LexiconSearcher`, which is faster, or
-    for :class:`PhoneSearcher` where the recogniser has a phone head; with hot words
-    :class:`CTCSearcher` reads it too.
+    for :class:`PhoneSearcher` where the recogniser has a phone head.
 
     Arguments
     ---------
@@ -46,9 +45,6 @@ def ngram_search(
     except MissingExtraError as error:
         logger.warning(f"{error}. Without them, it makes more errors")
         return CTCSearcher(**options) if options else None
-    if "hotwords" in options:
-        ngram = {name: value for name, value in ngram.items() if name != "words"}
-        return CTCSearcher(**ngram, **options)
     if recognizer.phones:
         return PhoneSearcher(recognizer, **ngram, **options)
     return LexiconSearcher(**ngram, **options)

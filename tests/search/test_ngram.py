@@ -45,15 +45,16 @@ def test_kenlms_form_is_used_for_trusted_folders_only(folder, caplog):
     assert asr.transcribe_file(SPEECH).text == "ONE FIVE TWO TWO SEVEN"
 
 
-def test_hot_words_take_the_search_that_can(folder):
+def test_a_lexicon_search_takes_hot_words_and_streams(folder):
     config = load_model(folder, PARTS, trusted=True)[0]
-    ngram, recognizer = config["ngram"], config["recognizer"]
-    hotwords = ngram_search(ngram, recognizer, hotwords=["NINE"])
-    assert isinstance(hotwords, CTCSearcher)
-    search = ngram_search(ngram, recognizer, nbest=3)
-    assert isinstance(search, LexiconSearcher)
+    search = ngram_search(
+        config["ngram"], config["recognizer"], nbest=3, hotwords=["NINE"]
+    )
+    assert isinstance(search, LexiconSearcher) and search.hotwords == ("NINE",)
     samples, rate = soundfile.read(SPEECH, dtype="float32")
-    stream = StreamingASR.from_hparams(search=search).open()
+    stream = StreamingASR.from_hparams(
+        "hyperconformer-an4-streaming", search=search
+    ).open()
     *_, last = [*stream.feed(samples, rate), *stream.close()]
     assert last.text == "ONE FIVE TWO TWO SEVEN"
 
