@@ -4,9 +4,9 @@
 #   docker run --publish 127.0.0.1:8000:8000 --volume ./results/model:/model:ro \
 #     hyperconformer --model /model
 FROM python:3.12-slim
-# The C++ kernels are compiled at the first start; pip compiles nothing here.
+# pip compiles KenLM, and the first start the C++ kernels.
 RUN apt-get update \
-    && apt-get install --yes --no-install-recommends g++ \
+    && apt-get install --yes --no-install-recommends cmake g++ make \
     && rm -rf /var/lib/apt/lists/*
 WORKDIR /source
 COPY setup.py pyproject.toml README.md ./
@@ -15,7 +15,7 @@ COPY hparams hparams
 COPY recipes recipes
 COPY pretrained pretrained
 RUN pip install --no-cache-dir --extra-index-url https://download.pytorch.org/whl/cpu \
-    ".[serve]"
+    ".[serve,lm]"
 RUN useradd --create-home server
 USER server
 WORKDIR /home/server

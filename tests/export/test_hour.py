@@ -12,7 +12,7 @@ from hyperconformer.export.check import greedy
 from hyperconformer.export.graph import to_onnx
 from hyperconformer.export.sherpa import PIECE, state_dim, t_one
 from hyperconformer.export.streaming import StreamingGraph
-from hyperconformer.hub.folder import DEFAULT_STREAMING_MODEL, load_model
+from hyperconformer.hub.folder import load_model
 from hyperconformer.transcribe.streaming import StreamingModel
 
 SPEECH = pathlib.Path(__file__).parents[1] / "data/an4/cen6-fvap-b.wav"
@@ -22,7 +22,7 @@ HOUR = 3600 * 16000
 @pytest.mark.slow
 def test_the_words_of_an_hour_are_pytorchs(tmp_path):
     modules = ("extractor", "recognizer")
-    config, _ = load_model(DEFAULT_STREAMING_MODEL, modules)
+    config, _ = load_model("hyperconformer-an4-streaming", modules)
     model = StreamingModel(*(config[name] for name in modules))
     graph = StreamingGraph(model)
     runtime = session(t_one(to_onnx(graph), graph), tmp_path / "t.onnx")

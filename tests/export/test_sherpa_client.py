@@ -8,7 +8,7 @@ import soundfile
 
 from hyperconformer.export.check import TorchModel, greedy
 from hyperconformer.export.folder import SHERPA_FOLDER, export_model
-from hyperconformer.hub.folder import DEFAULT_STREAMING_MODEL, load_model
+from hyperconformer.hub.folder import load_model
 from hyperconformer.transcribe.streaming import StreamingModel
 
 pytestmark = pytest.mark.slow
@@ -24,7 +24,7 @@ SILENCE_S = 1.2
 def recognizer(tmp_path_factory):
     sherpa_onnx = pytest.importorskip("sherpa_onnx")
     target = tmp_path_factory.mktemp("export") / "exported"
-    folder = export_model(DEFAULT_STREAMING_MODEL, target, chunk_ms=CHUNK_MS)
+    folder = export_model("hyperconformer-an4-streaming", target, chunk_ms=CHUNK_MS)
     return sherpa_onnx.OnlineRecognizer.from_t_one_ctc(
         model=str(folder / SHERPA_FOLDER / "model.onnx"),
         tokens=str(folder / SHERPA_FOLDER / "tokens.txt"),
@@ -41,7 +41,7 @@ def recordings():
 
 def test_the_words_are_those_of_pytorch(recognizer):
     modules = ("extractor", "recognizer")
-    config, tokenizer = load_model(DEFAULT_STREAMING_MODEL, modules)
+    config, tokenizer = load_model("hyperconformer-an4-streaming", modules)
     modules = tuple(config[name] for name in modules)
     model = TorchModel(modules, StreamingModel(*modules, CHUNK_MS))
     for samples in recordings():
