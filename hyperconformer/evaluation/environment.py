@@ -56,7 +56,7 @@ def describe():
         f"devices: {', '.join(list_devices())}",
         f"cpu threads: {torch.get_num_threads()}",
         f"c++ kernels: {_cpp()}",
-        f"linear layers by onednn: {_answer(linear.why_not_here())}",
+        f"linear layers by onednn: {_answer(linear.unsupported_machine())}",
         f"triton kernels: {_triton()}",
         *(f"{name}: {_version(name)} ({use})" for name, use in OPTIONAL.items()),
         f"audio formats: {', '.join(sorted(soundfile.available_formats()))}",
@@ -109,7 +109,7 @@ def _version(package):
 
 
 def _cpp():
-    reasons = (cpp.why_not(path.SOURCE) for path in CPP_PATHS)
+    reasons = (cpp.unsupported_reason(path.SOURCE) for path in CPP_PATHS)
     return _answer(next(filter(None, reasons), None))
 
 

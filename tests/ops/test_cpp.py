@@ -64,8 +64,8 @@ def test_openmp_is_that_of_torch(source):
 
 def test_without_a_compiler(cache, source, monkeypatch, caplog):
     monkeypatch.setenv("CXX", "no-such-compiler -O1")
-    assert "no-such-compiler" in cpp.why_not(source)
-    assert "no-such-compiler" in cpp.why_not(source)
+    assert "no-such-compiler" in cpp.unsupported_reason(source)
+    assert "no-such-compiler" in cpp.unsupported_reason(source)
     (record,) = caplog.records  # Said once.
     assert "answers.cpp" in record.message and "no-such-compiler" in record.message
 
@@ -80,7 +80,7 @@ def test_what_does_not_compile_leaves_nothing_behind(cache, source):
 def test_a_cache_that_cannot_be_written(source, monkeypatch, tmp_path):
     (tmp_path / "file").write_text("")
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "file"))
-    assert "file" in cpp.why_not(source)
+    assert "file" in cpp.unsupported_reason(source)
 
 
 @pytest.mark.parametrize("name, value", [("CXX", "c++ '"), ("HOME", None)])
@@ -91,7 +91,7 @@ def test_a_broken_environment_is_a_reason(source, monkeypatch, name, value):
         monkeypatch.setattr(cpp.pathlib.Path, "home", no_home)
     else:
         monkeypatch.setenv(name, value)
-    assert cpp.why_not(source)
+    assert cpp.unsupported_reason(source)
 
 
 def no_home():
@@ -206,7 +206,7 @@ def test_others_that_watch_see_torch(usual_cache, monkeypatch):
 
 @pytest.mark.parametrize("turn", [torch.Tensor.to_sparse, torch.Tensor.to_sparse_csr])
 def test_tensors_without_memory_of_their_own_are_left_to_torch(turn):
-    reason = cpp.why_not_these([turn(torch.eye(3))], (torch.float32,))
+    reason = cpp.unsupported_tensors([turn(torch.eye(3))], (torch.float32,))
     assert "neither nested nor sparse" in reason
 
 

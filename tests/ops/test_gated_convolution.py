@@ -10,7 +10,7 @@ from tests.ops.test_hypermixing import tail_mask
 from tests.ops.test_hypermixing_cpp import threads  # noqa: F401
 
 needs_compiler = pytest.mark.skipif(
-    cpp.why_not(cpp_path.SOURCE) is not None, reason="no C++ compiler"
+    cpp.unsupported_reason(cpp_path.SOURCE) is not None, reason="no C++ compiler"
 )
 PATHS = ["torch", pytest.param("cpp", marks=needs_compiler)]
 

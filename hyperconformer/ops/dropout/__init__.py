@@ -52,7 +52,7 @@ def dropout(x, p, activation=None):
     scale, seed = STEPS / (STEPS - zeroed), 0
     if zeroed:
         seed = torch.randint(torch.iinfo(torch.int64).max, ()).item()
-    if takes_kernels(lambda: cpp_path.why_not(x)):
+    if takes_kernels(lambda: cpp_path.unsupported_reason(x)):
         place = list(ACTIVATIONS).index(activation)
         return cpp_path.dropout(x, seed, zeroed, scale, place)
     y = ACTIVATIONS[activation](x)
@@ -65,6 +65,6 @@ def _kept(x, seed, zeroed):
     """1 for each element that stays, 0 for the others."""
     # The kernels also draw for the dtypes that they do not compute in.
     ones = torch.ones(x.shape)
-    if takes_kernels(lambda: cpp_path.why_not(ones)):
+    if takes_kernels(lambda: cpp_path.unsupported_reason(ones)):
         return cpp_path.dropout(ones, seed, zeroed, 1.0, 0)
     return torch.from_numpy(kept_elements(x.numel(), seed, zeroed)).view(x.shape)

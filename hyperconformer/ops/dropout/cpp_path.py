@@ -11,9 +11,11 @@ from hyperconformer.ops import cpp
 SOURCE = pathlib.Path(__file__).with_name("cpp_kernels.cpp")
 
 
-def why_not(x):
+def unsupported_reason(x):
     """Why the kernels cannot take a tensor: a str, or None if they can."""
-    return cpp.why_not_these([x], (torch.float32,)) or cpp.why_not(SOURCE)
+    return cpp.unsupported_tensors([x], (torch.float32,)) or cpp.unsupported_reason(
+        SOURCE
+    )
 
 
 def dropout(x, seed, zeroed, scale, activation):

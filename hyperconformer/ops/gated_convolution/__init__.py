@@ -45,7 +45,7 @@ def gated_convolution(x, weight, bias=None, *, left, padding_mask=None):
     torch.Size([2, 9, 4])
     """
     arguments = x, weight, bias, left, padding_mask
-    if takes_kernels(lambda: cpp_path.why_not(*arguments)):
+    if takes_kernels(lambda: cpp_path.unsupported_reason(*arguments)):
         return cpp_path.gated_convolution(*arguments)
     u = F.glu(x, dim=-1)
     if padding_mask is not None:
