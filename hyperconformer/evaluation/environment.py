@@ -17,13 +17,8 @@ from hyperconformer.hub.folder import (
 )
 from hyperconformer.mixers.registry import list_mixers
 from hyperconformer.ops import cpp, linear
-from hyperconformer.ops.convolution_block import cpp_path as convolution_block
-from hyperconformer.ops.dropout import cpp_path as dropout
-from hyperconformer.ops.gated_convolution import cpp_path as gated_convolution
-from hyperconformer.ops.hypermixing import cpp_path as hypermixing
 
 PACKAGES = ("torch", "torchaudio", "speechbrain", "triton", "safetensors", "soundfile")
-CPP_PATHS = (hypermixing, gated_convolution, convolution_block, dropout)
 # Package to what it is for.
 OPTIONAL = {
     "matplotlib": "plots",
@@ -109,7 +104,8 @@ def _version(package):
 
 
 def _cpp():
-    reasons = (cpp.unsupported_reason(path.SOURCE) for path in CPP_PATHS)
+    sources = sorted(cpp.HEADERS.glob("*/cpp_kernels.cpp"))
+    reasons = map(cpp.unsupported_reason, sources)
     return _answer(next(filter(None, reasons), None))
 
 

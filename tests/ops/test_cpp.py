@@ -4,13 +4,14 @@ import shutil
 
 import pytest
 import torch
+from torch.autograd import forward_ad
 from torch.utils.checkpoint import checkpoint
 
 from hyperconformer.model.frontend import ConvolutionFrontEnd
 from hyperconformer.nn.dropout import Dropout
 from hyperconformer.ops import cpp
 from hyperconformer.ops.gated_convolution import gated_convolution
-from hyperconformer.ops.hypermixing import hypermixing
+from hyperconformer.ops.hypermixing import Hypernet, hypermixing
 from hyperconformer.training.results import count_macs
 from tests.goldens import relative_error
 from tests.ops.test_hypermixing import random_hypernet
@@ -138,8 +139,10 @@ class Layer(torch.nn.Module):
 
     def forward(self, x):
         x = self.frontend(x).mean(-1)
-        nets = [type(random_hypernet(1, 1, 1, 1))(*net) for net in self.nets]
-        y = hypermixing(x, x, x, *nets)
+        y = hypermixing(x, x, x, *(Hypernet(*net) for net in self.nets))
+        return self.convolve(y)
+
+    def convolve(self, y):
         y = gated_convolution(y, self.conv.weight, self.conv.bias, left=2)
         return self.dropout.after(torch.nn.SiLU(), y)
 
@@ -193,15 +196,24 @@ def test_others_that_watch_see_torch(usual_cache, monkeypatch):
     """Counters of operations, functional transforms, forward-mode derivatives."""
     layer, x = Layer().eval(), torch.randn(1, 60, 16)
     counted = count_macs(lambda: layer(x))
-    (gradient,) = torch.autograd.grad(layer(x.requires_grad_()).sum(), x)
-    x = x.detach()
-    activated = lambda x: layer.dropout.after(torch.nn.SiLU(), x).sum()  # noqa: E731
-    torch.func.grad(activated)(x)
-    torch.func.jvp(activated, (x,), (x,))
+    tangent = torch.randn_like(x)
+    # HyperMixing in torch's operations has hooks that torch.func.grad does not take.
+    gradient = torch.func.grad(lambda x: layer.convolve(x).sum())(x)
+    _, slope = torch.func.jvp(layer.convolve, (x,), (tangent,))
+    with forward_ad.dual_level():
+        dual = layer.convolve(forward_ad.make_dual(x, tangent))
+        slope_of_dual = forward_ad.unpack_dual(dual).tangent
+    (by_kernels,) = torch.autograd.grad(layer(x.requires_grad_()).sum(), x)
     monkeypatch.setenv("HYPERCONFORMER_BACKEND", "torch")
     assert counted == count_macs(lambda: layer(x)) > 0
-    (expected,) = torch.autograd.grad(layer(x.requires_grad_()).sum(), x)
+    (expected,) = torch.autograd.grad(layer(x).sum(), x)
+    assert relative_error(by_kernels, expected) < 1e-5
+    (expected,) = torch.autograd.grad(layer.convolve(x).sum(), x)
     assert relative_error(gradient, expected) < 1e-5
+    # The gradient of a sum along a tangent, and the sum of the slopes.
+    along = (expected * tangent).sum()
+    for sum_of_slopes in (slope.sum(), slope_of_dual.sum()):
+        assert abs(sum_of_slopes - along) < 1e-5 * expected.norm() * tangent.norm()
 
 
 @pytest.mark.parametrize("turn", [torch.Tensor.to_sparse, torch.Tensor.to_sparse_csr])
