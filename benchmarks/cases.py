@@ -4,6 +4,7 @@ import functools
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
+from unittest import mock
 
 import torch
 from speechbrain.lobes.models import convolution
@@ -15,6 +16,7 @@ from torch.nn import functional as F
 
 from hyperconformer import ConvolutionFrontEnd, HyperConformerASR, build_mixer
 from hyperconformer.nn.linear import Linear
+from hyperconformer.ops.dropout import cpp_path as dropout_kernels
 from hyperconformer.ops.hyperglu import LowRankMix, hyperglu
 
 # The encoder of SpeechBrain's LibriSpeech recipe hyperconformer_8M.
@@ -356,6 +358,82 @@ def encoder_contests():
             check,
             # Ten layers deep in float32.
             tolerance=1e-3,
+        )
+
+
+@functools.cache
+def dropout_operator():
+    """Dropout's C++ kernels behind operators of ``torch.library``.
+
+    Returns
+    -------
+    callable
+        With the arguments of :func:`hyperconformer.ops.dropout.cpp_path.dropout`.
+    """
+    draws = "int seed, int zeroed, float scale, int activation"
+    forward, backward = (
+        torch.library.custom_op(
+            f"benchmarks::dropout_{function.__name__}",
+            function,
+            mutates_args=(),
+            schema=f"({tensors}, {draws}) -> Tensor",
+        )
+        for function, tensors in (
+            (dropout_kernels.forward, "Tensor x"),
+            (dropout_kernels.backward, "Tensor x, Tensor grad"),
+        )
+    )
+
+    def keep(ctx, inputs, output):
+        x, *ctx.draws = inputs
+        ctx.save_for_backward(*[x][: ctx.draws[-1] > 0])
+
+    def gradients(ctx, grad):
+        (x,) = ctx.saved_tensors or (grad,)
+        return backward(x, grad, *ctx.draws), None, None, None, None
+
+    forward.register_autograd(gradients, setup_context=keep)
+
+    def dropout(x, seed, zeroed, scale, activation):
+        place = dropout_kernels.ACTIVATIONS.index(activation)
+        return forward(x.contiguous(), seed, zeroed, scale, place)
+
+    return dropout
+
+
+def dispatch_contests():
+    """The encoder against itself with one of its four kernels behind an operator.
+
+    Of one second, which streams and short utterances are: the cost of a call does not
+    depend on how much it computes.
+
+    Yields
+    ------
+    Contest
+    """
+    encoder = Encoder(
+        ConvolutionFrontEnd(**FRONTEND_8M),
+        HyperConformerASR(attention_type="hypermixing", **RECIPE_8M),
+    )
+    dispatched = mock.patch.object(dropout_kernels, "dropout", dropout_operator())
+    x = torch.randn(1, FRAMES_A_SECOND, 80)
+    for step, run in RUN.items():
+
+        def race(run=run, training=step == "training"):
+            return run(encoder.train(training), x)
+
+        def check(run=run):
+            encoder.eval()
+            return run(encoder, x), dispatched(run)(encoder, x)
+
+        yield Contest(
+            "8M encoder 1 x 1 s",
+            step,
+            "dropout as an operator",
+            FRAMES_A_SECOND,
+            race,
+            dispatched(race),
+            check,
         )
 
 

@@ -236,6 +236,7 @@ TABLES = {
     "memory": (memory_table,),
     "linear": (race_table,),
     "encoder": (race_table,),
+    "dispatch": (race_table,),
     "hyperglu": (race_table,),
     "scaling": (scaling_table,),
     "streaming": (streaming_table,),

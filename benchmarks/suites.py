@@ -97,6 +97,11 @@ def encoder(budget_s):
     return races("encoder", cases.encoder_contests(), budget_s)
 
 
+def dispatch(budget_s):
+    """What it costs to call a C++ kernel through torch's dispatcher."""
+    return races("dispatch", cases.dispatch_contests(), budget_s)
+
+
 def hyperglu(budget_s):
     """HyperGLU in chunks against its dense form."""
     return races("hyperglu", cases.hyperglu_contests(), budget_s)
@@ -176,7 +181,10 @@ def streaming(budget_s):
 
 SUITES = {
     suite.__name__: suite
-    for suite in (mixing, limit, memory, linear, encoder, hyperglu, scaling, streaming)
+    for suite in (
+        *(mixing, limit, memory, linear, encoder),
+        *(dispatch, hyperglu, scaling, streaming),
+    )
 }
 # Only where they are named.
-LONG_SUITES = {"encoder", "streaming"}
+LONG_SUITES = {"encoder", "dispatch", "streaming"}

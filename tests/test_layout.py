@@ -71,6 +71,18 @@ def test_imports_go_one_way():
     assert not wrong, wrong
 
 
+def test_only_an_operator_knows_its_kernels():
+    """Another file would have to change when a folder's kernels are taken out."""
+    for path in PACKAGE.rglob("*.py"):
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            if not isinstance(node, ast.ImportFrom) or node.module is None:
+                continue
+            names = {*node.module.split("."), *(alias.name for alias in node.names)}
+            if names & {"cpp_path", "triton_path", "triton_kernels"}:
+                operator = path.relative_to(PACKAGE).parent.as_posix().replace("/", ".")
+                assert node.module.startswith(f"hyperconformer.{operator}"), path
+
+
 def test_speechbrain_is_imported_where_it_belongs():
     for path in PACKAGE.rglob("*.py"):
         names = {(name or "").split(".")[0] for name in imports(path)}

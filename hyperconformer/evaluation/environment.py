@@ -17,13 +17,8 @@ from hyperconformer.hub.folder import (
 )
 from hyperconformer.mixers.registry import list_mixers
 from hyperconformer.ops import cpp, linear
-from hyperconformer.ops.convolution_block import cpp_path as convolution_block
-from hyperconformer.ops.dropout import cpp_path as dropout
-from hyperconformer.ops.gated_convolution import cpp_path as gated_convolution
-from hyperconformer.ops.hypermixing import cpp_path as hypermixing
 
 PACKAGES = ("torch", "torchaudio", "speechbrain", "triton", "safetensors", "soundfile")
-CPP_PATHS = (hypermixing, gated_convolution, convolution_block, dropout)
 # Package to what it is for.
 OPTIONAL = {
     "matplotlib": "plots",
@@ -56,7 +51,7 @@ def describe():
         f"devices: {', '.join(list_devices())}",
         f"cpu threads: {torch.get_num_threads()}",
         f"c++ kernels: {_cpp()}",
-        f"linear layers by onednn: {_answer(linear.why_not_here())}",
+        f"linear layers by onednn: {_answer(linear.unsupported_machine())}",
         f"triton kernels: {_triton()}",
         *(f"{name}: {_version(name)} ({use})" for name, use in OPTIONAL.items()),
         f"audio formats: {', '.join(sorted(soundfile.available_formats()))}",
@@ -109,7 +104,8 @@ def _version(package):
 
 
 def _cpp():
-    reasons = (cpp.why_not(path.SOURCE) for path in CPP_PATHS)
+    sources = sorted(cpp.HEADERS.glob("*/cpp_kernels.cpp"))
+    reasons = map(cpp.unsupported_reason, sources)
     return _answer(next(filter(None, reasons), None))
 
 

@@ -50,7 +50,7 @@ def check_backend(backend):
     return backend
 
 
-def choose_backend(operator, backend, tokens, why_not_triton, why_not_cpp=None):
+def choose_backend(operator, backend, tokens, triton_reason, cpp_reason=None):
     """The path that an operator takes for these arguments.
 
     Arguments
@@ -61,10 +61,10 @@ def choose_backend(operator, backend, tokens, why_not_triton, why_not_cpp=None):
         What the caller forces.
     tokens : torch.Tensor
         One of the arguments, whose device decides.
-    why_not_triton : callable
+    triton_reason : callable
         Without arguments: a str, why the kernels cannot take the arguments, or None
         if they can. It is asked only where Triton itself could run.
-    why_not_cpp : callable, optional
+    cpp_reason : callable, optional
         The same of the C++ kernels, asked for tensors on a CPU. None: there are none.
 
     Returns
@@ -86,35 +86,35 @@ def choose_backend(operator, backend, tokens, why_not_triton, why_not_cpp=None):
         backend = os.environ.get("HYPERCONFORMER_BACKEND") or None
     check_backend(backend)
     if backend is None:
-        return _usual_backend(tokens.device, why_not_triton, why_not_cpp)
+        return _usual_backend(tokens.device, triton_reason, cpp_reason)
     reason = None
     if backend == "triton":
-        reason = why_no_kernel_runs(tokens.device) or why_not_triton()
+        reason = unsupported_device(tokens.device) or triton_reason()
     elif backend == "cpp":
-        reason = why_not_cpp() if why_not_cpp else "does not exist"
+        reason = cpp_reason() if cpp_reason else "does not exist"
     if reason:
         name = {"triton": "Triton", "cpp": "C++"}[backend]
         raise ValueError(f"the {name} backend of {operator} {reason}")
     return backend
 
 
-def _usual_backend(device, why_not_triton, why_not_cpp):
+def _usual_backend(device, triton_reason, cpp_reason):
     """The fastest path that is proven on a device; torch's for programs to export."""
     if is_exported():
         return "torch"
-    if _is_proven(device) and not (why_no_kernel_runs(device) or why_not_triton()):
+    if _is_proven(device) and not (unsupported_device(device) or triton_reason()):
         return "triton"
-    if device.type == "cpu" and why_not_cpp is not None and not why_not_cpp():
+    if device.type == "cpu" and cpp_reason is not None and not cpp_reason():
         return "cpp"
     return "torch"
 
 
-def takes_kernels(why_not):
+def takes_kernels(unsupported_reason):
     """Whether an operator that has only torch's path and a faster one on CPUs takes it.
 
     Arguments
     ---------
-    why_not : callable
+    unsupported_reason : callable
         Without arguments: a str, why the faster path cannot take the arguments, or
         None if it can.
 
@@ -124,7 +124,7 @@ def takes_kernels(why_not):
         False where ``HYPERCONFORMER_BACKEND`` asks for torch or the reference.
     """
     forced = check_backend(os.environ.get("HYPERCONFORMER_BACKEND") or None)
-    return forced not in ("torch", "reference") and why_not() is None
+    return forced not in ("torch", "reference") and unsupported_reason() is None
 
 
 def _is_proven(device):
@@ -134,7 +134,7 @@ def _is_proven(device):
     return torch.cuda.get_device_capability(device) in COMPILED_FOR
 
 
-def why_no_kernel_runs(device):
+def unsupported_device(device):
     """Why no Triton kernel can run on a device, whatever it computes.
 
     Arguments

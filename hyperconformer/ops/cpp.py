@@ -68,7 +68,7 @@ def load(source):
     return ctypes.CDLL(str(library))
 
 
-def why_not(source):
+def unsupported_reason(source):
     """Why the library of a C++ file cannot be had.
 
     Arguments
@@ -84,7 +84,7 @@ def why_not(source):
     return _attempt(source)[1]
 
 
-def why_not_these(tensors, dtypes):
+def unsupported_tensors(tensors, dtypes):
     """Why no C++ kernel can take some tensors.
 
     Arguments
@@ -118,7 +118,7 @@ def why_not_these(tensors, dtypes):
     return None
 
 
-def why_not_this_mask(mask, tokens):
+def unsupported_mask(mask, tokens):
     """Why no C++ kernel can take a padding mask.
 
     Arguments
@@ -138,7 +138,7 @@ def why_not_this_mask(mask, tokens):
     if mask.shape != tokens.shape[:2]:
         expected = tuple(tokens.shape[:2])
         return f"needs a mask of shape {expected}, got {tuple(mask.shape)}"
-    return why_not_these([mask], (torch.bool,))
+    return unsupported_tensors([mask], (torch.bool,))
 
 
 def _is_watched():
@@ -188,7 +188,7 @@ def declare(source, arguments):
     Arguments
     ---------
     source : pathlib.Path
-        As in :func:`load`; :func:`why_not` knows no reason.
+        As in :func:`load`; its :func:`unsupported_reason` is None.
     arguments : dict of str to list
         The ctypes of each function's arguments.
 

@@ -51,17 +51,17 @@ def linear(x, weight, bias=None):
     >>> linear(torch.rand(2, 9, 4), torch.rand(6, 4)).shape
     torch.Size([2, 9, 6])
     """
-    if not takes_kernels(lambda: why_not(x, weight, bias)):
+    if not takes_kernels(lambda: unsupported_reason(x, weight, bias)):
         return F.linear(x, weight, bias)
     if torch.is_grad_enabled():
         return _Linear.apply(x, weight, bias)
     return _onednn(x, weight, bias)
 
 
-def why_not(x, weight, bias=None):
+def unsupported_reason(x, weight, bias=None):
     """Why oneDNN does not multiply these: a str, or None if it does."""
     # First of all: what looks at sizes would make compiled code depend on them.
-    reason = cpp.why_not_these([x, weight, bias], (torch.float32,))
+    reason = cpp.unsupported_tensors([x, weight, bias], (torch.float32,))
     if reason:
         return reason
     # Where shapes are wrong, torch says so.
@@ -75,11 +75,11 @@ def why_not(x, weight, bias=None):
     # Autocast would multiply in half precision.
     if torch.is_autocast_enabled("cpu") or not torch.backends.mkldnn.enabled:
         return "does not run under autocast or with oneDNN switched off"
-    return why_not_here()
+    return unsupported_machine()
 
 
 @functools.cache
-def why_not_here():
+def unsupported_machine():
     """Why oneDNN is not faster on this machine: a str, or None if it is."""
     if not (torch.backends.mkldnn.is_available() and torch.backends.mkl.is_available()):
         return "needs a PyTorch with MKL, to be faster than that, and with oneDNN"

@@ -14,7 +14,7 @@ from tests.goldens import relative_error
 from tests.ops.test_hypermixing_cpp import threads  # noqa: F401
 
 needs_compiler = pytest.mark.skipif(
-    cpp.why_not(cpp_path.SOURCE) is not None, reason="no C++ compiler"
+    cpp.unsupported_reason(cpp_path.SOURCE) is not None, reason="no C++ compiler"
 )
 PATHS = ["torch", pytest.param("cpp", marks=needs_compiler)]
 ACTIVATIONS = [(nn.SiLU(), F.silu), (nn.GELU(), F.gelu), (nn.ReLU(), F.relu)]
@@ -145,7 +145,7 @@ def test_all_paths_and_processors_draw_the_same(monkeypatch, count, compiler):
     cpp._attempt.cache_clear(), cpp_path._library.cache_clear()
     x, outputs = torch.ones(count), []
     for path, dtype in [("torch", None), ("cpp", None), ("cpp", torch.bfloat16)]:
-        if path == "cpp" and cpp.why_not(cpp_path.SOURCE) is not None:
+        if path == "cpp" and cpp.unsupported_reason(cpp_path.SOURCE) is not None:
             pytest.skip("no C++ compiler")
         monkeypatch.setenv("HYPERCONFORMER_BACKEND", path)
         torch.manual_seed(5)

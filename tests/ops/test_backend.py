@@ -56,11 +56,11 @@ def test_a_forced_path_that_cannot_run_raises(gpu, monkeypatch):
 def test_kernels_for_a_cpu(gpu, monkeypatch):
     monkeypatch.delenv("HYPERCONFORMER_BACKEND", raising=False)
     x = torch.zeros(1)
-    assert choose(None, x, why_not_cpp=lambda: None) == "cpp"
-    assert choose(None, x, why_not_cpp=lambda: "is too wide") == "torch"
-    assert choose("torch", x, why_not_cpp=lambda: None) == "torch"
+    assert choose(None, x, cpp_reason=lambda: None) == "cpp"
+    assert choose(None, x, cpp_reason=lambda: "is too wide") == "torch"
+    assert choose("torch", x, cpp_reason=lambda: None) == "torch"
     with pytest.raises(ValueError, match="C.. backend of sum is too wide"):
-        choose("cpp", x, why_not_cpp=lambda: "is too wide")
+        choose("cpp", x, cpp_reason=lambda: "is too wide")
     with pytest.raises(ValueError, match="C.. backend of sum does not exist"):
         choose("cpp", x)
-    assert choose(None, gpu(8, 6), why_not_cpp=lambda: None) == "torch"
+    assert choose(None, gpu(8, 6), cpp_reason=lambda: None) == "torch"

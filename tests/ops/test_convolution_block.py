@@ -15,7 +15,7 @@ from tests.goldens import relative_error
 from tests.ops.test_hypermixing_cpp import threads  # noqa: F401
 
 needs_compiler = pytest.mark.skipif(
-    cpp.why_not(cpp_path.SOURCE) is not None, reason="no C++ compiler"
+    cpp.unsupported_reason(cpp_path.SOURCE) is not None, reason="no C++ compiler"
 )
 
 
@@ -148,7 +148,9 @@ def test_what_does_not_fit_is_not_taken(monkeypatch):
 
     def changed(**others):
         names = "x", "lengths", "weight", "bias", "gain", "shift", "geometry"
-        return cpp_path.why_not(*(others.get(n, a) for n, a in zip(names, arguments)))
+        return cpp_path.unsupported_reason(
+            *(others.get(n, a) for n, a in zip(names, arguments))
+        )
 
     assert changed() is None
     assert changed(x=x[..., :1]) is not None

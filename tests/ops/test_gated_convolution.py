@@ -1,33 +1,22 @@
-"""The gated convolution against its formula in float64, on both paths."""
+"""The paths of the gated convolution against the reference in float64."""
 
 import pytest
 import torch
 
 from hyperconformer.ops import cpp
-from hyperconformer.ops.gated_convolution import cpp_path, gated_convolution
+from hyperconformer.ops.gated_convolution import (
+    cpp_path,
+    gated_convolution,
+    reference,
+)
 from tests.goldens import relative_error
 from tests.ops.test_hypermixing import tail_mask
 from tests.ops.test_hypermixing_cpp import threads  # noqa: F401
 
 needs_compiler = pytest.mark.skipif(
-    cpp.why_not(cpp_path.SOURCE) is not None, reason="no C++ compiler"
+    cpp.unsupported_reason(cpp_path.SOURCE) is not None, reason="no C++ compiler"
 )
 PATHS = ["torch", pytest.param("cpp", marks=needs_compiler)]
-
-
-def formula(x, weight, bias, left, mask):
-    """Frame by frame, tap by tap."""
-    values, gates = x.chunk(2, dim=-1)
-    frames = values * gates.sigmoid()
-    if mask is not None:
-        frames = torch.where(mask.unsqueeze(-1), 0.0, frames)
-    length, taps = x.shape[1], weight.shape[-1]
-    outputs = []
-    for t in range(length):
-        seen = range(max(0, left - t), min(taps, length - t + left))
-        y = sum(weight[:, 0, k] * frames[:, t - left + k] for k in seen)
-        outputs.append(y if bias is None else y + bias)
-    return torch.stack(outputs, dim=1)
 
 
 def operands(batch, length, channels, taps, bias, dtype=torch.float64):
@@ -63,7 +52,7 @@ def call(x, weight, bias, left, mask):
         (1, 64, 48, 4, 0, False),
     ],
 )
-def test_equals_the_formula(
+def test_equals_the_reference(
     threads,  # noqa: F811
     monkeypatch,
     path,
@@ -80,12 +69,12 @@ def test_equals_the_formula(
     tensors = operands(batch, length, channels, taps, bias, dtype)
     exact = [t if t is None else t.detach().double().requires_grad_() for t in tensors]
     mask = tail_mask(batch, length) if masked else None
-    expected = with_gradients(formula, exact, left, mask)
+    expected = with_gradients(reference.gated_convolution, exact, left, mask)
     got = with_gradients(call, tensors, left, mask)
     # The same operations in float32 in another order: a few roundings of sums over
     # the taps, and over all frames for the parameters.
     single = with_gradients(
-        formula,
+        reference.gated_convolution,
         [t if t is None else t.detach().float().requires_grad_() for t in exact],
         left,
         mask,

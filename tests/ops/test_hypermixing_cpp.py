@@ -16,7 +16,7 @@ from tests.goldens import relative_error
 from tests.ops.test_hypermixing import random_hypernet, tail_mask
 
 pytestmark = pytest.mark.skipif(
-    cpp.why_not(cpp_path.SOURCE) is not None, reason="no C++ compiler"
+    cpp.unsupported_reason(cpp_path.SOURCE) is not None, reason="no C++ compiler"
 )
 
 
@@ -274,7 +274,7 @@ def test_a_forced_path_that_cannot_run_raises(monkeypatch):
         hypermixing(x, x, x, *other, backend="cpp")
     with pytest.raises(ValueError, match="C.. backend of HyperMixing in chunks does"):
         hypermixing_in_chunks(x, *nets, backend="cpp")
-    monkeypatch.setattr(cpp, "why_not", lambda source: "has no compiler")
+    monkeypatch.setattr(cpp, "unsupported_reason", lambda source: "has no compiler")
     with pytest.raises(ValueError, match="HyperMixing has no compiler"):
         hypermixing(x, x, x, *nets, backend="cpp")
     assert hypermixing(x, x, x, *nets) is not None

@@ -11,7 +11,7 @@ import torch.nn.functional as F
 
 from hyperconformer.nn.linear import Linear
 from hyperconformer.ops import linear as module
-from hyperconformer.ops.linear import LEAST_WORK, linear, why_not
+from hyperconformer.ops.linear import LEAST_WORK, linear, unsupported_reason
 from hyperconformer.training.results import count_macs, kept_bytes
 from tests.goldens import relative_error
 
@@ -28,7 +28,7 @@ ROWS, NARROW, WIDE = (5, 97), 120, 200
 def onednn(monkeypatch):
     """As on a processor that MKL does not know; the list of what oneDNN multiplies."""
     monkeypatch.delenv("HYPERCONFORMER_BACKEND", raising=False)
-    monkeypatch.setattr(module, "why_not_here", lambda: None)
+    monkeypatch.setattr(module, "unsupported_machine", lambda: None)
     calls, product = [], module._product
 
     def listed(x, weight, bias):
@@ -189,25 +189,25 @@ def test_gradients_in_batches(onednn):
 def test_left_to_torch(onednn, monkeypatch):
     """Few products, other numbers, autocast, watchers, switches."""
     x, weight, bias = (t.detach() for t in operands(ROWS, NARROW, WIDE, True))
-    assert why_not(x, weight, bias) is None
+    assert unsupported_reason(x, weight, bias) is None
     few = LEAST_WORK // (NARROW * WIDE)
-    assert why_not(x.view(-1, NARROW)[: few + 1], weight) is None
-    assert "from 4194304" in why_not(x.view(-1, NARROW)[:few], weight)
-    assert "float64" in why_not(x.double(), weight.double())
+    assert unsupported_reason(x.view(-1, NARROW)[: few + 1], weight) is None
+    assert "from 4194304" in unsupported_reason(x.view(-1, NARROW)[:few], weight)
+    assert "float64" in unsupported_reason(x.double(), weight.double())
     with torch.autocast("cpu"):
-        assert "autocast" in why_not(x, weight)
+        assert "autocast" in unsupported_reason(x, weight)
         assert linear(x, weight, bias).dtype == torch.bfloat16
     with torch.backends.mkldnn.flags(enabled=False):
-        assert "switched off" in why_not(x, weight)
+        assert "switched off" in unsupported_reason(x, weight)
         linear(x, weight, bias)
     assert count_macs(lambda: linear(x, weight)) == x.numel() * WIDE
     torch.func.vmap(lambda frames: linear(frames, weight))(x)
     for other in (x.to_sparse(), torch.nested.nested_tensor([x[0], x[1, :50]])):
-        assert "sparse" in why_not(other, weight)
-    assert "sparse" in why_not(x, weight.to_sparse_csr())
+        assert "sparse" in unsupported_reason(other, weight)
+    assert "sparse" in unsupported_reason(x, weight.to_sparse_csr())
     wide = torch.randn(LEAST_WORK // WIDE)
-    assert "shapes" in why_not(wide, torch.randn(WIDE, len(wide)))
-    assert "shapes" in why_not(x, weight[0])
+    assert "shapes" in unsupported_reason(wide, torch.randn(WIDE, len(wide)))
+    assert "shapes" in unsupported_reason(x, weight[0])
     monkeypatch.setenv("HYPERCONFORMER_BACKEND", "torch")
     assert torch.equal(linear(x, weight, bias), F.linear(x, weight, bias))
     assert onednn == []
@@ -241,7 +241,7 @@ def test_who_made_the_processor_decides(monkeypatch, processor, reason):
         return read[str(path)]
 
     monkeypatch.setattr(pathlib.Path, "read_text", read_text)
-    answer = module.why_not_here.__wrapped__()
+    answer = module.unsupported_machine.__wrapped__()
     assert answer is None if reason is None else reason in answer
 
 

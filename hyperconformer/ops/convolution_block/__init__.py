@@ -81,6 +81,6 @@ def convolution_block(x, lengths, weight, bias, gain, shift, geometry):
         If an utterance is too short to be reflected.
     """
     arguments = x, lengths, weight, bias, gain, shift, geometry
-    if takes_kernels(lambda: cpp_path.why_not(*arguments)):
+    if takes_kernels(lambda: cpp_path.unsupported_reason(*arguments)):
         return cpp_path.convolution_block(*arguments)
     return torch_path.convolution_block(*arguments)

@@ -22,12 +22,12 @@ LEAST_DEPTH = 64
 """Products in a sum from which on a convolution is kept and not done again."""
 
 
-def why_not(x, lengths, weight, bias, gain, shift, geometry):
+def unsupported_reason(x, lengths, weight, bias, gain, shift, geometry):
     """Why the kernels cannot take these arguments: a str, or None if they can."""
     tensors = x, weight, bias, gain, shift
-    reason = cpp.why_not_these(tensors, (torch.float32,)) or cpp.why_not_these(
-        [lengths], (torch.int64,)
-    )
+    reason = cpp.unsupported_tensors(
+        tensors, (torch.float32,)
+    ) or cpp.unsupported_tensors([lengths], (torch.int64,))
     if reason:
         return reason
     # Neither could be kept for backward.
@@ -51,7 +51,7 @@ def why_not(x, lengths, weight, bias, gain, shift, geometry):
     found = lengths.tolist()
     if min(found) < shortest or max(found) > x.shape[1]:
         return f"needs lengths from {shortest} to {x.shape[1]}, got {found}"
-    return cpp.why_not(SOURCE)
+    return cpp.unsupported_reason(SOURCE)
 
 
 def convolution_block(x, lengths, weight, bias, gain, shift, geometry):

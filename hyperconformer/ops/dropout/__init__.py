@@ -2,19 +2,19 @@
 
 Dropout: arXiv:1207.0580. PyTorch draws one floating-point number for each element
 there, one after the other, which costs more than the Linear layer before it.
+
+``reference`` draws in NumPy; ``torch`` applies draws in torch's operations; ``cpp``
+does both in kernels for a CPU.
 """
 
 import torch
 import torch.nn.functional as F
 
 from hyperconformer.ops.backend import takes_kernels
-from hyperconformer.ops.dropout import cpp_path
+from hyperconformer.ops.dropout import cpp_path, torch_path
 from hyperconformer.ops.dropout.reference import kept_elements
 
 STEPS = 1 << 16
-
-# In the order of the enumeration in cpp_kernels.cpp.
-ACTIVATIONS = {None: lambda x: x, "silu": F.silu, "gelu": F.gelu}
 
 
 def dropout(x, p, activation=None):
@@ -52,19 +52,16 @@ def dropout(x, p, activation=None):
     scale, seed = STEPS / (STEPS - zeroed), 0
     if zeroed:
         seed = torch.randint(torch.iinfo(torch.int64).max, ()).item()
-    if takes_kernels(lambda: cpp_path.why_not(x)):
-        place = list(ACTIVATIONS).index(activation)
-        return cpp_path.dropout(x, seed, zeroed, scale, place)
-    y = ACTIVATIONS[activation](x)
-    if not zeroed:
-        return y
-    return y * _kept(x, seed, zeroed).to(x.dtype).mul_(scale)
+    if takes_kernels(lambda: cpp_path.unsupported_reason(x)):
+        return cpp_path.dropout(x, seed, zeroed, scale, activation)
+    kept = _kept(x, seed, zeroed) if zeroed else None
+    return torch_path.dropout(x, kept, scale, activation)
 
 
 def _kept(x, seed, zeroed):
     """1 for each element that stays, 0 for the others."""
     # The kernels also draw for the dtypes that they do not compute in.
     ones = torch.ones(x.shape)
-    if takes_kernels(lambda: cpp_path.why_not(ones)):
-        return cpp_path.dropout(ones, seed, zeroed, 1.0, 0)
+    if takes_kernels(lambda: cpp_path.unsupported_reason(ones)):
+        return cpp_path.dropout(ones, seed, zeroed, 1.0, None)
     return torch.from_numpy(kept_elements(x.numel(), seed, zeroed)).view(x.shape)

@@ -10,10 +10,15 @@ from hyperconformer.ops import cpp
 
 SOURCE = pathlib.Path(__file__).with_name("cpp_kernels.cpp")
 
+# In the order of the enumeration in the C++ file.
+ACTIVATIONS = (None, "silu", "gelu")
 
-def why_not(x):
+
+def unsupported_reason(x):
     """Why the kernels cannot take a tensor: a str, or None if they can."""
-    return cpp.why_not_these([x], (torch.float32,)) or cpp.why_not(SOURCE)
+    return cpp.unsupported_tensors([x], (torch.float32,)) or cpp.unsupported_reason(
+        SOURCE
+    )
 
 
 def dropout(x, seed, zeroed, scale, activation):
@@ -29,42 +34,51 @@ def dropout(x, seed, zeroed, scale, activation):
         In [0, 65536); with 0 the seed does not matter.
     scale : float
         Factor on what stays.
-    activation : int
-        Its place in the enumeration of the C++ file.
+    activation : str or None
+        One of ``ACTIVATIONS``.
 
     Returns
     -------
     torch.Tensor
     """
-    return _Dropout.apply(x, seed, zeroed, scale, activation)
+    place = ACTIVATIONS.index(activation)
+    return _Dropout.apply(x, seed, zeroed, scale, place)
 
 
 class _Dropout(torch.autograd.Function):
     """Keeps the input of an activation, else nothing; draws again in backward."""
 
     @staticmethod
-    def forward(ctx, x, seed, zeroed, scale, activation):
+    def forward(ctx, x, *draws):
         x = x.contiguous()
-        y = torch.empty_like(x)
-        ctx.draws = seed, zeroed, scale, torch.get_num_threads()
-        ctx.activation = activation
+        *_, activation = ctx.draws = draws
         ctx.save_for_backward(*[x][: activation > 0])
-        _library().dropout_forward(
-            activation, x.numel(), *ctx.draws, x.data_ptr(), y.data_ptr()
-        )
-        return y
+        return forward(x, *draws)
 
     @staticmethod
     @cpp.once
     def backward(ctx, grad):
-        grad = grad.contiguous()
         (x,) = ctx.saved_tensors or (grad,)
-        grad_x = torch.empty_like(grad)
-        addresses = map(cpp.address, (x, grad, grad_x))
-        _library().dropout_backward(
-            ctx.activation, grad.numel(), *ctx.draws, *addresses
-        )
-        return grad_x, None, None, None, None
+        return backward(x, grad, *ctx.draws), None, None, None, None
+
+
+def forward(x, seed, zeroed, scale, activation):
+    """:func:`dropout` of contiguous memory; the activation is its place."""
+    y = torch.empty_like(x)
+    draws = seed, zeroed, scale, torch.get_num_threads()
+    addresses = map(cpp.address, (x, y))
+    _library().dropout_forward(activation, x.numel(), *draws, *addresses)
+    return y
+
+
+def backward(x, grad, seed, zeroed, scale, activation):
+    """The gradient of ``x``, which may be anything where there is no activation."""
+    grad = grad.contiguous()
+    grad_x = torch.empty_like(grad)
+    draws = seed, zeroed, scale, torch.get_num_threads()
+    addresses = map(cpp.address, (x, grad, grad_x))
+    _library().dropout_backward(activation, grad.numel(), *draws, *addresses)
+    return grad_x
 
 
 @functools.cache

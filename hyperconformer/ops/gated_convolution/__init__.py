@@ -2,13 +2,16 @@
 
 Conformer, arXiv:2005.08100, section 2.2; the gate: arXiv:1612.08083, equation 1. One
 operator, as on a CPU its parts cost more in memory than in arithmetic.
+
+Three paths compute the same: ``reference``, the formula tap by tap; ``torch``, in
+torch's operations; ``cpp``, kernels for a CPU.
 """
 
-import torch.nn.functional as F
-
 from hyperconformer.ops.backend import takes_kernels
-from hyperconformer.ops.convolution import conv_nd
-from hyperconformer.ops.gated_convolution import cpp_path
+from hyperconformer.ops.gated_convolution import cpp_path, torch_path
+from hyperconformer.ops.gated_convolution.torch_path import depthwise
+
+__all__ = ["depthwise", "gated_convolution"]
 
 
 def gated_convolution(x, weight, bias=None, *, left, padding_mask=None):
@@ -45,30 +48,6 @@ def gated_convolution(x, weight, bias=None, *, left, padding_mask=None):
     torch.Size([2, 9, 4])
     """
     arguments = x, weight, bias, left, padding_mask
-    if takes_kernels(lambda: cpp_path.why_not(*arguments)):
+    if takes_kernels(lambda: cpp_path.unsupported_reason(*arguments)):
         return cpp_path.gated_convolution(*arguments)
-    u = F.glu(x, dim=-1)
-    if padding_mask is not None:
-        u = u.masked_fill(padding_mask.unsqueeze(-1), 0.0)
-    right = weight.shape[-1] - 1 - left
-    if left != right:
-        u, left = F.pad(u, (0, 0, left, right)), 0
-    return depthwise(u.unsqueeze(1), weight, bias, padding=left).squeeze(1)
-
-
-def depthwise(u, weight, bias, padding=0):
-    """Convolve (B, N, T, D), N stretches apart, over time; zeros pad both ends.
-
-    A two-dimensional convolution over channels-last memory: it reads the frames as
-    they lie, where a one-dimensional one would first transpose and copy them.
-    """
-    y = conv_nd(
-        u.permute(0, 3, 1, 2),
-        weight.unsqueeze(2),
-        bias,
-        stride=(1, 1),
-        padding=(0, padding),
-        dilation=(1, 1),
-        groups=len(weight),
-    )
-    return y.permute(0, 2, 3, 1)
+    return torch_path.gated_convolution(*arguments)

@@ -11,7 +11,7 @@ from hyperconformer.ops import cpp
 SOURCE = pathlib.Path(__file__).with_name("cpp_kernels.cpp")
 
 
-def why_not(x, weight, bias, left, padding_mask):
+def unsupported_reason(x, weight, bias, left, padding_mask):
     """Why the kernels cannot take these arguments: a str, or None if they can."""
     channels, taps = len(weight), weight.shape[-1]
     shapes = x.shape[2:], weight.shape, bias is None or bias.shape
@@ -19,9 +19,9 @@ def why_not(x, weight, bias, left, padding_mask):
     if shapes != expected or not 0 <= left < taps:
         return f"needs shapes {expected} and 0 <= left < {taps}, got {shapes}, {left}"
     return (
-        cpp.why_not_these([x, weight, bias], (torch.float32,))
-        or cpp.why_not_this_mask(padding_mask, x)
-        or cpp.why_not(SOURCE)
+        cpp.unsupported_tensors([x, weight, bias], (torch.float32,))
+        or cpp.unsupported_mask(padding_mask, x)
+        or cpp.unsupported_reason(SOURCE)
     )
 
 

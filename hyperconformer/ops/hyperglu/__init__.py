@@ -113,12 +113,12 @@ def hyperglu(
         raise ValueError(f"chunk_frames must be >= 1 or None, got {chunk_frames}")
     windowed = causal and layout == "offset" and chunk_frames is not None
 
-    def why_not_triton():
+    def triton_reason():
         if not windowed:
             return "takes causal offset layout in chunks only"
-        return _kernels().why_not(q, k, v, mix1, mix2)
+        return _kernels().unsupported_reason(q, k, v, mix1, mix2)
 
-    path = choose_backend("HyperGLU", backend, q, why_not_triton)
+    path = choose_backend("HyperGLU", backend, q, triton_reason)
     if not windowed:
         path = "reference"
     if path == "reference" and k.shape[2] != q.shape[2]:

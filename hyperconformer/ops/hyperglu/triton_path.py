@@ -40,8 +40,8 @@ DTYPES = (torch.float32, torch.bfloat16, torch.float16)
 def hyperglu(q, k, v, *, norm, mix1, mix2, block_size, norm_eps, past_frames=None):
     """Mix; see :func:`hyperconformer.ops.hyperglu.hyperglu`.
 
-    Arguments are those of :func:`hyperconformer.ops.hyperglu.hyperglu`, where
-    :func:`why_not` has no objection to them; the mixings are float32.
+    Arguments are those of :func:`hyperconformer.ops.hyperglu.hyperglu` for which
+    :func:`unsupported_reason` is None; the mixings are float32.
 
     Returns
     -------
@@ -63,7 +63,7 @@ def hyperglu(q, k, v, *, norm, mix1, mix2, block_size, norm_eps, past_frames=Non
     return out.transpose(1, 2)
 
 
-def why_not(q, k, v, mix1, mix2):
+def unsupported_reason(q, k, v, mix1, mix2):
     """Why the kernels cannot take these arguments.
 
     Arguments

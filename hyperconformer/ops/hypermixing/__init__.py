@@ -111,8 +111,8 @@ def hypermixing(
         "HyperMixing",
         backend,
         values,
-        lambda: _kernels().why_not(*tensors),
-        lambda: cpp_path.why_not(*tensors, codes, masks),
+        lambda: _kernels().unsupported_reason(*tensors),
+        lambda: cpp_path.unsupported_reason(*tensors, codes, masks),
     )
     if path == "triton":
         return _kernels().hypermixing(*tensors, frequencies=frequencies, **options)
@@ -202,7 +202,7 @@ def hypermixing_in_chunks(
         "HyperMixing in chunks",
         backend,
         x,
-        lambda: _kernels().why_not(x, x, x, *nets),
+        lambda: _kernels().unsupported_reason(x, x, x, *nets),
     )
     if path == "triton":
         function = _kernels()
@@ -286,8 +286,8 @@ def hypermixing_packed(
         "HyperMixing",
         backend,
         x,
-        lambda: _kernels().why_not(*tensors),
-        lambda: cpp_path.why_not(*tensors, codes, (None, None)),
+        lambda: _kernels().unsupported_reason(*tensors),
+        lambda: cpp_path.unsupported_reason(*tensors, codes, (None, None)),
     )
     if path == "triton":
         codes = codes if frequencies is None else frequencies

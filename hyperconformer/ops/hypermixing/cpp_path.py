@@ -16,7 +16,9 @@ WIDEST_HEAD = 128
 HALF_OR_SINGLE = (torch.float32, torch.bfloat16, torch.float16)
 
 
-def why_not(values, keys, queries, key_hypernet, query_hypernet, codes, masks):
+def unsupported_reason(
+    values, keys, queries, key_hypernet, query_hypernet, codes, masks
+):
     """Why the kernels cannot take these arguments.
 
     Arguments
@@ -36,8 +38,8 @@ def why_not(values, keys, queries, key_hypernet, query_hypernet, codes, masks):
     if keys is not queries or masks[0] is not masks[1]:
         return "needs one tensor, and one mask, as keys and queries"
     tensors = values, keys, *key_hypernet, *query_hypernet, codes
-    reason = cpp.why_not_these(tensors, HALF_OR_SINGLE)
-    reason = reason or cpp.why_not_this_mask(masks[0], values)
+    reason = cpp.unsupported_tensors(tensors, HALF_OR_SINGLE)
+    reason = reason or cpp.unsupported_mask(masks[0], values)
     if reason:
         return reason
     if codes is not None and codes.shape[1:] != values.shape[2:]:
@@ -59,7 +61,7 @@ def why_not(values, keys, queries, key_hypernet, query_hypernet, codes, masks):
         )
         if sizes != expected:
             return f"needs hypernetworks of one size, got {sizes} for {expected}"
-    return cpp.why_not(SOURCE)
+    return cpp.unsupported_reason(SOURCE)
 
 
 def hypermixing(
@@ -77,7 +79,7 @@ def hypermixing(
     """Mix tokens; see :func:`hyperconformer.ops.hypermixing.hypermixing`.
 
     Arguments are those of :func:`hyperconformer.ops.hypermixing.torch_path.hypermixing`
-    for which :func:`why_not` knows no reason; the result is float32.
+    for which :func:`unsupported_reason` is None; the result is float32.
     """
     dtype = torch.float32
     return _SelfMixing.apply(

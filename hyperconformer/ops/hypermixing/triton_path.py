@@ -88,8 +88,8 @@ def hypermixing(
     """Mix tokens; see :func:`hyperconformer.ops.hypermixing.hypermixing`.
 
     Arguments are those of
-    :func:`hyperconformer.ops.hypermixing.hypermixing`, where :func:`why_not` has no
-    objection to them.
+    :func:`hyperconformer.ops.hypermixing.hypermixing` for which
+    :func:`unsupported_reason` is None.
 
     Returns
     -------
@@ -152,7 +152,7 @@ def hypermixing_in_chunks(
     return out.view(x.shape), past
 
 
-def why_not(values, keys, queries, key_hypernet, query_hypernet):
+def unsupported_reason(values, keys, queries, key_hypernet, query_hypernet):
     """Why the kernels cannot take these arguments.
 
     Arguments
