@@ -22,7 +22,7 @@ EXTRAS = {
     # Decoding with large n-gram language models. KenLM is compiled when installed.
     "lm": ["kenlm>=0.2", "pygtrie>=2.5", "flashlight-text>=0.0.7"],
     # Shards in an object store.
-    "s3": ["s3fs>=2024.6"],
+    "s3": ["s3fs>=2026.9"],
     # hyperconformer serve. FastAPI limits the size of uploads from Python 3.11 on.
     "serve": [
         f"{package}; python_version >= '3.11'"
