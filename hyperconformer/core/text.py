@@ -7,12 +7,14 @@ very form.
 """
 
 import functools
+import io
 import logging
 import pathlib
 import unicodedata
 
 from sentencepiece import SentencePieceNormalizer
 
+from hyperconformer.core.store import is_stored, read_bytes
 from hyperconformer.core.tokens import WORD_START
 
 logger = logging.getLogger(__name__)
@@ -26,7 +28,7 @@ def read_text(path):
     Arguments
     ---------
     path : str or pathlib.Path
-        The file.
+        The file; it may be in an object store (:mod:`hyperconformer.core.store`).
 
     Returns
     -------
@@ -38,6 +40,8 @@ def read_text(path):
         If there is no such file.
     ValueError
         If it is not UTF-8.
+    hyperconformer.core.store.StoreError
+        If an object store cannot be read.
 
     Example
     -------
@@ -47,8 +51,10 @@ def read_text(path):
     >>> read_text(file)
     'GO'
     """
+    stored = is_stored(path)
+    content = read_bytes(path) if stored else pathlib.Path(path).read_bytes()
     try:
-        text = pathlib.Path(path).read_text(encoding="utf-8")
+        text = io.TextIOWrapper(io.BytesIO(content), encoding="utf-8").read()
     except UnicodeDecodeError as error:
         raise ValueError(
             f"{path} is not UTF-8 text ({error}): save it as UTF-8"

@@ -164,10 +164,27 @@ def require(path: pathlib.Path, layout: str, source: str) -> pathlib.Path:
         If the path does not exist.
     """
     if not path.exists():
-        raise FileNotFoundError(
-            f"{path} does not exist.\nExpected: {layout}\nThe corpus: {source}"
-        )
+        raise missing(path, layout, source)
     return path
+
+
+def missing(path, layout: str, source: str) -> FileNotFoundError:
+    """Return the error that a path of a corpus does not exist.
+
+    Arguments
+    ---------
+    path : str or pathlib.Path
+        The path.
+    layout, source
+        As for :func:`require`.
+
+    Returns
+    -------
+    FileNotFoundError
+    """
+    return FileNotFoundError(
+        f"{path} does not exist.\nExpected: {layout}\nThe corpus: {source}"
+    )
 
 
 def map_in_threads(function, items, workers=None, description="", unit="file"):
@@ -461,7 +478,7 @@ def read_manifest(manifest) -> list:
     Arguments
     ---------
     manifest : str or pathlib.Path
-        A CSV file.
+        A CSV file; it may be in an object store.
 
     Returns
     -------

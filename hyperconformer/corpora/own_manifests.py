@@ -4,6 +4,7 @@ import os
 import pathlib
 from collections.abc import Callable
 
+from hyperconformer.core.store import is_stored
 from hyperconformer.corpora.manifest import (
     Checks,
     Utterance,
@@ -152,8 +153,9 @@ def resolve_audio(audio: str, manifest: pathlib.Path) -> str:
     Arguments
     ---------
     audio : str
-        The manifest's entry: an absolute path, or one relative to the manifest's folder
-        or, if there is no such file, to the working folder.
+        The manifest's entry: a place in an object store, an absolute path, or one
+        relative to the manifest's folder or, if there is no such file, to the working
+        folder.
     manifest : pathlib.Path
         The manifest.
 
@@ -161,5 +163,7 @@ def resolve_audio(audio: str, manifest: pathlib.Path) -> str:
     -------
     str
     """
+    if is_stored(audio):
+        return audio
     beside = manifest.parent / audio
     return audio if not beside.exists() and os.path.exists(audio) else str(beside)

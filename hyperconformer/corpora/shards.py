@@ -8,7 +8,8 @@ same batches as a run on files::
     SPLIT-000000.tar     ID.flac and ID.txt of each utterance, in order
 
 Audio is read at its offset in the shard, without unpacking. Members are named as in
-WebDataset.
+WebDataset. Shards are written into a folder, and read from there or from a copy in an
+object store (:mod:`hyperconformer.core.store`).
 """
 
 import io
@@ -19,10 +20,12 @@ import tarfile
 import soundfile
 
 from hyperconformer.core.segments import parse_segment
+from hyperconformer.core.store import is_stored, list_sizes
 from hyperconformer.corpora.manifest import (
     check_merge,
     map_in_threads,
     merge_manifests,
+    missing,
     read_manifest,
     require,
     write_manifest,
@@ -52,10 +55,11 @@ def write_shards(manifests, folder, shard_mb: float = 1000):
     Raises
     ------
     ValueError
-        If ``shard_mb`` is not positive.
+        If ``shard_mb`` is not positive, or the folder is in an object store.
     """
     if not shard_mb > 0:
         raise ValueError(f"shard_mb must be above 0, got {shard_mb}")
+    require_local(folder)
     folder = pathlib.Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
     written = 0
@@ -81,6 +85,26 @@ def write_shards(manifests, folder, shard_mb: float = 1000):
     return written
 
 
+def require_local(folder):
+    """Refuse to write shards into an object store.
+
+    Arguments
+    ---------
+    folder : str or pathlib.Path
+        Where the shards shall go.
+
+    Raises
+    ------
+    ValueError
+        If the folder is in an object store.
+    """
+    if is_stored(folder):
+        raise ValueError(
+            f"shards are written into a folder of this machine, got {folder}: copy "
+            "them from there, as with: aws s3 sync FOLDER s3://BUCKET/SHARDS"
+        )
+
+
 def prepare(
     data_folder,
     manifest_folder,
@@ -92,7 +116,7 @@ def prepare(
     Arguments
     ---------
     data_folder : str or pathlib.Path
-        The folder of shards.
+        The folder of shards; ``s3://BUCKET/FOLDER`` in an object store.
     manifest_folder : str or pathlib.Path
         Where the manifests go.
     splits : list of str, optional
@@ -111,18 +135,26 @@ def prepare(
         If the folder, a split or a shard is missing.
     ValueError
         If a shard is truncated, or a merger names an unknown split.
+    hyperconformer.core.store.StoreError
+        If an object store cannot be read.
     """
-    data_folder = require(pathlib.Path(data_folder), LAYOUT, SOURCE)
+    folder, sizes = _list_files(data_folder)
     manifest_folder = pathlib.Path(manifest_folder)
-    splits = splits or sorted(file.stem for file in data_folder.glob("*.csv"))
+    splits = splits or sorted(
+        name.removesuffix(".csv") for name in sizes if name.endswith(".csv")
+    )
+    if not splits:
+        raise missing(f"{folder}/SPLIT.csv", LAYOUT, SOURCE)
     merge = merge or {}
     check_merge(merge, splits)
     manifests = {}
     for split in splits:
-        rows = read_manifest(require(data_folder / f"{split}.csv", LAYOUT, SOURCE))
+        if f"{split}.csv" not in sizes:
+            raise missing(f"{folder}/{split}.csv", LAYOUT, SOURCE)
+        rows = read_manifest(f"{folder}/{split}.csv")
+        _check_shards(rows, folder, sizes)
         for row in rows:
-            row["wav"] = str(data_folder.absolute() / row["wav"])
-        _check_shards(rows)
+            row["wav"] = f"{folder}/{row['wav']}"
         manifests[split] = write_manifest(manifest_folder / f"{split}.csv", rows)
     for name, parts in merge.items():
         sources = [manifests[part] for part in parts]
@@ -179,13 +211,28 @@ def _read(path):
     return ".flac", cut.getvalue()
 
 
-def _check_shards(rows):
+def _list_files(data_folder):
+    """Return the folder's full name, and the bytes of each of its files."""
+    if is_stored(data_folder):
+        folder = data_folder.rstrip("/")
+        try:
+            return folder, list_sizes(folder)
+        except FileNotFoundError as error:
+            raise missing(folder, LAYOUT, SOURCE) from error
+    path = require(pathlib.Path(data_folder), LAYOUT, SOURCE).absolute()
+    return str(path), {file.name: file.stat().st_size for file in path.iterdir()}
+
+
+def _check_shards(rows, folder, sizes):
     """Check that each shard reaches as far as its last utterance."""
     ends = {}
     for row in rows:
         shard, offset, size = row["wav"].rsplit(":", 2)
         ends[shard] = max(ends.get(shard, 0), int(offset) + int(size))
     for shard, end in ends.items():
-        found = require(pathlib.Path(shard), LAYOUT, SOURCE).stat().st_size
-        if found < end:
-            raise ValueError(f"{shard} is cut off: {found} of {end} bytes are there")
+        if shard not in sizes:
+            raise missing(f"{folder}/{shard}", LAYOUT, SOURCE)
+        if sizes[shard] < end:
+            raise ValueError(
+                f"{folder}/{shard} is cut off: {sizes[shard]} of {end} bytes are there"
+            )

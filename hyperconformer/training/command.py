@@ -11,10 +11,12 @@ import speechbrain as sb
 import torch
 from ruamel.yaml import YAML
 
+from hyperconformer.audio import AudioError
 from hyperconformer.config import read_config
 from hyperconformer.core.devices import find_device
 from hyperconformer.core.messages import unknown
 from hyperconformer.core.shipped import find_recipe
+from hyperconformer.core.store import StoreError
 
 # What the key `task` may say, and whose function `train` does it.
 TASKS = {
@@ -39,6 +41,8 @@ def train(arguments):
         If there is no such file.
     ValueError
         If there is no such recipe, device, task or key, or a value cannot be used.
+    AudioError, StoreError
+        If audio cannot be read. Once it can, the same command continues the run.
     """
     # Where files of the user's own lie, for !name: and !new:.
     sys.path.append(os.getcwd())
@@ -57,7 +61,14 @@ def train(arguments):
             overridden_args=run_options.overridden_args | {"distributed_backend"},
         )
     sb.utils.distributed.ddp_init_group(run_options)  # only under torchrun
-    importlib.import_module(TASKS[task]).train(config_file, run_options, overrides)
+    try:
+        importlib.import_module(TASKS[task]).train(config_file, run_options, overrides)
+    except (AudioError, StoreError) as error:
+        # A loader's process puts its traceback before the message.
+        reason = str(error).strip().rpartition(f"{type(error).__name__}: ")[2]
+        raise type(error)(
+            f"{reason}. Once this is mended, the same command continues the run"
+        ) from error
     if torch.distributed.is_available() and torch.distributed.is_initialized():
         # A process that ends while the group's threads run is now and then aborted.
         torch.distributed.destroy_process_group()

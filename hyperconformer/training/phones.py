@@ -69,7 +69,7 @@ class PhoneCTC(nn.Module):
                 "layer must be >= 1 and weight in (0, 1), "
                 f"got layer = {layer} and weight = {weight}"
             )
-        self.lexicon = pathlib.Path(lexicon)
+        self.lexicon = lexicon
         self.layer, self.weight = layer, weight
         words = read_lexicon(self.lexicon)
         words.update(
@@ -217,11 +217,11 @@ def read_lexicon(path):
     ValueError
         If a line is malformed, or there is no entry.
     """
-    path = pathlib.Path(path)
-    if not path.is_file():
-        raise FileNotFoundError(f"no such pronunciation dictionary: {path}")
+    try:
+        lines = read_text(path).splitlines()
+    except FileNotFoundError as error:
+        raise FileNotFoundError(f"no such pronunciation dictionary: {path}") from error
     words = {}
-    lines = read_text(path).splitlines()
     for number, line in enumerate(lines, start=1):
         if not line.strip() or line.startswith(";;;"):
             continue
