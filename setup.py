@@ -46,7 +46,12 @@ EXTRAS["dev"] = [
     *EXTRAS["synth"],
     *EXTRAS["lm"],
     *EXTRAS["s3"],
-    "moto[server]>=5",  # an object store, for tests
+    # An object store, for tests; of moto's extra [server] what S3 needs. boto3 must be
+    # of aiobotocore's botocore: without its extra, pip looks for them for minutes.
+    "aiobotocore[boto3]>=3.10",
+    "moto[s3]>=5.2",
+    "flask>=3",
+    "flask-cors>=5",
     *EXTRAS["serve"],
     "openai[realtime]>=3.57",  # as a client of the server
     "httpx>=0.28",

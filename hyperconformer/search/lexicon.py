@@ -98,7 +98,7 @@ class LexiconSearcher(Searcher):
         beam_threshold: float = 40.0,
         nbest: int = 1,
         hotwords: Iterable[str] = (),
-        hotword_bonus: float = 3.0,
+        hotword_bonus: float = 2.0,
     ):
         if not 1 <= nbest <= beam_size:
             raise ValueError(
