@@ -1,5 +1,6 @@
 """``POST /v1/audio/transcriptions``, asked by OpenAI's own package."""
 
+import copy
 import io
 
 import httpx
@@ -8,6 +9,8 @@ import openai
 import pytest
 import soundfile
 
+from hyperconformer.lm.ngram import train_arpa
+from hyperconformer.search.lexicon import LexiconSearcher
 from hyperconformer.serve.limits import Limits
 from hyperconformer.transcribe.formats import to_srt, to_vtt
 
@@ -84,6 +87,20 @@ def test_hot_words_come_as_prompt_or_keywords(client):
     with pytest.raises(openai.BadRequestError, match="the hot word 'ZOO'") as caught:
         create(client, file, keywords=["dad", "ZOO"])
     assert caught.value.code == "invalid_hot_word"
+
+
+def test_hot_words_keep_the_search_of_a_lexicon(serve, tiny_asr, tmp_path):
+    pytest.importorskip("flashlight.lib.text")
+    asr = copy.copy(tiny_asr)
+    search = LexiconSearcher(train_arpa(["BAD CAB"], tmp_path / "lm.arpa"))
+    asr.use_search(search)
+    client = openai.OpenAI(
+        api_key="none", base_url=f"{serve(asr=asr).http}/v1", max_retries=0
+    )
+    plain, hot = create(client, wav()).text, create(client, wav(), prompt="dad").text
+    assert set(plain.split()) <= {"BAD", "CAB"}
+    assert "DAD" in hot and set(hot.split()) <= {"BAD", "CAB", "DAD"}
+    assert create(client, wav()).text == plain
 
 
 @pytest.mark.parametrize("format", ["FLAC", "OGG", "MP3"])
