@@ -50,6 +50,8 @@ UVICORN = {
     # It costs more than it saves on audio.
     "ws_per_message_deflate": False,
 }
+# Streams that a core carries in real time, with and without the search of a lexicon.
+CARRIED = {True: 10, False: 50}
 # How long a process may take to import what it needs.
 START_S = 120
 # How long connections get to be closed, after the utterances have been finished.
@@ -115,7 +117,9 @@ class Service:
         self.limits = limits or Limits()
         self.guard = guard or Guard(None, [])
         self.metrics = Metrics()
-        self.streams = Slots(self.limits.streams, "streams")
+        has_lexicon = isinstance(getattr(streaming, "search", None), LexiconSearcher)
+        carried = threads * CARRIED[has_lexicon]
+        self.streams = Slots(self.limits.streams or carried, "streams")
         self.files = Slots(self.limits.files, "files")
         self.connections = set()
         self.is_draining = False

@@ -22,8 +22,9 @@ class Limits:
 
     Arguments
     ---------
-    streams : int
-        Live streams at once; further ones are refused.
+    streams : int, optional
+        Live streams at once; further ones are refused. None = as many as the model's
+        search lets the machine carry, see :data:`hyperconformer.serve.app.CARRIED`.
     files : int
         Uploaded files that are recognised or wait for it at once.
     upload_mb : float
@@ -41,7 +42,7 @@ class Limits:
         If one is not positive and finite.
     """
 
-    streams: int = 150
+    streams: int | None = None
     files: int = 16
     upload_mb: float = 100.0
     audio_s: float = 7200.0
@@ -50,7 +51,7 @@ class Limits:
 
     def __post_init__(self):
         for name, value in dataclasses.asdict(self).items():
-            if not 0 < value < math.inf:
+            if value is not None and not 0 < value < math.inf:
                 raise ValueError(f"{name} must be positive and finite, got {value}")
 
 
