@@ -11,25 +11,16 @@ with the same last words that has not.
 """
 
 import math
-from collections.abc import Sequence
-from typing import NamedTuple
+from collections.abc import Hashable, Sequence
 
 import kenlm
 from flashlight.lib.text.decoder import LM, LMState
 
 from hyperconformer.lm.ngram import HOT_LOG10
 
-
-class History(NamedTuple):
-    """What the score of the next words depends on.
-
-    ``matched`` are the last words where a hot phrase begins with them, and ``lent``
-    what they were favoured by, which is taken back if the phrase does not go on.
-    """
-
-    model: kenlm.State
-    matched: tuple[int, ...] = ()
-    lent: float = 0.0
+# The model's state; the last words, where a hot phrase begins with them; and their
+# bonus, which the phrase gives back if it breaks off.
+History = tuple[kenlm.State, tuple[int, ...], float]
 
 
 class NGramLM(LM):
@@ -64,26 +55,28 @@ class NGramLM(LM):
         self.model, self.words = model, words
         self.weight, self.bonus = weight * math.log(10), bonus
         self.phrases = {*phrases}
+        self.starts = {phrase[0] for phrase in phrases}
         self.beginnings = {
             phrase[:count] for phrase in phrases for count in range(1, len(phrase) + 1)
         }
         self.unfinished = {
             phrase[:count] for phrase in phrases for count in range(1, len(phrase))
         }
-        self.states: dict[History, LMState] = {}
-        # The history of each, and the words that were scored after it.
+        self.states: dict[Hashable, LMState] = {}
+        # What each stands for, and the words that were scored after it.
         self.histories: dict[
             LMState, tuple[History, dict[int, tuple[LMState, float]]]
         ] = {}
-        begin = kenlm.State()
-        model.BeginSentenceWrite(begin)
-        self.begin = self._state(History(begin))
+        self.beginning = kenlm.State()
+        model.BeginSentenceWrite(self.beginning)
+        self.begin = self._state(self.beginning)
 
-    def _state(self, history):
-        if history not in self.states:
-            self.states[history] = state = LMState()
-            self.histories[state] = history, {}
-        return self.states[history]
+    def _state(self, after, matched=(), lent=0.0):
+        key = (after, matched, lent) if matched else after
+        if key not in self.states:
+            self.states[key] = state = LMState()
+            self.histories[state] = (after, matched, lent), {}
+        return self.states[key]
 
     def start(self, start_with_nothing: bool) -> LMState:
         """The state at the beginning of a sentence."""
@@ -101,33 +94,34 @@ class NGramLM(LM):
 
         Each time with another state, or flashlight would keep one hypothesis only.
         """
-        history, _ = self.histories[state]
-        score = self.model.BaseScore(history.model, "</s>", kenlm.State())
-        return LMState(), self.weight * score - history.lent
+        (history, _, lent), _ = self.histories[state]
+        score = self.model.BaseScore(history, "</s>", kenlm.State())
+        return LMState(), self.weight * score - lent
 
     def first(self, word: str, is_hot: bool) -> float:
         """The score of a word at the beginning of a sentence, perhaps as a hot word."""
-        begin = self.histories[self.begin][0].model
-        return self._weighted(self.model.BaseScore(begin, word, kenlm.State()), is_hot)
+        score = self.model.BaseScore(self.beginning, word, kenlm.State())
+        return self._hot(score) if is_hot else self.weight * score
 
-    def _weighted(self, score, is_hot):
-        if is_hot:
-            return self.weight * max(score, HOT_LOG10) + self.bonus
-        return self.weight * score
+    def _hot(self, score):
+        return self.weight * max(score, HOT_LOG10) + self.bonus
 
     def _score(self, history, word):
+        before, matched, lent = history
         after = kenlm.State()
-        score = self.model.BaseScore(history.model, self.words[word], after)
-        plain, hot = self._weighted(score, False), self._weighted(score, True)
-        matched, lent = (*history.matched, word), history.lent
+        score = self.model.BaseScore(before, self.words[word], after)
+        plain = self.weight * score
+        if not matched and word not in self.starts:
+            return self._state(after), plain
+        matched, hot = (*matched, word), self._hot(score)
         if matched not in self.beginnings:
-            # What was begun does not go on; the word may begin another phrase.
+            # The phrase breaks off and gives its bonus back; another may begin.
             plain, hot, lent = plain - lent, hot - lent, 0.0
             matched = (word,)
         if matched not in self.beginnings:
-            return self._state(History(after)), plain
-        # A whole phrase keeps what it was favoured by.
+            return self._state(after), plain
+        # A complete phrase keeps its bonus.
         lent = 0.0 if matched in self.phrases else lent + hot - plain
         if matched not in self.unfinished:
             matched = ()
-        return self._state(History(after, matched, lent)), hot
+        return self._state(after, matched, lent), hot
