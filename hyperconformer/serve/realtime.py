@@ -5,6 +5,7 @@ An utterance, an ``item`` there, ends where the client commits its audio or, wit
 is being spoken, each when it can change no more.
 """
 
+import asyncio
 import base64
 import binascii
 import math
@@ -192,7 +193,10 @@ class RealtimeConnection(Connection):
         if vad is not None and vad.silence_duration_ms is None:
             vad.silence_duration_ms = 1000 * self.asr.endpoint_s
         if "transcription" in names:
-            self.search = self._new_search(changed.transcription)
+            # With a large lexicon this takes a second, in which others are served.
+            self.search = await asyncio.to_thread(
+                self._new_search, changed.transcription
+            )
         before = self.input.format
         self.input = self.input.model_copy(
             update={name: getattr(changed, name) for name in names}

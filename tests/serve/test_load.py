@@ -1,14 +1,10 @@
 """The load generator of benchmarks/serve_load.py."""
 
 import asyncio
-import copy
 
 from served_speech import segments, speech
 
 from benchmarks.serve_load import Load
-from hyperconformer.lm.ngram import train_arpa
-from hyperconformer.search.lexicon import LexiconSearcher
-from hyperconformer.serve.app import Service
 from hyperconformer.serve.limits import Limits
 
 
@@ -27,19 +23,3 @@ def test_every_chunk_has_a_delay_and_every_stream_its_words(serve, tiny_streamin
     assert all(texts == expected[voice] for voice, texts in said)
     # Chunks of 2560 samples, the first of which needs 40 more: the last is a part.
     assert len(load.delays_ms) == 3 * 6 and min(load.delays_ms) > 0
-
-
-def test_as_many_streams_as_the_search_lets_cores_carry(
-    tiny_asr, tiny_streaming, tmp_path
-):
-    searched = copy.copy(tiny_streaming)
-    searched.search = LexiconSearcher(train_arpa(["BAD CAB"], tmp_path / "lm.arpa"))
-    for streaming, limits, expected in (
-        (tiny_streaming, Limits(), 150),
-        (searched, Limits(), 30),
-        (searched, Limits(streams=4), 4),
-        ("this model does not stream", Limits(), 150),
-    ):
-        service = Service(tiny_asr, streaming, "a", "b", limits, threads=3)
-        assert service.streams.count == expected
-        service.close()
