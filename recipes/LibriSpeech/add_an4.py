@@ -47,4 +47,7 @@ if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("an4", help="the folder of AN4")
     parser.add_argument("librispeech", help="the folder that holds the splits")
-    sys.exit(main(parser.parse_args()))
+    try:
+        main(parser.parse_args())
+    except (OSError, ValueError) as error:
+        sys.exit(f"add_an4.py: {error}")

@@ -1,5 +1,9 @@
 """AN4: its lists, its held-out speakers, its faults."""
 
+import pathlib
+import subprocess
+import sys
+
 import pytest
 
 from hyperconformer.corpora import an4, prepare
@@ -125,3 +129,29 @@ def test_transcription_lines(tmp_path):
     texts, malformed = an4.read_transcription(path)
     assert texts == {"x-1": "A B", "x-2": "C D", "x-3": "", "x-4": "E(F)"}
     assert malformed == ["a.transcription:5"]
+
+
+def test_the_training_set_joins_librispeech(an4_folder, libri_folder, tmp_path):
+    root = pathlib.Path(__file__).resolve().parents[2]
+    script = [sys.executable, root / "recipes/LibriSpeech/add_an4.py"]
+    done = subprocess.run(
+        [*script, an4_folder, libri_folder], capture_output=True, text=True
+    )
+    assert done.returncode == 0, done.stderr
+    merge = {"all": ["train-clean-100", "an4-train"]}
+    manifests = prepare(
+        "librispeech",
+        libri_folder,
+        tmp_path / "out",
+        splits=merge["all"],
+        merge=merge,
+    )
+    rows = read_manifest(manifests["all"])
+    assert len(rows) == 3 + 20
+    assert {row["wrd"] for row in rows[3:]} == {"GO STOP"}
+    assert len({row["spk_id"] for row in rows[3:]}) == 10
+    done = subprocess.run(
+        [*script, tmp_path / "no", libri_folder], capture_output=True, text=True
+    )
+    assert done.returncode == 1
+    assert done.stderr.startswith(f"add_an4.py: {tmp_path / 'no'} does not exist")
