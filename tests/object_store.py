@@ -14,8 +14,8 @@ class ObjectStore:
     """For use in a ``with`` statement.
 
     ``environment`` is what processes need to find it. ``reads`` counts the reads of
-    parts of files. ``lives`` is how many more of them are answered, and then nothing;
-    while ``forbidden``, everything is refused. Each is a ``Value`` of multiprocessing.
+    parts of files. The store answers ``lives`` more of them, and then falls silent.
+    While ``forbidden``, it refuses everything. Each is a ``Value`` of multiprocessing.
     """
 
     def __enter__(self):

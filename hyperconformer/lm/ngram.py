@@ -26,7 +26,7 @@ BEGIN, END, UNKNOWN = "<s>", "</s>", "<unk>"
 NEVER = -99.0
 # KenLM's own limit is 6 unless it is compiled otherwise.
 MAX_ORDER = 10
-# A hot word is at least so likely, and as likely where the model does not know it.
+# The least probability of a hot word, and that of one which the model does not know.
 HOT_LOG10 = -3.0
 # Of a logarithm; by custom -99 is no probability at all.
 MAX_SIZE = 1000

@@ -511,7 +511,7 @@ class LexiconSearch(BeamSearch):
         ends = np.flatnonzero(same >= 0)
         if len(ends) == 0:
             return
-        count = int(ends[-1]) + 1  # number 0 is what was before the first frame
+        count = int(ends[-1]) + 1  # number 0 stands before the first frame
         self.decoder.prune(words.shape[1] - 1 - count)
         self.pruned += count
         self.pruned_words += self._words(same)

@@ -1,4 +1,4 @@
-"""Files in an object store; what is wrong with one is said in a line."""
+"""Files in an object store, and its faults, each in one line."""
 
 import re
 
