@@ -2,6 +2,7 @@
 
 import numpy as np
 from export.conftest import session
+from onnx import TensorProto, numpy_helper
 
 from hyperconformer.export.quantize import linear_layers, quantize
 
@@ -28,3 +29,17 @@ def test_only_linear_layers_are_quantised(chunks, tmp_path):
     expected, *_ = runtime.run(None, inputs)
     got, *_ = session(small, tmp_path / "m.onnx").run(None, inputs)
     assert 0 < np.abs(got - expected).max() < 0.2
+
+
+def test_no_processor_overflows(chunks):
+    """255 a + 255 b, for two weights a and b, must fit into 16 bits with a sign."""
+    small = quantize(chunks[1])
+    weights = [
+        numpy_helper.to_array(tensor)
+        for tensor in small.graph.initializer
+        if tensor.data_type == TensorProto.INT8
+    ]
+    matrices = [weight for weight in weights if weight.ndim == 2]
+    assert len(matrices) == len(linear_layers(chunks[1]))
+    for weight in matrices:
+        assert 2 * 255 * np.abs(weight.astype(int)).max() < 2**15

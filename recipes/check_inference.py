@@ -1,19 +1,21 @@
 #!/usr/bin/env python3
-"""What the inference API promises, measured on AN4.
+"""What the inference API promises, measured on AN4 or on a split of LibriSpeech.
 
-``python recipes/AN4/check_inference.py AN4_FOLDER [--model DIR] [--part PART]``:
+``python recipes/check_inference.py AN4_FOLDER --model hyperconformer-an4``
+``python recipes/check_inference.py LIBRISPEECH/dev-clean [--part PART]``:
 
 - ``times``: words' times against the forced alignment of the true transcript.
-- ``long``: all utterances as one recording with gaps of noise or of zeros, in several
-  chunks, against each alone.
+- ``long``: the utterances as one recording with gaps of noise or of zeros, in several
+  chunks, against each alone. Those of LibriSpeech keep their order, which is a reader's.
 - ``nbest``: how many different readings ``nbest=5`` gives, and the time it takes.
 - ``hotwords``: how many of the words that are missed come right when each is given as a
   hot word, and how often a hot word appears in files that do not have it.
 - ``speed``: seconds of speech a second on one thread, beside SpeechBrain's Conformer of
   the same size.
 
-``--split valid`` takes the development speakers instead of the test set. The shipped
-model was trained on them too, hyperconformer-an4-streaming was not.
+``--split valid`` takes AN4's development speakers instead of its test set. The shipped
+model was trained on them too, hyperconformer-an4-streaming was not. ``--every N`` takes
+every Nth utterance only.
 """
 
 import argparse
@@ -22,6 +24,7 @@ import itertools
 import pathlib
 import random
 import statistics
+import tempfile
 import time
 
 import torch
@@ -29,8 +32,10 @@ from speechbrain.lobes.models.transformer.TransformerASR import TransformerASR
 from speechbrain.utils.metric_stats import ErrorRateStats
 
 from hyperconformer.audio import read_audio
-from hyperconformer.corpora.an4 import choose_valid_speakers, list_utterances
-from hyperconformer.search.ctc_beam import CTCSearcher
+from hyperconformer.corpora import an4, librispeech
+from hyperconformer.corpora.manifest import read_manifest
+from hyperconformer.search.lexicon import LexiconSearcher
+from hyperconformer.search.ngram import ngram_search
 from hyperconformer.transcribe.offline import ASR, CHUNK_S
 
 RATE_HZ, SEED = 16000, 0
@@ -42,15 +47,25 @@ FALSE_ALARM_TRIALS = 500
 SPEED_S, REPEATS = (5, 20, 60), 5
 
 
-def read_split(folder, split):
-    """Transcripts and samples of the utterances of ``"valid"`` or ``"test"``."""
-    utterances = list_utterances(folder, "test" if split == "test" else "train")
-    if split == "valid":
-        speakers = choose_valid_speakers(sorted({u.speaker for u in utterances}))
-        utterances = [u for u in utterances if u.speaker in speakers]
+def read_split(folder, split="test"):
+    """Transcripts and samples of ``"valid"`` or ``"test"`` of AN4, or of LibriSpeech's.
+
+    A split of LibriSpeech is a folder itself.
+    """
+    if (folder / "etc").is_dir():
+        utterances = an4.list_utterances(folder, "test" if split == "test" else "train")
+        if split == "valid":
+            speakers = an4.choose_valid_speakers(sorted({u.speaker for u in utterances}))
+            utterances = [u for u in utterances if u.speaker in speakers]
+        files = [(utterance.text, utterance.audio) for utterance in utterances]
+    else:
+        with tempfile.TemporaryDirectory() as manifests:
+            manifest = librispeech.prepare(
+                folder.parent, manifests, splits=[folder.name]
+            )[folder.name]
+            files = [(row["wrd"], row["wav"]) for row in read_manifest(manifest)]
     return [
-        (utterance.text, torch.as_tensor(read_audio(utterance.audio)).reshape(-1))
-        for utterance in utterances
+        (text, torch.as_tensor(read_audio(audio)).reshape(-1)) for text, audio in files
     ]
 
 
@@ -105,7 +120,7 @@ def check_long(asr, utterances):
 def check_nbest(asr, utterances):
     """How many readings there are, and what they cost."""
     for nbest in (1, NBEST):
-        asr.use_search(CTCSearcher(nbest=nbest, **asr.ngram))
+        asr.use_search(ngram_search(asr.ngram, asr.recognizer, nbest=nbest))
         begin = time.perf_counter()
         readings = [
             len({each.text for each in asr.transcribe(samples, RATE_HZ).nbest})
@@ -121,8 +136,17 @@ def check_nbest(asr, utterances):
 def check_hotwords(asr, utterances):
     """Missed words that come right, words that appear where they were not said."""
 
+    plain_search = ngram_search(asr.ngram, asr.recognizer)
+
     def recognise(samples, *hotwords):
-        asr.use_search(CTCSearcher(hotwords=hotwords, **asr.ngram))
+        if not hotwords:
+            asr.use_search(plain_search)
+        elif isinstance(plain_search, LexiconSearcher):
+            asr.search = plain_search.favour(hotwords, asr.tokenizer)
+        else:
+            asr.use_search(
+                ngram_search(asr.ngram, asr.recognizer, hotwords=hotwords)
+            )
         return asr.transcribe(samples, RATE_HZ).text.split()
 
     plain = [recognise(samples) for _, samples in utterances]
@@ -237,20 +261,25 @@ PARTS = {
 def main():
     """Measure what the command line asks for."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("folder", type=pathlib.Path, help="AN4, with etc and wav")
-    parser.add_argument("--model", help="model folder; without it the shipped one")
+    parser.add_argument(
+        "folder",
+        type=pathlib.Path,
+        help="AN4, with etc and wav, or a split of LibriSpeech",
+    )
+    parser.add_argument("--model", help="model folder; without it the default one")
     parser.add_argument("--part", choices=PARTS, help="only this one")
     parser.add_argument("--split", choices=("valid", "test"), default="test")
     parser.add_argument("--arpa", help="word n-grams; without it the model's own")
+    parser.add_argument("--every", type=int, default=1, metavar="N")
     options = parser.parse_args()
     asr = ASR.from_hparams(options.model)
     if options.arpa:
         asr.ngram = {"arpa": options.arpa, "lm_weight": 0.4, "word_bonus": 0.5}
-    utterances = read_split(options.folder, options.split)
+    utterances = read_split(options.folder, options.split)[:: options.every]
     for name, check in PARTS.items():
         if options.part in (None, name):
             print(f"{name}:")
-            asr.use_search(CTCSearcher(**asr.ngram) if asr.ngram else None)
+            asr.use_search(ngram_search(asr.ngram, asr.recognizer))
             check(asr, utterances)
 
 

@@ -1,9 +1,11 @@
 #!/usr/bin/env python3
-"""Words of AN4 streams: how many are wrong, and how often a shown one changes.
+"""Words of streams: how many are wrong, and how often a shown one changes.
 
-``python recipes/AN4/check_streams.py AN4_FOLDER [--arpa LM] [--split valid]`` decodes
-every utterance as a stream of its own: greedily, by the transducer if there is one,
-greedily by CTC, and with a CTC beam, without and with word n-grams.
+``python recipes/check_streams.py AN4_FOLDER --model hyperconformer-an4-streaming``
+``python recipes/check_streams.py LIBRISPEECH/dev-clean``
+
+decodes every utterance as a stream of its own: greedily, by the transducer if there is
+one, greedily by CTC, and with a CTC beam, without and with the n-grams of ``--arpa``.
 
 After each chunk, the text of the last one is compared with the new one. A word changes
 that another one replaces, or none; growing letters are counted apart. Shares are of the
@@ -74,8 +76,12 @@ def check(name, asr, utterances):
 def main():
     """Measure what the command line asks for."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("folder", type=pathlib.Path, help="AN4, with etc and wav")
-    parser.add_argument("--model", help="model folder; without it the shipped one")
+    parser.add_argument(
+        "folder",
+        type=pathlib.Path,
+        help="AN4, with etc and wav, or a split of LibriSpeech",
+    )
+    parser.add_argument("--model", help="model folder; without it the default one")
     parser.add_argument("--chunk-ms", type=float, default=640)
     parser.add_argument("--split", choices=("valid", "test"), default="test")
     parser.add_argument("--arpa", help="word n-grams")
