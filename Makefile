@@ -1,5 +1,6 @@
 # make train   install, train the default model, print its word error rate
-# make test    install, run the tests
+# make test    install, run the tests that take seconds
+# make test-integration  whole commands, interrupted runs, exports, shipped models
 # make test-slow  the tests that take minutes each
 # make bench   timings against the peers
 # make lint    style, unused code and types
@@ -10,7 +11,7 @@ BIN := $(VENV)/bin
 
 CHROMIUM = $(shell command -v chromium chromium-browser google-chrome | head -1)
 
-.PHONY: train test test-slow test-page bench lint docs clean
+.PHONY: train test test-integration test-slow test-page bench lint docs clean
 
 # The stamp is as old as the installation; a changed setup.py installs again.
 $(VENV)/installed: setup.py
@@ -28,6 +29,9 @@ train: $(VENV)/installed
 
 test: $(VENV)/installed-dev
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --dist loadscope
+
+test-integration: $(VENV)/installed-dev
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m "integration and not slow" -n auto --dist loadscope
 
 test-slow: $(VENV)/installed-dev
 	$(BIN)/python -m pytest -m slow

@@ -6,7 +6,7 @@
 
 - ``times``: words' times against the forced alignment of the true transcript.
 - ``long``: the utterances as one recording with gaps of noise or of zeros, in several
-  chunks, against each alone. Those of LibriSpeech keep their order, which is a reader's.
+  chunks, against each alone.
 - ``nbest``: how many different readings ``nbest=5`` gives, and the time it takes.
 - ``hotwords``: how many of the words that are missed come right when each is given as a
   hot word, and how often a hot word appears in files that do not have it.
@@ -55,7 +55,9 @@ def read_split(folder, split="test"):
     if (folder / "etc").is_dir():
         utterances = an4.list_utterances(folder, "test" if split == "test" else "train")
         if split == "valid":
-            speakers = an4.choose_valid_speakers(sorted({u.speaker for u in utterances}))
+            speakers = an4.choose_valid_speakers(
+                sorted({u.speaker for u in utterances})
+            )
             utterances = [u for u in utterances if u.speaker in speakers]
         files = [(utterance.text, utterance.audio) for utterance in utterances]
     else:
@@ -144,9 +146,7 @@ def check_hotwords(asr, utterances):
         elif isinstance(plain_search, LexiconSearcher):
             asr.search = plain_search.favour(hotwords, asr.tokenizer)
         else:
-            asr.use_search(
-                ngram_search(asr.ngram, asr.recognizer, hotwords=hotwords)
-            )
+            asr.use_search(ngram_search(asr.ngram, asr.recognizer, hotwords=hotwords))
         return asr.transcribe(samples, RATE_HZ).text.split()
 
     plain = [recognise(samples) for _, samples in utterances]

@@ -37,6 +37,7 @@ def execute(name, monkeypatch):
     return printed, pictures
 
 
+@pytest.mark.integration
 def test_transcribe_and_look_inside(monkeypatch):
     printed, pictures = execute("transcribe.ipynb", monkeypatch)
     spoken = "ONE FIVE TWO TWO SEVEN"
@@ -77,6 +78,7 @@ def test_the_version_is_the_same_everywhere():
     assert re.search(rf"^version: {version}$", citation, re.MULTILINE)
 
 
+@pytest.mark.integration
 def test_the_site_builds_without_warnings(tmp_path):
     done = subprocess.run(
         [sys.executable, "-m", "mkdocs", "build", "--strict", "-d", tmp_path / "site"],

@@ -46,6 +46,7 @@ def test_a_broken_package_is_not_called_missing(monkeypatch, tmp_path):
     assert not isinstance(caught.value, MissingExtraError)
 
 
+@pytest.mark.integration
 def test_training_without_plots_ends_before_anything_is_written(tmp_path):
     code = (
         "import sys\n"

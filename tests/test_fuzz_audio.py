@@ -115,6 +115,7 @@ def check_file(asr, folder, seed):
     return True
 
 
+@pytest.mark.integration
 @pytest.mark.filterwarnings("ignore::hyperconformer.audio.AudioWarning")
 def test_broken_files_for_some_seconds(asr, tmp_path):
     results, end = [], time.monotonic() + BUDGET_S

@@ -2,6 +2,7 @@
 
 import csv
 import hashlib
+import itertools
 import math
 import pathlib
 from collections.abc import Callable, Iterator
@@ -172,6 +173,9 @@ class Subject:
         Of :meth:`longest_words`.
     trusted : bool
         As :func:`hyperconformer.hub.folder.load_model`.
+    compared : int, optional
+        Utterances whose log-probabilities are compared in batches and streams; None =
+        all.
 
     Raises
     ------
@@ -186,10 +190,12 @@ class Subject:
         chunk_ms: float,
         longest_s: float,
         trusted: bool = False,
+        compared: int | None = None,
     ):
         self.asr = ASR.from_hparams(folder, trusted=trusted)
         self.folder, self.speech, self.trusted = folder, speech, trusted
         self.chunk_ms, self.longest_s = chunk_ms, longest_s
+        self.compared = compared
         self.modules = self.asr.extractor, self.asr.recognizer
         self.rate_hz = self.asr.sample_rate_hz
         self.offline = TorchModel(self.modules, None)
@@ -202,7 +208,10 @@ class Subject:
     def batch(self) -> Result:
         """Batches with NaN as padding, and each utterance alone."""
         extractor, recognizer = self.modules
-        utterances, differences = list(self.speech.samples(self.rate_hz)), []
+        utterances = [
+            *itertools.islice(self.speech.samples(self.rate_hz), self.compared)
+        ]
+        differences = []
         for begin in range(0, len(utterances), BATCH):
             batch = utterances[begin : begin + BATCH]
             counts = torch.tensor([len(samples) for samples in batch])
@@ -219,7 +228,7 @@ class Subject:
         extractor, recognizer = self.modules
         model, differences = self._stream(), []
         rule = chunk_config(self.chunk_ms, None, model.frame_ms)
-        for _, audio, _ in self.speech.rows:
+        for _, audio, _ in self.speech.rows[: self.compared]:
             state, frames = model.init_state(1), []
             for samples in [*read_pieces(audio, self.rate_hz), torch.zeros(0)]:
                 new, state = model.feed(state, [samples], last=len(samples) == 0)

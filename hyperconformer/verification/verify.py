@@ -31,6 +31,8 @@ PASS, FAIL, NOT_APPLICABLE = "pass", "fail", "not applicable"
 CHUNK_MS, LONGEST_S = 640, 600
 # Other processors round otherwise, which may turn a word: so many of all, at least one.
 ROUNDED = 0.005
+# Utterances whose log-probabilities a quick verification compares.
+QUICK_UTTERANCES = 4
 
 
 class Check(NamedTuple):
@@ -153,7 +155,8 @@ def verify(
         As :class:`hyperconformer.verification.measure.Speech`; None = that on which the
         claims were measured.
     quick : bool
-        Whether to leave out levels, the longest input and the graphs.
+        Whether to leave out levels, the longest input and the graphs, and to compare
+        log-probabilities of a few utterances only.
     trusted : bool
         As :func:`hyperconformer.hub.folder.load_model`.
 
@@ -176,7 +179,8 @@ def verify(
         sounds = Speech(speech or claims["speech"]["name"], pathlib.Path(place))
         lengths = claims["chunk_ms"], claims["longest_s"]
         try:
-            subject = Subject(folder, sounds, *lengths, trusted)
+            compared = QUICK_UTTERANCES if quick else None
+            subject = Subject(folder, sounds, *lengths, trusted, compared)
         except ValueError as error:
             rows.append(Row("the model loads", "", "", FAIL, str(error)))
             return Verdict(folder.name, rows, {}, _environment())

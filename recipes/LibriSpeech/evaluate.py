@@ -33,6 +33,8 @@ LENGTHS = (5, 10, 20, 30, 1000)
 def main(options):
     """Recognise the split and print the tables."""
     split = pathlib.Path(options.split)
+    if not split.is_dir():
+        raise FileNotFoundError(f"no such folder: {split}")
     search = {"search": GreedySearcher()} if options.greedy else {}
     if options.chunk_ms:
         asr = Streams.from_hparams(options.model, options.chunk_ms, **search)

@@ -13,6 +13,8 @@ import pytest
 
 from hyperconformer.cli.main import main
 
+pytestmark = pytest.mark.integration
+
 ROOT = pathlib.Path(__file__).resolve().parents[2]
 RECORDED = json.loads((pathlib.Path(__file__).parent / "recorded_row.json").read_text())
 ABLATION = """

@@ -94,6 +94,7 @@ def test_failures_are_recorded_and_the_rest_goes_on(project, tmp_path, capsys):
     assert not list(tmp_path.glob("results/ablations/runs/*/output/checkpoints"))
 
 
+@pytest.mark.integration
 def test_what_is_done_is_not_done_again(project, tmp_path, capsys):
     path = project("axes: {lr: [3, 13]}\n")
     assert main(["ablate", str(path)]) == 1
@@ -128,6 +129,7 @@ def test_dry_run_tells_plan_and_cost_and_does_nothing(project, tmp_path, capsys)
     assert "1 runs to do" in said and "the 1 that are done took" in said
 
 
+@pytest.mark.integration
 @pytest.mark.parametrize("kind", [signal.SIGINT, signal.SIGTERM])
 def test_an_interruption_ends_the_runs_and_records_no_failure(
     project, tmp_path, kind, interruptible
@@ -181,6 +183,7 @@ def test_a_run_that_another_process_has_is_left_to_it(project, tmp_path):
     assert store.row(run) is None
 
 
+@pytest.mark.integration
 @pytest.mark.parametrize("sampler", ["random", "tpe"])
 def test_search(project, tmp_path, sampler, capsys):
     pytest.importorskip("optuna")

@@ -198,6 +198,7 @@ def test_dotted_names_change_one_entry(tmp_path):
     assert tree["options"] == {"a": 1, "b": 2}
 
 
+@pytest.mark.integration
 @pytest.mark.parametrize(
     "path", sorted((ROOT / "hparams/ablations").glob("*.yaml")), ids=lambda p: p.stem
 )

@@ -81,6 +81,7 @@ def test_each_run_says_how_far_it_is(ablation, begun):
     assert "trials left" in printed(table(ablation, rows, left=3))
 
 
+@pytest.mark.integration
 def test_it_follows_other_processes_to_the_end(ablation, begun, monkeypatch):
     """The folder changes while the table is shown; nothing in it is written."""
     monkeypatch.setattr("hyperconformer.ablation.watch.REFRESH_S", 0.0)

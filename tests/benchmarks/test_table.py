@@ -96,6 +96,7 @@ def test_every_recogniser_gets_the_same_files(speech, tmp_path):
     assert joined.name == "noise, 0.0916667 minutes"
 
 
+@pytest.mark.integration
 def test_a_model_is_measured(speech, tiny_model, tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(table, "version", lambda package: "not installed")
     results = tmp_path / "results"

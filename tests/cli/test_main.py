@@ -12,13 +12,15 @@ from hyperconformer.cli.main import COMMANDS, main
 ROOT = pathlib.Path(__file__).resolve().parents[2]
 
 
+@pytest.mark.integration
 @pytest.mark.parametrize(
     "command",
     [
-        "info",
         "--help",
         "transcribe {0} {0} --model {1}",
-        pytest.param("mixers", marks=pytest.mark.slow),  # it prints as `info` does
+        # They print as `transcribe` does.
+        pytest.param("info", marks=pytest.mark.slow),
+        pytest.param("mixers", marks=pytest.mark.slow),
     ],
 )
 def test_closed_pipes_and_full_disks(files, tiny_model, command):

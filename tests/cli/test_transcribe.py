@@ -97,6 +97,7 @@ def test_loud_floats_are_warned_of_in_a_line(capsys, files, tiny_model, tmp_path
     assert err.count("\n") == 1
 
 
+@pytest.mark.integration
 def test_what_is_shipped_transcribes_and_streams(capsys, files):
     """The models in the repository, found without being named."""
     assert {DEFAULT_MODEL, DEFAULT_STREAMING_MODEL} <= set(list_shipped_models())
@@ -185,6 +186,7 @@ def test_a_stream_goes_on_after_a_bad_file(capsys, files, streaming_model, tmp_p
     assert "bad.wav: truncated audio" in err and f"1 of 3 files failed: {bad}" in err
 
 
+@pytest.mark.integration
 def test_ctrl_c_ends_a_recording(files, streaming_model, interruptible):
     # More than a pipe holds: writing ends when the program reads.
     pcm = 6 * soundfile.read(files[0], dtype="int16")[0].tobytes()

@@ -131,6 +131,7 @@ def test_transcription_lines(tmp_path):
     assert malformed == ["a.transcription:5"]
 
 
+@pytest.mark.integration
 def test_the_training_set_joins_librispeech(an4_folder, libri_folder, tmp_path):
     root = pathlib.Path(__file__).resolve().parents[2]
     script = [sys.executable, root / "recipes/LibriSpeech/add_an4.py"]

@@ -367,6 +367,7 @@ def test_a_function_of_ones_own_file(own, tmp_path, monkeypatch):
         prepare(load_corpus("corpus: !name:my_corpora.number"), own, tmp_path)
 
 
+@pytest.mark.integration
 @pytest.mark.parametrize("command", ["train.py", "shards"])
 def test_the_file_lies_in_the_working_folder(own, tmp_path, command):
     (tmp_path / "my_corpora.py").write_text(MY_CORPORA)
@@ -394,6 +395,7 @@ def test_the_file_lies_in_the_working_folder(own, tmp_path, command):
         assert {row["spk_id"] for row in rows} == {"you"}
 
 
+@pytest.mark.integration
 def test_the_readmes_stand_in_for_recordings(tmp_path):
     """What "Train on your own speech" pastes into a shell makes a corpus."""
     section = (ROOT / "README.md").read_text(encoding="utf-8")

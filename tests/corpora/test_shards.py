@@ -88,6 +88,7 @@ def stored(shards, object_store, tmp_path):
     return object_store.upload(shards, tmp_path.name)
 
 
+@pytest.mark.integration
 def test_an_object_store_gives_what_the_disk_gives(shards, stored, tmp_path):
     options = {"merge": MERGE}
     local = prepare("shards", shards, tmp_path / "a", **options)

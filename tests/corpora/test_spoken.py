@@ -116,6 +116,7 @@ spoken.synthesize_corpus(sys.argv[1], {"train": 20, "valid": 2, "test": 2}, work
 """
 
 
+@pytest.mark.integration
 def test_a_killed_synthesis_goes_on(tmp_path):
     folder, reference = tmp_path / "killed", tmp_path / "reference"
     process = subprocess.Popen([sys.executable, "-c", PROGRAM, str(folder)])

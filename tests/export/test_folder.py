@@ -13,6 +13,8 @@ from hyperconformer.export.check import Report, Row
 from hyperconformer.export.folder import export_model
 from hyperconformer.export.runtime import OnnxModel
 
+pytestmark = pytest.mark.integration
+
 pytest.importorskip("onnxruntime")
 
 

@@ -10,6 +10,8 @@ from hyperconformer.export.graph import make_optional, to_onnx
 from hyperconformer.export.offline import OfflineGraph
 from hyperconformer.mixers.registry import list_mixers
 
+pytestmark = pytest.mark.integration
+
 # How many frames, or chunks of frames, they take depends on the length in steps.
 REFUSED = {"gated_deltanet", "mixture_of_attention"}
 BATCHES = [(8001, [0.5, 1.0, 0.2]), (16000, [1.0]), (30011, [1.0, 0.7])]

@@ -1,10 +1,13 @@
 """Weights of 8 bits."""
 
 import numpy as np
+import pytest
 from export.conftest import session
 from onnx import TensorProto, numpy_helper
 
 from hyperconformer.export.quantize import linear_layers, quantize
+
+pytestmark = pytest.mark.integration
 
 
 def test_only_linear_layers_are_quantised(chunks, tmp_path):

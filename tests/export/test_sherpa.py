@@ -20,6 +20,8 @@ from hyperconformer.export.sherpa import (
     tokens_text,
 )
 
+pytestmark = pytest.mark.integration
+
 
 @pytest.fixture(scope="session")
 def wrapped(chunks, tmp_path_factory):

@@ -11,6 +11,8 @@ from hyperconformer.export.streaming import StateLayout, StreamingGraph
 from hyperconformer.mixers.registry import list_mixers
 from hyperconformer.transcribe.streaming import StreamingModel
 
+pytestmark = pytest.mark.integration
+
 # Of each mixer that streams: its options, and whether it needs a bounded left context.
 STREAMING = {
     "gated_deltanet": ({"causal": True}, False),

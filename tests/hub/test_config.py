@@ -68,7 +68,7 @@ def test_language_models_have_the_same_tensors_without_memory(config):
 @pytest.mark.parametrize("causal", [False, True])
 def test_a_front_end_has_the_same_tensors_without_memory(causal):
     config = {"class": "ConvolutionFrontEnd", "input_shape": [8, 10, 80]}
-    config |= {"residuals": [True] * 3, "causal": causal}
+    config |= {"residuals": [True] * 3, "out_channels": [4] * 3, "causal": causal}
     assert_same_tensors(*on_both(config))
 
 

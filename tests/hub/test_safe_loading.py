@@ -716,6 +716,7 @@ def experiments():
     ]
 
 
+@pytest.mark.integration
 @pytest.mark.parametrize("file", experiments(), ids=lambda file: file.name)
 def test_a_model_of_every_experiment_can_be_saved_and_built(file):
     folders = {"data_folder": "", "output_folder": "", "vocab_size": 30}

@@ -53,6 +53,7 @@ def test_wrong_words_of_the_whole_test_set(model, whole_an4):
     assert abs(wrong - WRONG[model]) <= 4
 
 
+@pytest.mark.integration
 @pytest.mark.parametrize("name", list_shipped_models())
 def test_the_files_of_a_shipped_folder_say_the_same(name):
     folder = find_model(name)

@@ -281,6 +281,7 @@ def test_beyond_the_length_where_speechbrain_fails():
     assert MultiHeadHyperMixing(16, 2, hypernet_size=32)(x)[0].isfinite().all()
 
 
+@pytest.mark.integration
 def test_compiled_whole():
     mixer = MultiHeadHyperMixing(16, 2)
     compiled = torch.compile(mixer, fullgraph=True, backend="aot_eager")

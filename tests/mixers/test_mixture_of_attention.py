@@ -485,6 +485,7 @@ def test_half_precision_with_long_correlated_input_and_silence(name, dtype):
     assert x.grad.isfinite().all()
 
 
+@pytest.mark.integration
 def test_export_of_any_length_without_the_local_branch():
     def export(**options):
         mixer = MixtureOfAttentionMixer(8, 2, num_routed_queries=4, **options).eval()

@@ -22,6 +22,8 @@ from torch import nn
 from hyperconformer import TokenMixer, register_mixer
 from hyperconformer.mixers.base import frames_of_step
 
+pytestmark = pytest.mark.integration
+
 
 class Running(TokenMixer):
     """Adds the mean over the frames so far."""

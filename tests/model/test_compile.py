@@ -19,6 +19,7 @@ def loss(recognizer, features, lengths):
     return found.ctc[frames].square().mean()
 
 
+@pytest.mark.integration
 @pytest.mark.parametrize(
     "backend", ["aot_eager", pytest.param("inductor", marks=pytest.mark.slow)]
 )

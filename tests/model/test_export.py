@@ -87,6 +87,7 @@ def test_quantize_dynamic_finds_every_linear_layer(whole):
     assert 0 < error < 0.05  # steps of 8 bits
 
 
+@pytest.mark.integration
 @pytest.mark.parametrize("mixer", list_mixers())
 def test_every_mixer_runs_quantised(mixer, tmp_path):
     whole = build(tmp_path, attention_type=mixer)
@@ -137,6 +138,7 @@ def test_trace_is_saved_and_loaded(whole, tmp_path):
     assert_same(loaded, whole, OTHER_LENGTHS)
 
 
+@pytest.mark.integration
 def test_export_takes_other_lengths_and_batches(whole):
     batch, samples = torch.export.Dim("batch"), torch.export.Dim("samples", min=1000)
     shapes = {"wavs": {0: batch, 1: samples}, "wav_lens": {0: batch}}
@@ -158,6 +160,7 @@ def export(tmp_path_factory):
     return exported
 
 
+@pytest.mark.integration
 @pytest.mark.parametrize("batch", [1, 2])
 def test_export_of_a_fixed_batch_takes_other_lengths(export, batch):
     whole, program = export(batch)
@@ -165,6 +168,7 @@ def test_export_of_a_fixed_batch_takes_other_lengths(export, batch):
     assert_same(program.module(), whole, batches)
 
 
+@pytest.mark.integration
 def test_exported_programs_need_no_operator_of_this_package(export):
     _, program = export(2)
     for node in program.graph.nodes:

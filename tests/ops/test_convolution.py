@@ -30,6 +30,7 @@ def random_tensors(shape, weight_shape, bias=True):
     return [torch.randn(s, dtype=torch.float64, requires_grad=True) for s in shapes]
 
 
+@pytest.mark.integration
 @pytest.mark.parametrize("bias", [True, False])
 @pytest.mark.parametrize("case", CASES)
 def test_equals_pytorch_compiled_or_not(case, bias):

@@ -23,6 +23,7 @@ F32, BF16, F16, F64 = torch.float32, torch.bfloat16, torch.float16, torch.float6
 slow = pytest.mark.slow
 
 
+@pytest.mark.integration
 @pytest.mark.parametrize("marker", MARKERS)
 def test_checks_under_the_interpreter(marker):
     run_checks(__file__, marker)

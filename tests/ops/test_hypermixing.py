@@ -238,6 +238,7 @@ class Module(torch.nn.Module):
         return hypermixing(x, x, x, first, second, **masks)
 
 
+@pytest.mark.integration
 def test_compiled_whole():
     module = Module()
     compiled = torch.compile(module, fullgraph=True, backend="eager", dynamic=True)

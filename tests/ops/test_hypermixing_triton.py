@@ -46,6 +46,7 @@ def form(request, monkeypatch):
     return request.param
 
 
+@pytest.mark.integration
 @pytest.mark.parametrize("marker", MARKERS)
 def test_checks_under_the_interpreter(marker):
     run_checks(__file__, marker)
@@ -394,6 +395,7 @@ def test_a_forced_path_that_cannot_run_says_why():
         hypermixing(x, x, x, *nets, backend="triton")
 
 
+@pytest.mark.integration
 def test_without_triton():
     code = (
         "import sys; sys.modules['triton'] = None\n"
@@ -419,6 +421,7 @@ IN_CI |= {(80, 18, F32, "reduce_backward"), (80, 18, F16, "expand_backward")}
 IN_CI |= {(90, 18, BF16, "hyperglu_forward"), (90, 18, BF16, "hyperglu_backward_mixes")}
 
 
+@pytest.mark.integration
 @pytest.mark.parametrize(
     "case",
     [

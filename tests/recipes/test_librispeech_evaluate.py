@@ -5,6 +5,7 @@ import pathlib
 import subprocess
 import sys
 
+import pytest
 import soundfile
 
 from hyperconformer import GreedySearcher, StreamingASR
@@ -31,6 +32,7 @@ def run(*arguments):
     )
 
 
+@pytest.mark.integration
 def test_rates_speakers_lengths_confusions_and_counts(tmp_path):
     spoken = {"7": "ONE FIVE TWO TWO SEVEN", "8": "ONE FIVE TWO NINE SEVEN SIX"}
     split = make_split(tmp_path / "dev-clean", spoken)
@@ -46,6 +48,7 @@ def test_rates_speakers_lengths_confusions_and_counts(tmp_path):
     assert [row["word errors"] for row in rows] == ["0", "2"]
 
 
+@pytest.mark.integration
 def test_a_split_is_decoded_as_streams(tmp_path):
     model = "hyperconformer-an4-streaming"
     asr = StreamingASR.from_hparams(model, chunk_ms=640, search=GreedySearcher())

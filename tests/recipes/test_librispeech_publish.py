@@ -19,6 +19,7 @@ RUN = ROOT / "pretrained/hyperconformer-an4"
 SPEECH = ROOT / "tests/data/an4/cen6-fvap-b.wav"
 
 
+@pytest.mark.integration
 def test_half_precision_and_ngrams(tmp_path):
     ngram, model = tmp_path / "ngram", tmp_path / "model"
     ngram.mkdir()

@@ -142,6 +142,7 @@ def test_hot_words_and_ngrams_leave_confidences_alone(tmp_path):
     assert math.isclose(math.exp(heard[True, False][1].score), 0.4, rel_tol=1e-5)
 
 
+@pytest.mark.integration
 @pytest.mark.parametrize("kind", KINDS)
 def test_memory_does_not_grow_with_the_stream(tmp_path, kind):
     search = searcher(tmp_path, beam_size=8, **KINDS[kind]).begin(TOKENIZER)

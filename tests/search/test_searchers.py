@@ -211,6 +211,7 @@ def test_an_ngram_search_needs_a_folder_for_its_model():
         NGramSearcher().prepare(None, ["A"], None)
 
 
+@pytest.mark.integration
 def test_a_run_decodes_with_the_language_model(tmp_path):
     """hparams/lm.yaml, then hparams/joint_lm.yaml, both tiny."""
     corpus = {

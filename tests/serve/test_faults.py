@@ -69,6 +69,7 @@ def test_a_client_that_is_killed_gives_its_place_back(serve, tiny_streaming):
     assert is_well(server, tiny_streaming)
 
 
+@pytest.mark.integration
 def test_half_a_frame_ends_with_the_idle_limit(serve, tiny_streaming):
     server = serve(limits=Limits(idle_s=0.5))
     bare = open_socket(server, UPGRADE)
@@ -110,6 +111,7 @@ def test_a_full_server_refuses_and_goes_on(serve, tiny_streaming):
     assert 'hyperconformer_refused_total{code="server_full"}' in page
 
 
+@pytest.mark.integration
 def test_a_thousand_silent_connections_harm_nobody(serve, tiny_streaming, monkeypatch):
     app._allow_connections()
     monkeypatch.setattr(app, "HEAD_S", 3)
@@ -140,6 +142,7 @@ def test_a_thousand_silent_connections_harm_nobody(serve, tiny_streaming, monkey
     assert server.service.streams.taken == 0
 
 
+@pytest.mark.integration
 def test_ten_minutes_at_once(serve, tiny_streaming):
     """Others are served in between; more is no message."""
     model = tiny_streaming.model
@@ -240,6 +243,7 @@ def test_utterances_are_finished_before_the_end(serve, tiny_streaming):
     assert found and found == expected[: len(found)]
 
 
+@pytest.mark.integration
 @pytest.mark.parametrize("processes", [1, pytest.param(2, marks=pytest.mark.slow)])
 def test_sigterm_ends_the_command_and_loses_nothing(tmp_path, processes):
     """The shipped models, as a user starts them."""

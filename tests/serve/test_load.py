@@ -2,12 +2,14 @@
 
 import asyncio
 
+import pytest
 from served_speech import segments, speech
 
 from benchmarks.serve_load import Load
 from hyperconformer.serve.limits import Limits
 
 
+@pytest.mark.integration
 def test_every_chunk_has_a_delay_and_every_stream_its_words(serve, tiny_streaming):
     server = serve(limits=Limits(streams=3))
     voices = [speech(16000, seed) for seed in (1, 2)]

@@ -28,6 +28,8 @@ from hyperconformer.training.fine_tuning import start_from
 from hyperconformer.training.phones import PhoneCTC
 from hyperconformer.transcribe.offline import ASR
 
+pytestmark = pytest.mark.integration
+
 ROOT = pathlib.Path(__file__).resolve().parents[2]
 CORPUS = "{train_utterances: 12, valid_utterances: 4, test_utterances: 4}"
 

@@ -104,6 +104,7 @@ def test_seconds(tmp_path):
     assert brain.rates[-1] < 0.05  # the schedule follows the clock to its end
 
 
+@pytest.mark.integration
 @pytest.mark.parametrize(
     "changes", [{"batches": 1}, {"batches": 40}, {"grad_accumulation_factor": 2}]
 )

@@ -6,6 +6,8 @@ from safetensors.torch import load_file
 
 from hyperconformer.evaluation.plots import read_train_log
 
+pytestmark = pytest.mark.integration
+
 # Nothing random, and plain gradient descent: Adam would blow up the rounding of
 # gradients that are zero but for rounding.
 SETTINGS = [

@@ -36,6 +36,7 @@ def default_run(folder, corpus, mixer, **overrides):
     return read_train_log(folder / "train_log.txt")
 
 
+@pytest.mark.integration
 @pytest.mark.parametrize("mixer", list_mixers())
 def test_learns(tmp_path, corpus, mixer):
     log = default_run(

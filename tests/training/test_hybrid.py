@@ -28,6 +28,7 @@ def trained(train_tiny, printed, tmp_path_factory):
     return folder
 
 
+@pytest.mark.integration
 def test_the_model_folder_says_which_layer_has_which_mixer(trained):
     config = json.loads((trained / "model/config.json").read_text())
     transformer = config["recognizer"]["transformer"]
@@ -43,6 +44,7 @@ def test_the_model_folder_says_which_layer_has_which_mixer(trained):
     assert results["macs_per_audio_s"] > 0
 
 
+@pytest.mark.integration
 @pytest.mark.skipif(not TENSORBOARD, reason="TensorBoard is not installed")
 def test_tensorboard_shows_the_run_and_its_continuation_as_one_curve(trained):
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator

@@ -19,6 +19,8 @@ from hyperconformer.training.language_model import (
     train,
 )
 
+pytestmark = pytest.mark.integration
+
 ROOT = pathlib.Path(__file__).resolve().parents[2]
 CONFIG = ROOT / "hparams/lm.yaml"
 

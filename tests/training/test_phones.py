@@ -104,6 +104,7 @@ def test_other_files_are_refused(tmp_path):
             read_lexicon(tmp_path / "bad.dic")
 
 
+@pytest.mark.integration
 def test_a_run_hears_phones_and_ships_none(train_tiny, printed, tmp_path):
     folder, lexicon = tmp_path / "run", tmp_path / "words.dic"
     option = (

@@ -91,6 +91,7 @@ DEATHS = [
 ]
 
 
+@pytest.mark.integration
 def test_killed_again_and_again_a_run_ends_as_if_it_had_not_been(
     train, uninterrupted, printed, tmp_path
 ):
@@ -102,6 +103,7 @@ def test_killed_again_and_again_a_run_ends_as_if_it_had_not_been(
     assert_same_end(folder, uninterrupted())
 
 
+@pytest.mark.integration
 def test_an_epoch_whose_batches_changed_begins_again(
     train, uninterrupted, printed, tmp_path
 ):
@@ -120,6 +122,7 @@ def test_an_epoch_whose_batches_changed_begins_again(
     assert log["updates"][0] == 2 + log["updates"][1] - log["updates"][0]
 
 
+@pytest.mark.integration
 def test_an_epoch_of_two_processes_begins_again_in_one(train, printed, tmp_path):
     folder = tmp_path / "run"
     assert train(folder, death=("update", 3), processes=2) == -9, printed(folder)
@@ -130,6 +133,7 @@ def test_an_epoch_of_two_processes_begins_again_in_one(train, printed, tmp_path)
     assert log["updates"] == [2 + 5, 2 + 5 + 5] and log["lr"][-1] == 0.0
 
 
+@pytest.mark.integration
 def test_a_full_disk_ends_with_a_message_and_the_last_checkpoint(
     train, uninterrupted, printed, tmp_path
 ):

@@ -44,6 +44,7 @@ def assert_same_results(one, other):
         assert (one / name).read_bytes() == (other / name).read_bytes(), name
 
 
+@pytest.mark.integration
 def test_a_run_on_shards_is_the_run_on_files(
     train_shards, files, shards, printed, tmp_path
 ):
@@ -52,6 +53,7 @@ def test_a_run_on_shards_is_the_run_on_files(
     assert_same_results(packed, files)
 
 
+@pytest.mark.integration
 def test_a_store_that_dies_within_an_epoch_and_comes_back(
     train_shards, files, shards, object_store, printed, tmp_path
 ):

@@ -5,6 +5,7 @@ import json
 import math
 import unicodedata
 
+import pytest
 import soundfile
 from sentencepiece import SentencePieceProcessor
 
@@ -46,6 +47,7 @@ def test_manifests_tokens_and_references_have_one_form(tmp_path):
             assert tokenizer.decode(example["tokens"].tolist()) == words
 
 
+@pytest.mark.integration
 def test_a_run_names_references_in_another_case_and_sets_without_words(
     train_tiny, printed, tmp_path
 ):

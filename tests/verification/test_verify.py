@@ -39,6 +39,7 @@ def test_card_and_files_of_shipped_models_say_what_is_claimed(name):
     assert read_card((folder / CARD_FILE).read_text()) == render(claims, verify.TITLES)
 
 
+@pytest.mark.integration
 @pytest.mark.parametrize("name", list_shipped_models())
 def test_what_is_claimed_of_shipped_models_holds(name):
     verdict = verify.verify(name, quick=True)
