@@ -1,9 +1,13 @@
 """Installation; tool settings are in pyproject.toml."""
 
+import os
 import pathlib
 import re
+import runpy
 
-from setuptools import find_packages, setup
+from setuptools import Distribution, find_packages, setup
+from setuptools.command.bdist_wheel import bdist_wheel
+from setuptools.command.build_py import build_py
 
 ROOT = pathlib.Path(__file__).parent
 VERSION = re.search(
@@ -86,6 +90,43 @@ SHIPPED = {
     )
 }
 
+
+class BuildWithKernels(build_py):
+    """The package, and its kernels compiled for the usual processors."""
+
+    def run(self):
+        """See setuptools."""
+        super().run()
+        compiling = runpy.run_path(str(ROOT / "hyperconformer/ops/compiling.py"))
+        compiling["compile_for_wheel"](
+            pathlib.Path(self.build_lib, "hyperconformer/ops")
+        )
+
+
+class PlatformDistribution(Distribution):
+    """For one kind of machine."""
+
+    def has_ext_modules(self):
+        """See setuptools."""
+        return True
+
+
+class PlatformWheel(bdist_wheel):
+    """For every Python: the kernels are called through ctypes."""
+
+    def get_tag(self):
+        """See setuptools."""
+        return "py3", "none", super().get_tag()[2]
+
+
+# A wheel with compiled CPU kernels, for machines without a compiler: CONTRIBUTING.md.
+WITH_KERNELS = {}
+if os.environ.get("HYPERCONFORMER_KERNELS") == "1":
+    WITH_KERNELS = {
+        "cmdclass": {"build_py": BuildWithKernels, "bdist_wheel": PlatformWheel},
+        "distclass": PlatformDistribution,
+    }
+
 setup(
     name="hyperconformer",
     version=VERSION,
@@ -137,6 +178,7 @@ setup(
         "filelock>=3.12",
     ],
     extras_require=EXTRAS,
+    **WITH_KERNELS,
     entry_points={"console_scripts": ["hyperconformer=hyperconformer.cli:main"]},
     classifiers=[
         "Programming Language :: Python :: 3",

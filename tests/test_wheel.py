@@ -1,5 +1,6 @@
 """What is installed without the repository works."""
 
+import os
 import pathlib
 import shutil
 import subprocess
@@ -50,9 +51,12 @@ def test_recipes_ablations_and_the_web_page_are_data_of_the_package(monkeypatch)
         assert installed[path].relative_to(build.build_lib) == path
 
 
-@pytest.fixture(scope="module")
-def installed(tmp_path_factory):
+@pytest.fixture(scope="module", params=["pure", "kernels"])
+def installed(request, tmp_path_factory):
     """An empty folder, and the command there, installed from a wheel."""
+    has_kernels = request.param == "kernels"
+    if has_kernels and (shutil.which("c++") is None or sys.platform != "linux"):
+        pytest.skip("no C++ compiler, or another system than Linux")
     folder = tmp_path_factory.mktemp("wheel")
     source, venv, home = (folder / name for name in ("source", "venv", "empty"))
     home.mkdir()
@@ -63,17 +67,22 @@ def installed(tmp_path_factory):
     for name in SOURCES:
         shutil.copytree(ROOT / name, source / name, ignore=ignored)
 
-    def run(*command, cwd=home):
-        done = subprocess.run(command, cwd=cwd, capture_output=True, text=True)
+    building = {**os.environ, "HYPERCONFORMER_KERNELS": str(int(has_kernels))}
+    # Where the wheel is used, nothing can be compiled, and nothing is kept.
+    using = {**os.environ, "CXX": "/no/compiler", "XDG_CACHE_HOME": str(folder)}
+
+    def run(*command, cwd=home, env=using):
+        done = subprocess.run(command, cwd=cwd, capture_output=True, text=True, env=env)
         assert done.returncode == 0, done.stderr
         return done.stdout
 
     pip = (sys.executable, "-m", "pip", "--quiet", "--disable-pip-version-check")
     wheel = ("wheel", "--no-deps", "--no-build-isolation", "--wheel-dir", folder)
-    run(*pip, *wheel, source)
+    run(*pip, *wheel, source, env=building)
     run(sys.executable, "-m", "venv", "--without-pip", venv)
     python = venv / "bin" / "python"
     (file,) = folder.glob("*.whl")
+    assert ("py3-none-linux" if has_kernels else "py3-none-any") in file.name
     run(*pip, "--python", python, "install", "--no-deps", "--no-index", file)
     # What the package needs is not installed again. An editable installation is not
     # seen that way.
@@ -84,12 +93,14 @@ def installed(tmp_path_factory):
     found = run(python, "-c", "import hyperconformer; print(hyperconformer.__file__)")
     assert site in pathlib.Path(found.strip()).parents
     command = venv / "bin" / "hyperconformer"
-    return home, lambda *words: run(command, *words)
+    return home, lambda *words: run(command, *words), has_kernels
 
 
 @pytest.mark.slow
 def test_a_wheel_trains_ablates_and_transcribes(installed):
-    folder, hyperconformer = installed
+    folder, hyperconformer, has_kernels = installed
+    info = hyperconformer("info")
+    assert f"c++ kernels: {'yes' if has_kernels else 'no'}" in info
     speech = ROOT / "tests/data/an4/cen6-fvap-b.wav"
     assert hyperconformer("transcribe", speech) == "ONE FIVE TWO TWO SEVEN\n"
     limits = ("--number_of_epochs=1", "--max_updates=2")

@@ -3,7 +3,8 @@
 Like Triton's kernels, and for the same reason: they are made for the processor at
 hand. A library is compiled once for each source, compiler and kind of processor, and
 kept in ``~/.cache/hyperconformer`` (``$XDG_CACHE_HOME/hyperconformer``). The compiler
-is ``$CXX`` or ``c++``; without one, operators take their torch path.
+is ``$CXX`` or ``c++``; without one, operators take their torch path. A wheel may bring
+libraries for the usual processors, which are used before anything is compiled.
 
 torch.utils.cpp_extension is not used: it needs ninja, compiles torch's headers for half
 a minute, knows nothing of the processor in its cache (homes are shared in clusters),
@@ -17,30 +18,31 @@ import hashlib
 import logging
 import os
 import pathlib
-import shlex
+import platform
 import subprocess
-import tempfile
 
 import torch
 from torch.autograd.function import once_differentiable
 
 from hyperconformer.core.recording import is_recorded
+from hyperconformer.ops.compiling import (
+    HEADERS,
+    LINK_FLAGS,
+    TARGETS,
+    built_library,
+    call,
+    compile_library,
+    compiler,
+    flags,
+)
 
 logger = logging.getLogger(__name__)
-
-HEADERS = pathlib.Path(__file__).parent
-
-FLAGS = ("-O3", "-march=native", "-std=c++17", "-fPIC", "-fopenmp")
-
-# The OpenMP of torch, loaded already, is to be found: another one would have threads
-# of its own. So the library is linked without -fopenmp.
-LINK_FLAGS = ("-shared",)
 
 PLAIN = (torch.Tensor, torch.nn.Parameter)
 
 
 def load(source):
-    """The library of a C++ file, compiled if it is not kept yet.
+    """The library of a C++ file, compiled if there is none yet.
 
     Arguments
     ---------
@@ -54,18 +56,19 @@ def load(source):
     Raises
     ------
     OSError
-        If there is no compiler, it fails, or its result cannot be kept or loaded; the
-        message says what was called and what it answered.
+        If it has to be compiled and there is no compiler, it fails, or its result
+        cannot be kept or loaded; the message says what was called and what it answered.
     """
-    name = f"{source.parent.name}-{source.stem}-{_key(source)}.so"
-    library = _cache_folder() / name
-    if library.exists():
-        try:
-            return ctypes.CDLL(str(library))
-        except OSError:
-            logger.warning("%s cannot be loaded, it is compiled again", library)
-    _compile(source, library)
-    return ctypes.CDLL(str(library))
+    for target in _targets():
+        library = _open(built_library(source, target))
+        if library is not None:
+            return library
+    kept = _cache_folder() / f"{source.parent.name}-{source.stem}-{_key(source)}.so"
+    library = _open(kept)
+    if library is not None:
+        return library
+    compile_library(source, kept)
+    return ctypes.CDLL(str(kept))
 
 
 def unsupported_reason(source):
@@ -222,8 +225,25 @@ def _attempt(source):
         return None, f"needs {name}, which is not compiled: {error}"
 
 
-def _compiler():
-    return shlex.split(os.environ.get("CXX") or "c++")
+def _targets():
+    """The processors of ``TARGETS`` whose libraries run here, the best first."""
+    targets = TARGETS.get(platform.machine(), ())
+    if platform.machine() != "x86_64":
+        return targets
+    known = ("AVX2", "AVX512")  # to torch, which may be held to less
+    capability = torch.backends.cpu.get_cpu_capability()
+    count = known.index(capability) + 1 if capability in known else 0
+    return targets[:count][::-1]
+
+
+def _open(library):
+    """The library, or None where it is not there or damaged."""
+    if library.exists():
+        try:
+            return ctypes.CDLL(str(library))
+        except OSError as error:
+            logger.warning("%s cannot be loaded, it is compiled: %s", library, error)
+    return None
 
 
 def _cache_folder():
@@ -236,34 +256,8 @@ def _key(source):
 
     The predefined macros tell the compiler's version and the processor's instructions.
     """
-    macros = _call([*_compiler(), *FLAGS, "-dM", "-E", "-x", "c++", os.devnull])
+    macros = call([*compiler(), *flags(), "-dM", "-E", "-x", "c++", os.devnull])
     headers = [header.read_bytes() for header in sorted(HEADERS.glob("*.h"))]
-    flags = " ".join([*FLAGS, *LINK_FLAGS]).encode()
-    text = b"\0".join([source.read_bytes(), *headers, macros, flags])
+    options = " ".join([*flags(), *LINK_FLAGS]).encode()
+    text = b"\0".join([source.read_bytes(), *headers, macros, options])
     return hashlib.sha256(text).hexdigest()[:16]
-
-
-def _compile(source, library):
-    """Compile and link beside the place, then move there: never half a library."""
-    library.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=library.parent) as folder:
-        parts = pathlib.Path(folder, "object.o"), pathlib.Path(folder, "library.so")
-        include = f"-I{HEADERS}"
-        _call([*_compiler(), *FLAGS, include, "-c", str(source), "-o", str(parts[0])])
-        _call([*_compiler(), *LINK_FLAGS, str(parts[0]), "-o", str(parts[1])])
-        os.replace(parts[1], library)
-
-
-def _call(command):
-    """What a command prints.
-
-    Raises
-    ------
-    OSError
-        If it cannot be called or fails.
-    """
-    finished = subprocess.run(command, capture_output=True, timeout=300)
-    if finished.returncode:
-        answer = finished.stderr.decode(errors="replace").strip()
-        raise OSError(f"{shlex.join(command)} failed: {answer[:2000]}")
-    return finished.stdout

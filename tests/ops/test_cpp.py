@@ -1,5 +1,6 @@
 """Compiling C++ kernels on the machine that runs them."""
 
+import platform
 import shutil
 
 import pytest
@@ -10,6 +11,7 @@ from torch.utils.checkpoint import checkpoint
 from hyperconformer.model.frontend import ConvolutionFrontEnd
 from hyperconformer.nn.dropout import Dropout
 from hyperconformer.ops import cpp
+from hyperconformer.ops.compiling import TARGETS, built_library, compile_library
 from hyperconformer.ops.gated_convolution import gated_convolution
 from hyperconformer.ops.hypermixing import Hypernet, hypermixing
 from hyperconformer.training.results import count_macs
@@ -40,7 +42,9 @@ def source(tmp_path):
 def test_a_library_is_compiled_once_for_each_source(cache, source, monkeypatch):
     assert cpp.load(source).answer() == 42
     (first,) = cache.iterdir()
-    monkeypatch.setattr(cpp, "_compile", lambda *_: pytest.fail("compiled again"))
+    monkeypatch.setattr(
+        cpp, "compile_library", lambda *_: pytest.fail("compiled again")
+    )
     assert cpp.load(source).answer() == 42
     monkeypatch.undo()
     monkeypatch.setenv("XDG_CACHE_HOME", str(cache.parent))
@@ -48,6 +52,49 @@ def test_a_library_is_compiled_once_for_each_source(cache, source, monkeypatch):
     assert cpp.load(source).answer() == 7
     assert len(list(cache.iterdir())) == 2
     assert first.exists()
+
+
+@pytest.fixture
+def without_compiler(monkeypatch):
+    def turn_off():
+        monkeypatch.setenv("CXX", "no-such-compiler")
+        cpp._attempt.cache_clear()
+
+    return turn_off
+
+
+@pytest.mark.skipif(platform.machine() != "x86_64", reason="needs an x86-64 processor")
+@pytest.mark.parametrize(
+    "capability, built, runs",
+    [
+        ("AVX512", ["x86-64-v3", "x86-64-v4"], "x86-64-v4"),
+        ("AVX512", ["x86-64-v3"], "x86-64-v3"),
+        ("AVX2", ["x86-64-v3", "x86-64-v4"], "x86-64-v3"),
+        ("AVX2", ["x86-64-v4"], None),
+        ("DEFAULT", ["x86-64-v3", "x86-64-v4"], None),
+    ],
+)
+def test_a_library_of_the_wheel_needs_no_compiler(
+    source, monkeypatch, without_compiler, capability, built, runs
+):
+    monkeypatch.setattr(torch.backends.cpu, "get_cpu_capability", lambda: capability)
+    for answer, target in enumerate(TARGETS["x86_64"]):
+        if target in built:
+            source.write_text(CODE % answer)
+            # Code that any processor runs, under the name of this one.
+            compile_library(source, built_library(source, target), "x86-64")
+    without_compiler()
+    if runs is None:
+        assert "no-such-compiler" in cpp.unsupported_reason(source)
+    else:
+        assert cpp.load(source).answer() == TARGETS["x86_64"].index(runs)
+
+
+def test_a_damaged_library_of_the_wheel_is_compiled_here(source, monkeypatch, caplog):
+    monkeypatch.setattr(cpp, "_targets", lambda: ["some-processor"])
+    built_library(source, "some-processor").write_bytes(b"")
+    assert cpp.load(source).answer() == 42
+    assert "some-processor.so cannot be loaded" in caplog.text
 
 
 def test_openmp_is_that_of_torch(source):
