@@ -372,7 +372,7 @@ class ASR:
         chunks = split_audio(
             tape,
             int(self.chunk_s * rate),
-            int(min(OVERLAP_S, self.chunk_s / 4) * rate),
+            int(self._overlap_s * rate),
             self.frame_samples,
             int(QUIET_S * rate),
         )
@@ -386,6 +386,11 @@ class ASR:
                 is_first = False
         # Only now is it known how many samples there were.
         return self._result(parts, tape.samples)
+
+    @property
+    def _overlap_s(self):
+        """How far a chunk reaches into its neighbours."""
+        return min(OVERLAP_S, self.chunk_s / 4)
 
     def _segments(self, chunks):
         """Each chunk's own log-probabilities and frames, and where they begin."""
@@ -465,7 +470,7 @@ class ASR:
                 short=SHORT_PAUSE_S * rate,
                 margin=int(MARGIN_S * rate),
                 usual=int(min(USUAL_S, self.chunk_s) * rate),
-                longest=int(self.chunk_s * rate),
+                longest=int((self.chunk_s + 2 * self._overlap_s) * rate),
             ),
         )
         for stretch in stretches:

@@ -2,6 +2,7 @@
 
 import itertools
 import json
+import pathlib
 import shutil
 
 import numpy as np
@@ -20,6 +21,7 @@ from hyperconformer.transcribe.formats import FORMATS, cues
 from hyperconformer.transcribe.offline import ASR
 
 RATE = 16000
+DATA = pathlib.Path(__file__).resolve().parents[1] / "data"
 
 
 @pytest.fixture(scope="module")
@@ -54,6 +56,20 @@ def test_batch_order_and_company_change_nothing(asr):
         assert one.text == other.text == another.text
         times = [[(w.start_s, w.end_s) for w in r.words] for r in (one, other, another)]
         assert times[0] == times[1] == times[2]
+
+
+@pytest.mark.parametrize(
+    "name", ["174/84280/174-84280-0014", "2035/147960/2035-147960-0006"]
+)
+def test_speech_a_little_longer_than_a_chunk_is_recognised_alone(name):
+    """Not with the silence that its chunks hold."""
+    asr = ASR.from_hparams("hyperconformer-librispeech", search=GreedySearcher())
+    speech, _ = soundfile.read(DATA / f"librispeech_dev19/{name}.flac", dtype="float32")
+    samples = np.pad(speech, 3 * RATE)
+    expected = asr.transcribe(samples, RATE).text
+    asr.chunk_s = 2.5
+    assert 3 < len(speech) / RATE < 2.5 + 2 * 2.5 / 4
+    assert asr.transcribe(samples, RATE).text == expected
 
 
 def test_a_known_text_is_aligned(asr):
