@@ -11,7 +11,7 @@ with the same last words that has not.
 """
 
 import math
-from collections.abc import Hashable, Sequence
+from collections.abc import Hashable, Mapping, Sequence
 
 import kenlm
 from flashlight.lib.text.decoder import LM, LMState
@@ -38,7 +38,7 @@ class NGramLM(LM):
         Of the model's logarithms to base e.
     phrases : list of tuple of int
         Hot words and phrases, as numbers of words.
-    bonus : float
+    bonuses : dict of int to float
         Added for each word of a hot phrase. Such a word is at least as likely as 1 in
         1000, whatever the model says.
     """
@@ -49,11 +49,11 @@ class NGramLM(LM):
         words: Sequence[str],
         weight: float = 1.0,
         phrases: Sequence[tuple[int, ...]] = (),
-        bonus: float = 0.0,
+        bonuses: Mapping[int, float] | None = None,
     ):
         super().__init__()
         self.model, self.words = model, words
-        self.weight, self.bonus = weight * math.log(10), bonus
+        self.weight, self.bonuses = weight * math.log(10), bonuses or {}
         self.phrases = {*phrases}
         self.starts = {phrase[0] for phrase in phrases}
         self.beginnings = {
@@ -98,13 +98,16 @@ class NGramLM(LM):
         score = self.model.BaseScore(history, "</s>", kenlm.State())
         return LMState(), self.weight * score - lent
 
-    def first(self, word: str, is_hot: bool) -> float:
-        """The score of a word at the beginning of a sentence, perhaps as a hot word."""
-        score = self.model.BaseScore(self.beginning, word, kenlm.State())
-        return self._hot(score) if is_hot else self.weight * score
+    def first(self, word: int) -> float:
+        """The score of a word at the beginning of a sentence, hot ones with a bonus."""
+        text = self.words[word]
+        score = self.model.BaseScore(self.beginning, text, kenlm.State())
+        if word in self.bonuses:
+            return self._hot(score, word)
+        return self.weight * score
 
-    def _hot(self, score):
-        return self.weight * max(score, HOT_LOG10) + self.bonus
+    def _hot(self, score, word):
+        return self.weight * max(score, HOT_LOG10) + self.bonuses.get(word, 0.0)
 
     def _score(self, history, word):
         before, matched, lent = history
@@ -113,7 +116,7 @@ class NGramLM(LM):
         plain = self.weight * score
         if not matched and word not in self.starts:
             return self._state(after), plain
-        matched, hot = (*matched, word), self._hot(score)
+        matched, hot = (*matched, word), self._hot(score, word)
         if matched not in self.beginnings:
             # The phrase breaks off and gives its bonus back; another may begin.
             plain, hot, lent = plain - lent, hot - lent, 0.0

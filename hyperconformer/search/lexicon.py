@@ -74,8 +74,9 @@ class LexiconSearcher(Searcher):
     hotwords : iterable of str
         Words or phrases to favour. Words that the lexicon lacks are added to it.
     hotword_bonus : float
-        Added for each word of a hot phrase, in natural logarithms, at least 0. Such a
-        word is also at least as likely as 1 in 1000 to the n-gram model.
+        Added for each token of a word of a hot phrase, in natural logarithms, at least
+        0: of long words, more is misheard, and fewer others sound alike. Such a word is
+        also at least as likely as 1 in 1000 to the n-gram model.
 
     Raises
     ------
@@ -98,7 +99,7 @@ class LexiconSearcher(Searcher):
         beam_threshold: float = 40.0,
         nbest: int = 1,
         hotwords: Iterable[str] = (),
-        hotword_bonus: float = 2.0,
+        hotword_bonus: float = 1.5,
     ):
         if not 1 <= nbest <= beam_size:
             raise ValueError(
@@ -225,12 +226,13 @@ class LexiconSearcher(Searcher):
         lm_options = {
             "weight": self.lm_weight,
             "phrases": [tuple(number[word] for word in phrase) for phrase in phrases],
-            "bonus": self.hotword_bonus,
+            "bonuses": {
+                number[word]: self.hotword_bonus * min(map(len, spellings[word]))
+                for word in hot
+            },
         }
         lm = NGramLM(self.model, words, **lm_options)
-        scores = [
-            lm.first(word, index in hot) for index, word in zip(self.written, words)
-        ]
+        scores = [lm.first(word) for word in range(len(words))]
         trie = flashlight.Trie(self.size, self.separator)
         # flashlight keeps MAX_HOMOPHONES words of one spelling: the likeliest.
         homophones: collections.Counter[tuple[int, ...]] = collections.Counter()

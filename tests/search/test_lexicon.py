@@ -120,7 +120,8 @@ def test_a_hot_phrase_is_favoured_where_it_is_whole(arpa):
     model = kenlm.Model(str(arpa))
     words = ["A", "AB", "BA", "NEW"]
     phrases = [(0, 3), (0, 3, 1), (2,)]  # A NEW, A NEW AB, BA
-    lm = NGramLM(model, words, 0.5, phrases, bonus=2.0)
+    bonuses = {0: 1.0, 3: 2.0, 1: 1.5, 2: 0.5}
+    lm = NGramLM(model, words, 0.5, phrases, bonuses)
     assert "NEW" not in model
     for text, hot in (
         ("AB BA", [1]),
@@ -139,7 +140,9 @@ def test_a_hot_phrase_is_favoured_where_it_is_whole(arpa):
         scores = [score for score, *_ in model.full_scores(text, bos=True, eos=True)]
         for place in hot:
             scores[place] = max(scores[place], -3.0)
-        expected = 0.5 * math.log(10) * sum(scores) + 2.0 * len(hot)
+        said = [words.index(word) for word in text.split()]
+        expected = 0.5 * math.log(10) * sum(scores)
+        expected += sum(bonuses[said[place]] for place in hot)
         assert total == pytest.approx(expected, abs=1e-5), text
 
 
