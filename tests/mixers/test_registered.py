@@ -9,6 +9,8 @@ import textwrap
 
 import pytest
 
+pytestmark = pytest.mark.integration
+
 ROOT = pathlib.Path(__file__).resolve().parents[2]
 
 # The test that a wrong mixer fails.
@@ -21,8 +23,6 @@ from torch import nn
 
 from hyperconformer import TokenMixer, register_mixer
 from hyperconformer.mixers.base import frames_of_step
-
-pytestmark = pytest.mark.integration
 
 
 class Running(TokenMixer):
