@@ -35,8 +35,7 @@ from speechbrain.utils.metric_stats import ErrorRateStats
 from hyperconformer.audio import read_audio
 from hyperconformer.corpora import an4, librispeech
 from hyperconformer.corpora.manifest import read_manifest
-from hyperconformer.search.lexicon import LexiconSearcher
-from hyperconformer.search.ngram import ngram_search
+from hyperconformer.search.ngram import hotword_search, ngram_search
 from hyperconformer.transcribe.offline import ASR, CHUNK_S
 
 RATE_HZ, SEED = 16000, 0
@@ -138,17 +137,13 @@ def check_nbest(asr, utterances):
 
 def check_hotwords(asr, utterances):
     """Missed words that come right, words that appear where they were not said."""
-    plain_search = ngram_search(asr.ngram, asr.recognizer)
-    asr.use_search(plain_search)
     plain_search = asr.search
 
     @functools.lru_cache(1)  # it takes a second where there is a large word list
     def favour(word):
-        if isinstance(plain_search, LexiconSearcher):
-            return plain_search.favour([word], asr.tokenizer)
-        search = ngram_search(asr.ngram, asr.recognizer, hotwords=[word])
-        search.prepare(asr.tokenizer)
-        return search
+        return hotword_search(
+            plain_search, asr.ngram, asr.recognizer, asr.tokenizer, [word]
+        )
 
     def recognise(samples, word=None):
         asr.search = plain_search if word is None else favour(word)
@@ -265,17 +260,23 @@ PARTS = {
 }
 
 
-def main():
-    """Measure what the command line asks for."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+def speech_parser(description):
+    """A parser that asks for what :func:`read_split` reads, and for a model."""
+    parser = argparse.ArgumentParser(description=description)
     parser.add_argument(
         "folder",
         type=pathlib.Path,
         help="AN4, with etc and wav, or a split of LibriSpeech",
     )
     parser.add_argument("--model", help="model folder; without it the default one")
-    parser.add_argument("--part", choices=PARTS, help="only this one")
     parser.add_argument("--split", choices=("valid", "test"), default="test")
+    return parser
+
+
+def main():
+    """Measure what the command line asks for."""
+    parser = speech_parser(__doc__.splitlines()[0])
+    parser.add_argument("--part", choices=PARTS, help="only this one")
     parser.add_argument("--arpa", help="word n-grams; without it the model's own")
     parser.add_argument("--every", type=int, default=1, metavar="N")
     options = parser.parse_args()

@@ -15,13 +15,11 @@ arXiv:2006.01416). A word is final some seconds after its end, counted in the st
 time; what the end of the stream makes final waits no longer than that.
 """
 
-import argparse
-import pathlib
 import statistics
 import time
 
 import torch
-from check_inference import RATE_HZ, error_rate, read_split
+from check_inference import RATE_HZ, error_rate, read_split, speech_parser
 
 from hyperconformer.corpora.an4 import choose_valid_speakers, list_utterances
 from hyperconformer.lm.ngram import train_arpa
@@ -75,15 +73,8 @@ def check(name, asr, utterances):
 
 def main():
     """Measure what the command line asks for."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument(
-        "folder",
-        type=pathlib.Path,
-        help="AN4, with etc and wav, or a split of LibriSpeech",
-    )
-    parser.add_argument("--model", help="model folder; without it the default one")
+    parser = speech_parser(__doc__.splitlines()[0])
     parser.add_argument("--chunk-ms", type=float, default=640)
-    parser.add_argument("--split", choices=("valid", "test"), default="test")
     parser.add_argument("--arpa", help="word n-grams")
     parser.add_argument(
         "--write-arpa",

@@ -37,7 +37,7 @@ def call(command):
     Raises
     ------
     OSError
-        If it cannot be called or fails; the message says what it answered.
+        If the command cannot be started or fails. The message has its error output.
     """
     finished = subprocess.run(command, capture_output=True, timeout=300)
     if finished.returncode:

@@ -56,8 +56,9 @@ def load(source):
     Raises
     ------
     OSError
-        If it has to be compiled and there is no compiler, it fails, or its result
-        cannot be kept or loaded; the message says what was called and what it answered.
+        If the library has to be compiled and there is no compiler, compilation fails,
+        or the result cannot be written or loaded. The message has the command and its
+        error output.
     """
     for target in _targets():
         library = _open(built_library(source, target))

@@ -1,8 +1,10 @@
 """The search that the word n-grams of a model folder ask for."""
 
 import logging
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
+
+from sentencepiece import SentencePieceProcessor
 
 from hyperconformer.core.extras import MissingExtraError, import_extra
 from hyperconformer.model.recognizer import Recognizer
@@ -48,3 +50,40 @@ def ngram_search(
     if recognizer.phones:
         return PhoneSearcher(recognizer, **ngram, **options)
     return LexiconSearcher(**ngram, **options)
+
+
+def hotword_search(
+    search: Searcher,
+    ngram: Mapping[str, Any],
+    recognizer: Recognizer,
+    tokenizer: SentencePieceProcessor,
+    hotwords: Iterable[str],
+) -> Searcher:
+    """The search of a model folder's n-grams that favours hot words, prepared.
+
+    Arguments
+    ---------
+    search : object
+        The folder's search, prepared: a large word list is not read again.
+    ngram, recognizer
+        As for :func:`ngram_search`.
+    tokenizer : sentencepiece.SentencePieceProcessor
+        The recogniser's.
+    hotwords : iterable of str
+        At least one word or phrase.
+
+    Returns
+    -------
+    Searcher
+
+    Raises
+    ------
+    ValueError
+        If a hot word cannot be written or has no pronunciation.
+    """
+    if isinstance(search, LexiconSearcher):
+        return search.favour(hotwords, tokenizer)
+    found = ngram_search(ngram, recognizer, hotwords=hotwords)
+    assert found is not None  # there are options
+    found.prepare(tokenizer)
+    return found

@@ -24,7 +24,7 @@ from uvicorn.supervisors import Multiprocess
 
 from hyperconformer.hub.folder import DEFAULT_MODEL, DEFAULT_STREAMING_MODEL
 from hyperconformer.search.lexicon import LexiconSearcher
-from hyperconformer.search.ngram import ngram_search
+from hyperconformer.search.ngram import hotword_search
 from hyperconformer.serve import pcm, realtime, transcriptions
 from hyperconformer.serve.batcher import Batcher
 from hyperconformer.serve.limits import (
@@ -151,11 +151,9 @@ class Service:
         """
         if not hotwords:
             return None
-        if isinstance(asr.search, LexiconSearcher):
-            return asr.search.favour(hotwords, asr.tokenizer)
-        search = ngram_search(asr.ngram, asr.recognizer, hotwords=hotwords)
-        search.prepare(asr.tokenizer)
-        return search
+        return hotword_search(
+            asr.search, asr.ngram, asr.recognizer, asr.tokenizer, hotwords
+        )
 
     def check_model(self, name, expected):
         """Refuse a model that is not here."""

@@ -33,16 +33,15 @@ LENGTHS = (5, 10, 20, 30, 1000)
 def main(options):
     """Recognise the split and print the tables."""
     split = pathlib.Path(options.split)
-    if not split.is_dir():
-        raise FileNotFoundError(f"no such folder: {split}")
     search = {"search": GreedySearcher()} if options.greedy else {}
-    if options.chunk_ms:
-        asr = Streams.from_hparams(options.model, options.chunk_ms, **search)
-    else:
-        asr = ASR.from_hparams(options.model, **search)
     with tempfile.TemporaryDirectory() as folder:
         manifest = librispeech.prepare(split.parent, folder, splits=[split.name])
         utterances, hours = manifest_durations(manifest[split.name])
+        # A split that cannot be used is named before a model is loaded.
+        if options.chunk_ms:
+            asr = Streams.from_hparams(options.model, options.chunk_ms, **search)
+        else:
+            asr = ASR.from_hparams(options.model, **search)
         started = time.perf_counter()
         stats = evaluate(asr, manifest[split.name])
         seconds = time.perf_counter() - started
