@@ -60,6 +60,7 @@ if TYPE_CHECKING:  # Type checkers and editors cannot follow __getattr__.
     from hyperconformer.training.augment import SpeedPerturb as SpeedPerturb
     from hyperconformer.training.augment import Telephone as Telephone
     from hyperconformer.training.augment import VocalTractWarp as VocalTractWarp
+    from hyperconformer.training.chunks import ChunkSampler as ChunkSampler
     from hyperconformer.training.phones import PhoneCTC as PhoneCTC
     from hyperconformer.training.resume import WholeCheckpointer as WholeCheckpointer
     from hyperconformer.training.schedule import WarmupCosine as WarmupCosine
@@ -75,6 +76,7 @@ _PUBLIC = {
     "CTCEncoder": "hub.pretrained",
     "CTCSearcher": "search.ctc_beam",
     "ChunkRule": "core.masks",
+    "ChunkSampler": "training.chunks",
     "ConformerEncoder": "encoders.conformer",
     "ConformerEncoderLayer": "encoders.conformer",
     "ConvolutionFrontEnd": "model.frontend",

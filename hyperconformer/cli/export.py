@@ -1,8 +1,10 @@
 """``hyperconformer export``: a model as ONNX graphs."""
 
-from hyperconformer.cli.recognition import add_trusted
-
-STREAM_CHUNK_MS = 640
+from hyperconformer.cli.recognition import (
+    add_chunk_options,
+    add_trusted,
+    chunk_options,
+)
 
 
 def add_parser(commands):
@@ -20,18 +22,7 @@ def add_parser(commands):
     parser.add_argument(
         "--streaming", action="store_true", help="a graph of chunks, with its state"
     )
-    parser.add_argument(
-        "--chunk-ms",
-        type=float,
-        metavar="MS",
-        help=f"with --streaming: length of a chunk ({STREAM_CHUNK_MS})",
-    )
-    parser.add_argument(
-        "--left-context-ms",
-        type=float,
-        metavar="MS",
-        help="with --streaming: how far to look back; attention needs it (all)",
-    )
+    add_chunk_options(parser, "--streaming")
     parser.add_argument(
         "--int8", action="store_true", help="also write model.int8.onnx, 8-bit weights"
     )
@@ -52,16 +43,15 @@ def run(options):
     from hyperconformer.export.folder import export_model
 
     if not options.streaming:
-        for name in ("chunk_ms", "left_context_ms"):
+        for name in ("chunk_ms", "left_context_ms", "right_context_ms"):
             if getattr(options, name) is not None:
                 option = f"--{name.replace('_', '-')}"
                 raise ValueError(f"{option} needs --streaming")
-    chunk_ms = STREAM_CHUNK_MS if options.chunk_ms is None else options.chunk_ms
+    chunks = chunk_options(options) if options.streaming else {}
     folder = export_model(
         options.model,
         options.folder,
-        chunk_ms=chunk_ms if options.streaming else None,
-        left_context_ms=options.left_context_ms,
+        **chunks,
         int8=options.int8,
         manifest=options.check,
         force=options.force,

@@ -2,7 +2,11 @@
 
 import dataclasses
 
-from hyperconformer.cli.recognition import add_model_options
+from hyperconformer.cli.recognition import (
+    add_chunk_options,
+    add_model_options,
+    chunk_options,
+)
 from hyperconformer.core.extras import import_extra
 
 LIMITS = {
@@ -38,19 +42,7 @@ def add_parser(commands):
         metavar="ORIGIN",
         help="pages of this origin may use the server, as https://example.org",
     )
-    serve.add_argument(
-        "--chunk-ms",
-        type=float,
-        default=640,
-        metavar="MS",
-        help="recognise as many milliseconds of a stream at once",
-    )
-    serve.add_argument(
-        "--left-context-ms",
-        type=float,
-        metavar="MS",
-        help="how far streams look back; attention needs it (all)",
-    )
+    add_chunk_options(serve)
     serve.add_argument(
         "--endpoint-s",
         type=float,
@@ -85,7 +77,7 @@ def run(options):
         raise ValueError(f"--processes must be at least 1, got {options.processes}")
     serve(
         Settings(
-            **known,
+            **{**known, **chunk_options(options)},
             token=_read_token(options.token_file),
             origins=tuple(options.allow_origin),
             limits=limits,

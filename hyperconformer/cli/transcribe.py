@@ -7,8 +7,10 @@ import pathlib
 import sys
 
 from hyperconformer.cli.recognition import (
+    add_chunk_options,
     add_options,
     check_search,
+    chunk_options,
     load_asr,
     use_search,
 )
@@ -49,18 +51,7 @@ def add_parser(commands):
         help="print words while they become final; FILE may be -, then 16-bit mono "
         "PCM at the model's rate is read from standard input",
     )
-    transcribe.add_argument(
-        "--chunk-ms",
-        type=float,
-        metavar="MS",
-        help="with --stream: recognise as many milliseconds at once (640)",
-    )
-    transcribe.add_argument(
-        "--left-context-ms",
-        type=float,
-        metavar="MS",
-        help="with --stream: how far to look back; attention needs it (all)",
-    )
+    add_chunk_options(transcribe, "--stream")
     transcribe.add_argument(
         "--endpoint-s",
         type=float,
@@ -115,6 +106,7 @@ def _check_transcribe(options):
     needs_stream = {
         "--chunk-ms": options.chunk_ms is not None,
         "--left-context-ms": options.left_context_ms is not None,
+        "--right-context-ms": options.right_context_ms is not None,
         "--endpoint-s": options.endpoint_s is not None,
         "- as FILE": "-" in options.files,
     }
@@ -196,11 +188,10 @@ def _stream(options):
         raise ValueError("standard input can be read only once, got - several times")
     asr = StreamingASR.from_hparams(
         options.model,
-        640 if options.chunk_ms is None else options.chunk_ms,
-        options.left_context_ms,
         device=options.device,
         trusted=options.trusted,
         endpoint_s=endpoint_s,
+        **chunk_options(options),
     )
     use_search(asr, options, options.nbest)
     rate_hz = asr.model.sample_rate_hz

@@ -17,7 +17,11 @@ class ChunkRule:
 
     Frame ``t`` lies in chunk ``t // chunk_frames``. It sees every frame of its
     own chunk, the chunks before it (all of them, or the last ``left_chunks``),
-    and nothing after its chunk.
+    the ``right_frames`` frames after its chunk, and nothing later.
+
+    The right frames are the look-ahead. Each layer computes them together with the
+    chunk, from what lies before the chunk, so that frames look no further ahead in a
+    deep encoder than in a flat one. The next chunk computes these frames again.
 
     Arguments
     ---------
@@ -25,6 +29,8 @@ class ChunkRule:
         Frames in a chunk, at least 1.
     left_chunks : int, optional
         Whole chunks visible before the current one; None means all of them.
+    right_frames : int
+        Frames visible after the current chunk.
 
     Raises
     ------
@@ -39,6 +45,12 @@ class ChunkRule:
 
     chunk_frames: int
     left_chunks: int | None = None
+    right_frames: int = 0
+
+    @property
+    def window_frames(self) -> int:
+        """Frames that are computed together: a chunk and its look-ahead."""
+        return self.chunk_frames + self.right_frames
 
     def __post_init__(self):
         if self.chunk_frames < 1:
@@ -47,6 +59,8 @@ class ChunkRule:
             raise ValueError(
                 f"left_chunks must be >= 0 or None (all), got {self.left_chunks}"
             )
+        if self.right_frames < 0:
+            raise ValueError(f"right_frames must be >= 0, got {self.right_frames}")
 
 
 def relative_to_frames(relative_lengths, num_frames):

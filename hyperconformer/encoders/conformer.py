@@ -143,20 +143,39 @@ class ConformerEncoderLayer(nn.Module):
         state: State | None = None,
     ) -> tuple[torch.Tensor, State | None]:
         """Encode the next frames of each stream; see :meth:`EncoderStack.step`."""
-        mixer_state, conv_state = within("mixer", state), within("convolution", state)
+        parts = self.mha_layer, self.convolution_module.step
+        return self._encode(x, parts, padding_mask, chunk, state)
+
+    def look_ahead(
+        self,
+        x: torch.Tensor,
+        padding_mask: torch.Tensor,
+        chunk: ChunkRule,
+        state: State | None = None,
+    ) -> tuple[torch.Tensor, State | None]:
+        """Encode windows, (B, N, W, D); see :meth:`TokenMixer.look_ahead`."""
+        parts = self.mha_layer.look_ahead, self.convolution_module.look_ahead
+        return self._encode(x, parts, padding_mask, chunk, state)
+
+    def _encode(self, x, parts, padding_mask, chunk, state):
+        """The layer; ``parts``, mixer and convolution, are what looks across time."""
+        mix, convolve = parts
+        options = {"padding_mask": padding_mask, "chunk": chunk}
         x = torch.add(x, self.ffn_module1(x), alpha=0.5)
-        mixed, mixer_state = self.mha_layer(
-            self.norm1(x), padding_mask=padding_mask, chunk=chunk, state=mixer_state
+        mixed, mixed_state = mix(
+            self.norm1(x), state=within("mixer", state), **options
         )
         x = x + mixed
-        y, conv_state = self.convolution_module.step(x, padding_mask, chunk, conv_state)
+        y, convolved_state = convolve(
+            x, state=within("convolution", state), **options
+        )
         x = x + y
         x = self.norm2(torch.add(x, self.ffn_module2(x), alpha=0.5))
-        if state is None:
+        if mixed_state is None:
             return x, None
         return x, {
-            **prefixed("mixer", mixer_state),
-            **prefixed("convolution", conv_state),
+            **prefixed("mixer", mixed_state),
+            **prefixed("convolution", convolved_state),
         }
 
 

@@ -11,6 +11,7 @@ from torch import nn
 
 from hyperconformer.core.masks import ChunkRule
 from hyperconformer.core.state import State, prefixed, within
+from hyperconformer.core.windows import own_frames, unfold, window_padding
 from hyperconformer.encoders.layer_mixers import layer_mixers, naming_layer
 from hyperconformer.mixers.registry import (
     build_mixer,
@@ -25,7 +26,7 @@ class EncoderStack(nn.Module):
     """Layers of one class, one after another, and a final LayerNorm.
 
     A subclass names the class of its layers. Those that stream also have
-    ``init_state`` and ``step``, with this class's arguments.
+    ``init_state``, ``step`` and ``look_ahead``, with this class's arguments.
 
     Attributes
     ----------
@@ -104,14 +105,28 @@ class EncoderStack(nn.Module):
         """
         if padding_mask is not None:
             x = x.masked_fill(padding_mask.unsqueeze(-1), 0.0)
-        hidden = [x]
+        looks_ahead = chunk is not None and chunk.right_frames > 0
+        hidden, frames = [x], x.shape[1]
+        if looks_ahead:
+            self._check_look_ahead()
+            padding_mask = window_padding(padding_mask, x, chunk)
+            x = unfold(x, chunk)
         for layer in self.layers:
             if self.training and self.layerdrop_prob > 0.0:
                 if torch.rand(()) < self.layerdrop_prob:
                     continue
-            x = layer(x, padding_mask, chunk)
-            hidden.append(x)
-        return self.norm(x), hidden
+            if looks_ahead:
+                x, _ = layer.look_ahead(x, padding_mask, chunk)
+                hidden.append(own_frames(x, chunk, frames))
+            else:
+                x = layer(x, padding_mask, chunk)
+                hidden.append(x)
+        return self.norm(hidden[-1]), hidden
+
+    def _check_look_ahead(self):
+        for layer in self.layers:
+            if not hasattr(layer, "look_ahead"):
+                raise ValueError(f"{type(layer).__name__} cannot look ahead of a chunk")
 
     def init_state(
         self,
@@ -158,16 +173,26 @@ class EncoderStack(nn.Module):
         """Encode the next frames of each stream; see :meth:`TokenMixer.forward`.
 
         A step takes whole chunks of each stream, but for its last. Without a rule, the
-        layers must be causal.
+        layers must be causal. Under a rule with right frames it takes one chunk and its
+        look-ahead, and returns the chunk.
         """
+        frames = x.shape[1]
+        looks_ahead = chunk is not None and chunk.right_frames > 0
         if padding_mask is not None:
             x = x.masked_fill(padding_mask.unsqueeze(-1), 0.0)
+        if looks_ahead:
+            self._check_look_ahead()
+            x = x.unsqueeze(1)
+            padding_mask = None if padding_mask is None else padding_mask.unsqueeze(1)
         new_state: State = {}
         layer: Any
         for index, layer in enumerate(self.layers):
             name = f"layers.{index}"
-            x, layer_state = layer.step(x, padding_mask, chunk, within(name, state))
+            step = layer.look_ahead if looks_ahead else layer.step
+            x, layer_state = step(x, padding_mask, chunk, within(name, state))
             new_state.update(prefixed(name, layer_state))
+        if looks_ahead:
+            x = own_frames(x, chunk, min(frames, chunk.chunk_frames))
         return self.norm(x), new_state
 
 

@@ -38,6 +38,7 @@ def export_model(
     *,
     chunk_ms: float | None = None,
     left_context_ms: float | None = None,
+    right_context_ms: float = 0,
     int8: bool = False,
     manifest: str | pathlib.Path | None = None,
     force: bool = False,
@@ -55,6 +56,8 @@ def export_model(
         A streaming graph of such chunks; None = a graph of whole utterances.
     left_context_ms : float, optional
         As :class:`hyperconformer.transcribe.streaming.StreamingModel`.
+    right_context_ms : float
+        Likewise.
     int8 : bool
         Whether to write the graph with weights of 8 bits too.
     manifest : str or pathlib.Path, optional
@@ -88,7 +91,9 @@ def export_model(
     modules = config["extractor"], config["recognizer"]
     model = None
     if chunk_ms is not None:
-        model = StreamingModel(*modules, chunk_ms, left_context_ms)
+        model = StreamingModel(
+            *modules, chunk_ms, left_context_ms, right_context_ms
+        )
     graph, contract = _offline(*modules) if model is None else _streaming(model)
     folder.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix=".export-", dir=folder.parent) as place:
@@ -138,6 +143,7 @@ def _streaming(model):
         "inputs": StreamingGraph.inputs,
         "outputs": StreamingGraph.outputs,
         "chunk_ms": model.chunk.chunk_frames * model.frame_ms,
+        "right_context_ms": model.chunk.right_frames * model.frame_ms,
         "latency_ms": model.latency_ms,
         "frames": model.chunk.chunk_frames,
         "window": graph.window,

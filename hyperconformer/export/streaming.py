@@ -82,7 +82,7 @@ class StreamingGraph(nn.Module):
     """The next chunk of each stream to log-probabilities.
 
     A chunk's first window begins ``before`` samples before it, and its last one ends
-    some samples after it. A call takes all of these: ``window`` samples from
+    some samples after it and its right context. A call takes all of these: ``window`` samples from
     ``before`` ahead of the chunk's begin on, of which the next call takes those from
     ``shift`` on again.
 
@@ -116,6 +116,7 @@ class StreamingGraph(nn.Module):
         self.recognizer = model.recognizer.eval()
         self.chunk, self.hop = model.chunk, model.hop
         self.chunk_features = model.chunk_features
+        self.window_features = model.window_features
         self.window, self.before = model.capacity, model.before
         self.unheard, self.shift = model.unheard, model.chunk_features * model.hop
         self.layout = StateLayout(
@@ -164,10 +165,10 @@ class StreamingGraph(nn.Module):
         samples = nn.functional.pad(samples, (0, self.unheard))
         before = within("extractor", tensors)
         windows, heard = self.extractor.window_features(
-            samples.masked_fill(~recorded, 0.0), recorded, before
+            samples.masked_fill(~recorded, 0.0), recorded, before, self.chunk_features
         )
         features = (length - self.before) // self.hop + 1
-        features = features.clamp(min=0, max=self.chunk_features)
+        features = features.clamp(min=0, max=self.window_features)
         frames, counts, after = self.recognizer.step(
             windows, features, self.chunk, within("model", tensors)
         )

@@ -8,7 +8,7 @@ its left context again with every chunk. Streams are computed here instead, with
 modules' parameters.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -61,6 +61,18 @@ class _Attention(TokenMixer):
             if chunk is not None:
                 padding_mask = _hide_only_in_reach(padding_mask, chunk)
         return self._attend(x, hidden, padding_mask), None
+
+    def look_ahead(self, x, *, padding_mask=None, chunk, state=None):
+        """See :meth:`TokenMixer.look_ahead`.
+
+        An unbounded left context is that of all the chunks of ``x``, if no state is
+        given.
+        """
+        if state is None and chunk.left_chunks is None:
+            chunk = replace(chunk, left_chunks=x.shape[1])
+        return super().look_ahead(
+            x, padding_mask=padding_mask, chunk=chunk, state=state
+        )
 
     def init_state(self, batch_size, *, chunk=None, device=None, dtype=None):
         """No keys and values yet; see :meth:`TokenMixer.init_state`.
@@ -119,7 +131,10 @@ class _Attention(TokenMixer):
         values = torch.cat([state["values"].to(v.dtype), v], dim=1)
 
         # Every stream's new frames begin a chunk, and stand at slot `past`.
-        hidden = chunk_mask(past + frames, chunk, x.device)[past:]
+        if chunk.right_frames:  # A window is one chunk, see look_ahead.
+            hidden = x.new_zeros(frames, past + frames, dtype=torch.bool)
+        else:
+            hidden = chunk_mask(past + frames, chunk, x.device)[past:]
         if self.causal:
             hidden = hidden | future_mask(past + frames, x.device)[past:]
         slot = torch.arange(past + frames, device=x.device) - past

@@ -1,6 +1,7 @@
 """The token mixer: what stands in a Conformer layer where self-attention stood."""
 
 import inspect
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -97,7 +98,8 @@ class TokenMixer(nn.Module):
             of each stream and is no time: a stream goes on where its real frames
             ended, and one without real frames keeps its state.
         chunk : hyperconformer.core.masks.ChunkRule, optional
-            How far each frame may see; None = as far as the mixer goes.
+            How far each frame may see; None = as far as the mixer goes. A rule with
+            right frames is for :meth:`look_ahead`.
         state : dict of str to torch.Tensor, optional
             What :meth:`init_state` or the previous call returned. It is not
             changed; the new state is returned. A causal mixer takes any number
@@ -113,6 +115,74 @@ class TokenMixer(nn.Module):
             The state after these frames; None where no state was given.
         """
         raise NotImplementedError
+
+    def look_ahead(
+        self,
+        x: torch.Tensor,
+        *,
+        padding_mask: torch.Tensor | None = None,
+        chunk: ChunkRule,
+        state: State | None = None,
+    ) -> tuple[torch.Tensor, State]:
+        """Mix chunks with their look-ahead, under a rule with right frames.
+
+        Chunk n is mixed with the right frames that follow it, from the state after the
+        chunks before it. This state comes from the chunks' own frames alone.
+
+        Arguments
+        ---------
+        x : torch.Tensor
+            (B, N, W, D) windows of N chunks, see
+            :func:`hyperconformer.core.windows.unfold`.
+        padding_mask : torch.Tensor, optional
+            (B, N, W) bool, True = padding, which follows the real frames.
+        chunk : hyperconformer.core.masks.ChunkRule
+            The rule.
+        state : dict of str to torch.Tensor, optional
+            As for :meth:`forward`; None = before the first frame.
+
+        Returns
+        -------
+        y : torch.Tensor
+            (B, N, W, D) mixed windows.
+        state : dict of str to torch.Tensor
+            The state after the N chunks, without their look-ahead.
+
+        Raises
+        ------
+        ValueError
+            If the mixer, as configured, cannot stream.
+        """
+        own = replace(chunk, right_frames=0)
+        if state is None:
+            state = self.init_state(
+                x.shape[0], chunk=own, device=x.device, dtype=x.dtype
+            )
+        before = []
+        for index in range(x.shape[1]):
+            before.append(state)
+            mask = None
+            if padding_mask is not None:
+                mask = padding_mask[:, index, : chunk.chunk_frames]
+            _, state = self(
+                x[:, index, : chunk.chunk_frames],
+                padding_mask=mask,
+                chunk=own,
+                state=state,
+            )
+            assert state is not None  # One was given.
+        # Every window is a stream of its own that stands before its chunk.
+        states = {
+            name: torch.stack([each[name] for each in before], dim=1).flatten(0, 1)
+            for name in state
+        }
+        y, _ = self(
+            x.flatten(0, 1),
+            padding_mask=None if padding_mask is None else padding_mask.flatten(0, 1),
+            chunk=chunk,
+            state=states,
+        )
+        return y.unflatten(0, x.shape[:2]), state
 
     def init_state(
         self,
@@ -218,6 +288,14 @@ class TokenMixer(nn.Module):
             raise ValueError(
                 f"{name} as configured cannot honour a chunk rule: {chunk}"
             )
+        if chunk is not None and chunk.right_frames:
+            if state is None:
+                raise ValueError(f"{name} honours right frames in look_ahead: {chunk}")
+            if x.shape[1] > chunk.window_frames:
+                raise ValueError(
+                    f"a step with right frames takes at most {chunk.window_frames}, "
+                    f"got {x.shape[1]}: {chunk}"
+                )
 
 
 def _show_options(constructor, options):

@@ -1,12 +1,29 @@
 """Chunk rules: how far frames see, in frames and in milliseconds."""
 
 import math
+from dataclasses import dataclass
 
 from speechbrain.utils.dynamic_chunk_training import DynChunkTrainConfig
 
-from hyperconformer.core.masks import (
-    ChunkRule,
-)
+from hyperconformer.core.masks import ChunkRule
+
+
+@dataclass
+class LookAheadConfig(DynChunkTrainConfig):
+    """SpeechBrain's configuration of a chunk, with a look-ahead.
+
+    Arguments
+    ---------
+    right_context_size : int
+        Frames after a chunk that it sees, see :class:`ChunkRule`.
+
+    Example
+    -------
+    >>> LookAheadConfig(12, right_context_size=4)
+    LookAheadConfig(chunk_size=12, left_context_size=None, right_context_size=4)
+    """
+
+    right_context_size: int = 0
 
 
 def chunk_rule(dynchunktrain_config):
@@ -15,7 +32,8 @@ def chunk_rule(dynchunktrain_config):
     Arguments
     ---------
     dynchunktrain_config : speechbrain DynChunkTrainConfig or None
-        Chunk size in frames, left context in chunks.
+        Chunk size in frames, left context in chunks; a :class:`LookAheadConfig` has a
+        right context too.
 
     Returns
     -------
@@ -24,11 +42,13 @@ def chunk_rule(dynchunktrain_config):
     if dynchunktrain_config is None:
         return None
     return ChunkRule(
-        dynchunktrain_config.chunk_size, dynchunktrain_config.left_context_size
+        dynchunktrain_config.chunk_size,
+        dynchunktrain_config.left_context_size,
+        getattr(dynchunktrain_config, "right_context_size", 0),
     )
 
 
-def chunk_config(chunk_ms, left_context_ms, frame_ms):
+def chunk_config(chunk_ms, left_context_ms, frame_ms, right_context_ms=0):
     """A chunk in milliseconds as SpeechBrain's configuration in frames.
 
     Arguments
@@ -39,15 +59,19 @@ def chunk_config(chunk_ms, left_context_ms, frame_ms):
         What a chunk sees before it, at least; None = everything.
     frame_ms : float
         Length of an encoder frame.
+    right_context_ms : float
+        What a chunk sees after it.
 
     Returns
     -------
     speechbrain DynChunkTrainConfig or None
+        A :class:`LookAheadConfig` if there is a right context.
 
     Raises
     ------
     ValueError
-        If the chunk is no positive number of whole frames, or the context negative.
+        If the chunk is no positive number of whole frames, the right context no number
+        of whole frames, or the left context negative.
 
     Example
     -------
@@ -58,6 +82,12 @@ def chunk_config(chunk_ms, left_context_ms, frame_ms):
         raise ValueError(
             f"a left context must be >= 0 ms and finite, got {left_context_ms}"
         )
+    right = right_context_ms / frame_ms
+    if not (0 <= right < math.inf and right == int(right)):
+        raise ValueError(
+            f"a right context must last a multiple of {frame_ms:g} ms, "
+            f"got {right_context_ms:g} ms"
+        )
     if chunk_ms is None:
         return None
     frames = chunk_ms / frame_ms
@@ -66,4 +96,6 @@ def chunk_config(chunk_ms, left_context_ms, frame_ms):
             f"a chunk must last a multiple of {frame_ms:g} ms, got {chunk_ms:g} ms"
         )
     left = None if left_context_ms is None else math.ceil(left_context_ms / chunk_ms)
-    return DynChunkTrainConfig(int(frames), left)
+    if right == 0:
+        return DynChunkTrainConfig(int(frames), left)
+    return LookAheadConfig(int(frames), left, int(right))

@@ -346,7 +346,11 @@ class FeatureExtractor(nn.Module):
         return self.features.compute_fbanks(spectral_magnitude(spectra))
 
     def window_features(
-        self, samples: torch.Tensor, recorded: torch.Tensor, state: State
+        self,
+        samples: torch.Tensor,
+        recorded: torch.Tensor,
+        state: State,
+        keep: int | None = None,
     ) -> tuple[torch.Tensor, State]:
         """Features of consecutive windows, without the padding of :meth:`forward`.
 
@@ -359,13 +363,16 @@ class FeatureExtractor(nn.Module):
             its end.
         state : dict of str to torch.Tensor
             From :meth:`init_state` or the last call; not changed.
+        keep : int, optional
+            How many windows enter the state; the later ones will be computed again.
+            None = all.
 
         Returns
         -------
         features : torch.Tensor
             (B, T, F), normalised.
         state : dict of str to torch.Tensor
-            The state after these windows.
+            The state after the windows that enter it.
         """
         stft = copy.copy(self.features.compute_STFT)
         stft.center = False
@@ -374,8 +381,10 @@ class FeatureExtractor(nn.Module):
         else:
             spectra = stft(samples)
         features = self._fbanks(spectra)
-        level, state = self._running_level(features, state)
-        return (features - level - self.mean) / self.std, state
+        level, after = self._running_level(features, state)
+        if keep is not None and keep < features.shape[1]:
+            _, after = self._running_level(features[:, :keep], state)
+        return (features - level - self.mean) / self.std, after
 
     @torch.no_grad()
     def fit(self, utterances: Iterable[torch.Tensor]) -> None:

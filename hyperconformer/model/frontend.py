@@ -150,7 +150,11 @@ class ConvolutionFrontEnd(convolution.ConvolutionFrontEnd):
         return state
 
     def step(
-        self, x: torch.Tensor, lengths: torch.Tensor, state: State
+        self,
+        x: torch.Tensor,
+        lengths: torch.Tensor,
+        state: State,
+        keep: int | None = None,
     ) -> tuple[torch.Tensor, torch.Tensor, State]:
         """Convolve and subsample the next features of each stream.
 
@@ -163,6 +167,9 @@ class ConvolutionFrontEnd(convolution.ConvolutionFrontEnd):
             last step of a stream.
         state : dict of str to torch.Tensor
             From :meth:`init_state` or the last step; not changed.
+        keep : int, optional
+            How many features, a multiple of :attr:`stride` as T is then, enter the
+            state; the later ones will be computed again. None = all.
 
         Returns
         -------
@@ -171,17 +178,19 @@ class ConvolutionFrontEnd(convolution.ConvolutionFrontEnd):
         lengths : torch.Tensor
             (B,) int64 frames of each output.
         state : dict of str to torch.Tensor
-            The state after these features.
+            The state after the features that enter it.
         """
-        new_state = {}
+        new_state, features = {}, x.shape[1]
 
         def convolve(layer, x, lengths):
             name = self._names[layer]
             if name not in state:
                 return _after_zeros(layer, x, lengths)
-            past, fill = state[name], _fill(layer, x)
+            past, fill, entering = state[name], _fill(layer, x), lengths
+            if keep is not None:
+                entering = lengths.clamp(max=keep * x.shape[1] // features)
             x = torch.cat([past, clear(x, lengths)], dim=1)
-            new_state[name] = last_frames(x, lengths, past.shape[1])
+            new_state[name] = last_frames(x, entering, past.shape[1])
             x = F.pad(x, (0, 0, 0, 0, 0, fill))
             return _convolve(layer, x), _strided(layer, lengths)
 

@@ -185,24 +185,31 @@ class Recognizer(nn.Module):
         lengths : torch.Tensor
             (B,) int64 real features: whole chunks, but for a stream's last step.
         chunk, state
-            See :meth:`TokenMixer.forward`.
+            See :meth:`TokenMixer.forward`. Under a rule with right frames, a step
+            takes one chunk and its look-ahead.
 
         Returns
         -------
         frames : torch.Tensor
             (B, T', V) log-probabilities of the CTC head; the encoder's (B, T', D)
-            frames where ``steps_to_encoded``.
+            frames where ``steps_to_encoded``. None for a look-ahead.
         lengths : torch.Tensor
             (B,) int64 frames of them.
         state : dict of str to torch.Tensor
-            The state after these features.
+            The state after these features, without the look-ahead.
         """
+        own = chunk.chunk_frames if chunk.right_frames else None
         x, lengths, front = self.frontend.step(
-            features, lengths, within("frontend", state)
+            features,
+            lengths,
+            within("frontend", state),
+            keep=None if own is None else own * self.frontend.stride,
         )
         encoded, after = self.transformer.encode_step(
             x, lengths, chunk, within("transformer", state)
         )
+        if own is not None:
+            lengths = lengths.clamp(max=own)
         new_state = {**prefixed("frontend", front), **prefixed("transformer", after)}
         if not self.steps_to_encoded:
             encoded = self.ctc_log_probs(encoded)

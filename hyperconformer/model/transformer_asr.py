@@ -465,14 +465,15 @@ class HyperConformerASR(TransformerASR):
         lengths : torch.Tensor
             (B,) int64 real frames: whole chunks, but for a stream's last step.
         chunk, state
-            See :meth:`TokenMixer.forward`.
+            See :meth:`TokenMixer.forward`. Under a rule with right frames, a step
+            takes one chunk and its look-ahead.
 
         Returns
         -------
         encoded : torch.Tensor
-            (B, T, D).
+            (B, T, D); of a chunk and its look-ahead, the chunk.
         state : dict of str to torch.Tensor
-            The state after these frames.
+            The state after these frames, without the look-ahead.
         """
         src = src.flatten(2)
         padding_mask = None
@@ -486,6 +487,8 @@ class HyperConformerASR(TransformerASR):
             position = seen[:, None] + torch.arange(src.shape[1], device=src.device)
             src = src + sinusoids(position, src.shape[-1]).to(src.dtype)
         encoded, new_state = self.encoder.step(src, padding_mask, chunk, state)
+        if chunk is not None and chunk.right_frames:
+            lengths = lengths.clamp(max=chunk.chunk_frames)
         return encoded, {**new_state, "frames_seen": seen + lengths}
 
     def make_streaming_context(

@@ -119,9 +119,7 @@ class ConvolutionModule(nn.Module):
 
         A step takes whole chunks, but for the last of a stream.
         """
-        pointwise: Any
-        pointwise, gate = self.bottleneck
-        x = linear(self.layer_norm(x), pointwise.weight.squeeze(-1), pointwise.bias)
+        x, gate = self._pointwise(x)
         weight, bias, left = self.conv.weight, self.conv.bias, self.left
         is_glu = type(gate) is nn.GLU and not has_hooks(gate)
         if is_glu and state is None and (chunk is None or self.causal):
@@ -143,6 +141,46 @@ class ConvolutionModule(nn.Module):
             x = F.pad(x, (0, 0, left, -frames % chunk.chunk_frames))
             x = self._depthwise_in_chunks(x, chunk.chunk_frames)[:, :frames]
         return self._after(x), state
+
+    def look_ahead(
+        self,
+        x: torch.Tensor,
+        *,
+        padding_mask: torch.Tensor | None = None,
+        chunk: ChunkRule,
+        state: State | None = None,
+    ) -> tuple[torch.Tensor, State]:
+        """Convolve chunks with their look-ahead; see ``TokenMixer.look_ahead``.
+
+        The kernel sees the own frames of the chunks before, the chunk and its
+        look-ahead, and zeros after it.
+        """
+        x, gate = self._pointwise(x)
+        x = gate(x)
+        if padding_mask is not None:
+            x = x.masked_fill(padding_mask.unsqueeze(-1), 0.0)
+        if state is None:
+            state = self.init_state(x.shape[0], device=x.device, dtype=x.dtype)
+        size, new = chunk.chunk_frames, None
+        own = x[:, :, :size]
+        if padding_mask is not None:
+            new = (~padding_mask[:, :, :size]).sum((1, 2))
+        history = torch.cat([state["past"].to(x.dtype), own.flatten(1, 2)], dim=1)
+        # A view of no frames cannot be unfolded.
+        past = x[:, :, :0]
+        if self.left:
+            past = history.unfold(1, self.left, size)[:, : x.shape[1]].transpose(2, 3)
+        windows = F.pad(torch.cat([past, x], dim=2), (0, 0, 0, self.right))
+        y = depthwise(windows, self.conv.weight, self.conv.bias)
+        after = last_frames(history, new, self.left).to(state["past"].dtype)
+        return self._after(y), {"past": after}
+
+    def _pointwise(self, x):
+        """What precedes the gate, and the gate."""
+        pointwise: Any
+        pointwise, gate = self.bottleneck
+        x = linear(self.layer_norm(x), pointwise.weight.squeeze(-1), pointwise.bias)
+        return x, gate
 
     def _after(self, x):
         """What follows the depthwise convolution."""

@@ -64,7 +64,7 @@ class Settings:
 
     ``model``, ``device`` and ``trusted`` are as for
     :func:`hyperconformer.hub.folder.load_model`; without a model, the shipped ones.
-    ``chunk_ms``, ``left_context_ms`` and ``endpoint_s`` are as for
+    ``chunk_ms``, ``left_context_ms``, ``right_context_ms`` and ``endpoint_s`` are as for
     :meth:`hyperconformer.StreamingASR.from_hparams`, ``token`` and ``origins`` as for
     :class:`hyperconformer.serve.limits.Guard`.
     """
@@ -74,6 +74,7 @@ class Settings:
     trusted: bool = False
     chunk_ms: float = 640.0
     left_context_ms: float | None = None
+    right_context_ms: float = 0.0
     endpoint_s: float = 1.0
     host: str = "127.0.0.1"
     port: int = 8000
@@ -207,6 +208,7 @@ def load_service(settings):
             settings.device,
             settings.trusted,
             endpoint_s=settings.endpoint_s,
+            right_context_ms=settings.right_context_ms,
         )
     except ValueError as error:
         streaming = str(error)

@@ -2,16 +2,62 @@
 
 "Unified Streaming and Non-streaming Two-pass End-to-end Model for Speech
 Recognition", arXiv:2012.05481: each batch is trained under a random chunk rule.
-SpeechBrain's sampler draws it. This module checks the sampler's settings and makes the
-rules of the evaluation.
+SpeechBrain's sampler draws it; here it draws a right context too. This module checks
+the sampler's settings and makes the rules of the evaluation.
 """
 
-import torch
-from speechbrain.utils.dynamic_chunk_training import DynChunkTrainConfig
+from dataclasses import dataclass
 
+import torch
+from speechbrain import Stage
+from speechbrain.utils.dynamic_chunk_training import (
+    DynChunkTrainConfig,
+    DynChunkTrainConfigRandomSampler,
+)
+
+from hyperconformer.core.windows import unfold
 from hyperconformer.mixers.base import TokenMixer
-from hyperconformer.model.chunks import chunk_config, chunk_rule
+from hyperconformer.model.chunks import LookAheadConfig, chunk_config, chunk_rule
 from hyperconformer.model.features import frame_ms
+
+
+@dataclass
+class ChunkSampler(DynChunkTrainConfigRandomSampler):
+    """SpeechBrain's sampler of chunks, which draws their right context too.
+
+    Arguments
+    ---------
+    right_context_prob : float
+        Part of the batches in chunks whose chunks see ahead.
+    right_context_min, right_context_max : int
+        So many frames ahead; every number is equally likely.
+    """
+
+    right_context_prob: float = 0.0
+    right_context_min: int = 1
+    right_context_max: int = 1
+
+    def __call__(self, stage):
+        """A rule for the next batch, see SpeechBrain's sampler.
+
+        Arguments
+        ---------
+        stage : speechbrain.Stage
+            Rules are drawn in training only.
+
+        Returns
+        -------
+        speechbrain DynChunkTrainConfig or None
+        """
+        config = super().__call__(stage)
+        # Without a right context, nothing more is drawn: such runs repeat as before.
+        if config is None or stage != Stage.TRAIN or self.right_context_prob == 0:
+            return config
+        if not self._sample_bool(self.right_context_prob):
+            return config
+        low, high = self.right_context_min, self.right_context_max
+        right = int(torch.randint(low, high + 1, (1,)).item())
+        return LookAheadConfig(config.chunk_size, config.left_context_size, right)
 
 
 def chunks_to_test(settings):
@@ -36,9 +82,11 @@ def chunks_to_test(settings):
     if not chunks_ms:
         raise ValueError("test_chunks_ms is empty; [null] decodes whole utterances")
     length = frame_ms(settings.extractor, settings.recognizer.frontend)
+    right_ms = settings.test_right_context_ms
+    ahead = f"+{right_ms:g}" if right_ms else ""
     return {
-        "" if chunk_ms is None else f"_{chunk_ms:g}ms": chunk_config(
-            chunk_ms, settings.test_left_context_ms, length
+        "" if chunk_ms is None else f"_{chunk_ms:g}{ahead}ms": chunk_config(
+            chunk_ms, settings.test_left_context_ms, length, right_ms
         )
         for chunk_ms in chunks_ms
     }
@@ -64,17 +112,21 @@ def check_chunk_training(settings):
         limited = sampler.limited_left_context_prob > 0
         least = sampler.left_context_chunks_min if limited else None
         configs += [DynChunkTrainConfig(sampler.chunk_size_min, least)]
+        if sampler.right_context_prob > 0:
+            right = sampler.right_context_max
+            configs += [LookAheadConfig(sampler.chunk_size_min, least, right)]
         configs += [sampler.valid_config]
     for chunk in filter(None, configs):
         _check_model(settings.recognizer, chunk_rule(chunk))
 
 
 def _check_sampler(sampler):
-    for name in ("chunkwise_prob", "limited_left_context_prob"):
+    for name in ("chunkwise_prob", "limited_left_context_prob", "right_context_prob"):
         value = getattr(sampler, name)
         if not 0 <= value <= 1:
             raise ValueError(f"{name} must be in [0, 1], got {value}")
-    for name, least in (("chunk_size", 1), ("left_context_chunks", 0)):
+    ranges = (("chunk_size", 1), ("left_context_chunks", 0), ("right_context", 1))
+    for name, least in ranges:
         low, high = getattr(sampler, f"{name}_min"), getattr(sampler, f"{name}_max")
         if not least <= low <= high:
             raise ValueError(
@@ -93,4 +145,8 @@ def _check_model(recognizer, rule):
     for mixer in recognizer.modules():
         if isinstance(mixer, TokenMixer):
             with torch.no_grad():
-                mixer(torch.zeros(1, 1, mixer.d_model), chunk=rule)
+                frame = torch.zeros(1, 1, mixer.d_model)
+                if rule.right_frames:
+                    mixer.look_ahead(unfold(frame, rule), chunk=rule)
+                else:
+                    mixer(frame, chunk=rule)

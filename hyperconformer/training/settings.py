@@ -262,6 +262,9 @@ class ASRSettings(TrainingSettings):
     test_left_context_ms: float | None = None
     """Speech that a chunk sees before itself; None = all."""
 
+    test_right_context_ms: float = 0.0
+    """Speech that a chunk sees after itself."""
+
     ctc_weight: float = 0.3
     """Weight of CTC beside a decoder or a transducer."""
 
@@ -287,7 +290,7 @@ class ASRSettings(TrainingSettings):
     """Augmentation of features, as SpeechBrain's Augmenter."""
 
     dynchunktrain_config_sampler: Callable[..., Any] = part()
-    """SpeechBrain's DynChunkTrainConfigRandomSampler: the chunks of each batch."""
+    """A :class:`hyperconformer.ChunkSampler`: the chunks of each batch."""
 
     ctc_cost: Callable[..., Any] = part()
     """The CTC loss, with SpeechBrain's arguments."""

@@ -61,14 +61,17 @@ class StreamingModel:
         Length of a chunk, a multiple of the encoder's frame (40 ms).
     left_context_ms : float, optional
         What a chunk sees before it, at least; None = all, where the mixer can.
+    right_context_ms : float
+        What a chunk sees after it, a multiple of the frame. It is computed again with
+        the next chunk.
 
     Attributes
     ----------
     chunk : hyperconformer.core.masks.ChunkRule
         The rule in frames.
     latency_ms : float
-        The longest that a sound waits for its chunk and the look-ahead of the
-        features; computing comes on top.
+        The longest that a sound waits for its chunk, the chunk's right context and the
+        look-ahead of the features; computing comes on top.
 
     Raises
     ------
@@ -82,22 +85,27 @@ class StreamingModel:
         recognizer: Recognizer,
         chunk_ms: float = 640,
         left_context_ms: float | None = None,
+        right_context_ms: float = 0,
     ):
         extractor.check_streamable()
-        if chunk_ms > MAX_CHUNK_MS:
+        if chunk_ms + right_context_ms > MAX_CHUNK_MS:
             raise ValueError(
-                f"a chunk must last at most {MAX_CHUNK_MS} ms, got {chunk_ms:g} ms"
+                f"a chunk and its right context must last at most {MAX_CHUNK_MS} ms, "
+                f"got {chunk_ms:g} and {right_context_ms:g} ms"
             )
         self.extractor, self.recognizer = extractor.eval(), recognizer.eval()
         self.frame_ms = frame_ms(extractor, recognizer.frontend)
-        self.chunk = chunk_rule(chunk_config(chunk_ms, left_context_ms, self.frame_ms))
+        self.chunk = chunk_rule(
+            chunk_config(chunk_ms, left_context_ms, self.frame_ms, right_context_ms)
+        )
         stft = extractor.features.compute_STFT
         self.sample_rate_hz, self.hop = stft.sample_rate, stft.hop_length
         self.chunk_features = self.chunk.chunk_frames * recognizer.frontend.stride
+        self.window_features = self.chunk.window_frames * recognizer.frontend.stride
         self.before, right = stft.n_fft // 2, samples_after_centre(stft)
         self.unheard = self.before - right
-        self.capacity = (self.chunk_features - 1) * self.hop + self.before + right
-        self.latency_ms = chunk_ms + look_ahead_ms(extractor)
+        self.capacity = (self.window_features - 1) * self.hop + self.before + right
+        self.latency_ms = chunk_ms + right_context_ms + look_ahead_ms(extractor)
         mean = extractor.mean
         assert isinstance(mean, torch.Tensor)
         self.device = mean.device
@@ -179,7 +187,7 @@ class StreamingModel:
         return StreamState(self.model_id, {**fresh, **kept})
 
     def missing(self, state: StreamState) -> list[int]:
-        """How many samples each stream lacks until its next chunk is full.
+        """How many samples each stream lacks until its next chunk can be recognised.
 
         Arguments
         ---------
@@ -264,7 +272,7 @@ class StreamingModel:
             ready = [row for row, n in enumerate(filled) if n == self.capacity]
             if not ready:
                 break
-            features = torch.full((len(ready),), self.chunk_features)
+            features = torch.full((len(ready),), self.window_features)
             state = self._run(state, ready, features.to(self.device), outputs)
             own = state.tensors
         ending = [row for row, end in enumerate(last) if end]
@@ -338,7 +346,10 @@ class StreamingModel:
         return samples
 
     def _run(self, state, rows, features, outputs):
-        """Recognise a chunk, ``features`` of it real, of the streams ``rows``."""
+        """Recognise a chunk of the streams ``rows``.
+
+        ``features`` of it and of its right context are real.
+        """
         part = state if len(rows) == state.batch_size else state.select(rows)
         window = F.pad(part.tensors["samples"], (0, self.unheard))
         places = torch.arange(window.shape[1], device=self.device)
@@ -346,7 +357,7 @@ class StreamingModel:
         places = places - filled.unsqueeze(1)  # 0 is the sample to come
         recorded = (places < 0) & (places >= -seen.unsqueeze(1))
         windows, heard = self.extractor.window_features(
-            window, recorded, within("extractor", part.tensors)
+            window, recorded, within("extractor", part.tensors), self.chunk_features
         )
         log_probs, frames, after = self.recognizer.step(
             windows,
@@ -376,7 +387,7 @@ class StreamingModel:
             left = seen // self.hop + 1 - (seen - filled + self.before) // self.hop
             rows = [row for row in rows if left[row] > 0]
             if rows:
-                features = left[rows].clamp(max=self.chunk_features)
+                features = left[rows].clamp(max=self.window_features)
                 state = self._run(state, rows, features, outputs)
         return state
 
@@ -481,6 +492,7 @@ class StreamingASR:
         trusted: bool = False,
         search: Searcher | None = None,
         endpoint_s: float = 1.0,
+        right_context_ms: float = 0,
     ) -> AnyStreamingASR:
         """Load a model folder.
 
@@ -489,7 +501,7 @@ class StreamingASR:
         source, device, trusted
             As :func:`hyperconformer.hub.folder.load_model`; without a source, the
             shipped model that streams.
-        chunk_ms, left_context_ms : float
+        chunk_ms, left_context_ms, right_context_ms : float
             As :class:`StreamingModel`.
         search : hyperconformer.search.base.Searcher, optional
             As for :meth:`use_search`; None = a beam search with the folder's word
@@ -513,7 +525,11 @@ class StreamingASR:
             source, ("extractor", "recognizer"), device, trusted
         )
         model = StreamingModel(
-            config["extractor"], config["recognizer"], chunk_ms, left_context_ms
+            config["extractor"],
+            config["recognizer"],
+            chunk_ms,
+            left_context_ms,
+            right_context_ms,
         )
         if search is None:
             search = ngram_search(config["ngram"], config["recognizer"])

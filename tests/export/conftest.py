@@ -21,7 +21,9 @@ CHUNK_MS = 160
 
 
 @functools.cache
-def streaming_model(mixer="hypermixing", left_context_ms=None, **options):
+def streaming_model(
+    mixer="hypermixing", left_context_ms=None, right_context_ms=0, **options
+):
     torch.manual_seed(1)
     config = streaming_config(
         attention_type=mixer,
@@ -30,7 +32,7 @@ def streaming_model(mixer="hypermixing", left_context_ms=None, **options):
         normalization="running_level",
     )
     modules = config["extractor"], config["recognizer"]
-    return StreamingModel(*modules, CHUNK_MS, left_context_ms)
+    return StreamingModel(*modules, CHUNK_MS, left_context_ms, right_context_ms)
 
 
 def once(log_probs, graph):

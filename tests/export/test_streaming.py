@@ -73,11 +73,12 @@ def as_call(runtime):
     return call
 
 
+@pytest.mark.parametrize("right_ms", [0, 80])
 @pytest.mark.parametrize("mixer", STREAMING)
 @torch.no_grad()
-def test_the_module_says_what_the_model_says(mixer):
+def test_the_module_says_what_the_model_says(mixer, right_ms):
     options, bounded = STREAMING[mixer]
-    model = streaming_model(mixer, 320 if bounded else None, **options)
+    model = streaming_model(mixer, 320 if bounded else None, right_ms, **options)
     assert_like_the_model(StreamingGraph(model), StreamingGraph(model), model, LENGTHS)
 
 

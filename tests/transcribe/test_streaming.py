@@ -42,12 +42,13 @@ UNBOUNDED = {"linear_attention"}
 
 
 @functools.cache
-def model(mixer, unbounded=False, **changes):
+def model(mixer, unbounded=False, right_ms=0, **changes):
     torch.manual_seed(1)
     options = {"attention_type": mixer, "mixer_options": MIXERS[mixer]}
     config = streaming_config(**options, **changes)
     left_ms = None if unbounded or mixer in UNBOUNDED else LEFT_MS
-    return StreamingModel(config["extractor"], config["recognizer"], CHUNK_MS, left_ms)
+    modules = config["extractor"], config["recognizer"]
+    return StreamingModel(*modules, CHUNK_MS, left_ms, right_ms)
 
 
 @torch.no_grad()
@@ -55,7 +56,7 @@ def offline(stream, samples):
     """(T, V) by the training form, which sees the whole utterance at once."""
     features, lengths = stream.extractor(samples[None])
     left_ms = None if stream.chunk.left_chunks is None else LEFT_MS
-    rule = chunk_config(CHUNK_MS, left_ms, 40)
+    rule = chunk_config(CHUNK_MS, left_ms, 40, 40 * stream.chunk.right_frames)
     return stream.recognizer(features, lengths, None, rule).ctc[0]
 
 
@@ -63,12 +64,13 @@ def speech(count):
     return 0.1 * torch.randn(count) * (1 + torch.arange(count) / 4000).sin()
 
 
+@pytest.mark.parametrize("right_ms", [0, 40, 200])
 @pytest.mark.parametrize("mixer", MIXERS)
 @settings(max_examples=6, deadline=None)
 @given(data=st.data())
-def test_streamed_equals_offline_however_the_samples_are_cut(mixer, data):
+def test_streamed_equals_offline_however_the_samples_are_cut(mixer, right_ms, data):
     """Batches of streams, each with its own length and cuts, none in step."""
-    stream = model(mixer)
+    stream = model(mixer, right_ms=right_ms)
     size = data.draw(st.integers(1, 3))
     utterances = [speech(data.draw(st.integers(0, 12000))) for _ in range(size)]
     steps = data.draw(st.integers(1, 6))
@@ -104,9 +106,10 @@ def test_an_offset_changes_no_stream():
     assert (outputs[0] - outputs[1]).abs().max() < 1e-3
 
 
-def test_a_stream_with_a_running_level():
+@pytest.mark.parametrize("right_ms", [0, 80])
+def test_a_stream_with_a_running_level(right_ms):
     """Equals offline at any cut, of whatever volume, in company, and after a rest."""
-    stream = model("hypermixing", normalization="running_level")
+    stream = model("hypermixing", right_ms=right_ms, normalization="running_level")
     utterances = [speech(9017), 0.01 * speech(7000)]
     # Two seconds of digital silence: the memory of the level must not depend on cuts.
     utterances[0] = torch.cat([torch.zeros(16000), utterances[0], torch.zeros(16000)])
@@ -140,9 +143,10 @@ def test_a_state_of_another_normalization_is_refused():
         other.feed(model("hypermixing").init_state(1), [speech(10)])
 
 
+@pytest.mark.parametrize("right_ms", [0, 80])
 @pytest.mark.parametrize("extra", [0, 1, 39, 40, 41, 159, 160, 161, 199, 200])
-def test_the_ragged_tail(extra):
-    stream = model("hypermixing", unbounded=True)
+def test_the_ragged_tail(extra, right_ms):
+    stream = model("hypermixing", unbounded=True, right_ms=right_ms)
     samples = speech(2 * 2560 + extra)
     got, _ = stream.feed(stream.init_state(1), [samples], last=True)
     expected = offline(stream, samples)
@@ -161,16 +165,18 @@ def test_one_sample_at_a_time():
     assert (got - offline(stream, samples)).abs().max() <= TOLERANCE
 
 
+@pytest.mark.parametrize("right_ms", [0, 80])
 @pytest.mark.parametrize("mixer", MIXERS)
-def test_no_future_leaks_at_any_cut(mixer):
+def test_no_future_leaks_at_any_cut(mixer, right_ms):
     """What is changed later changes no frame that was out, in either form."""
-    stream, samples = model(mixer), speech(6400)
+    stream, samples = model(mixer, right_ms=right_ms), speech(6400)
     whole = offline(stream, samples)
     for cut in range(0, 6400, 320):
         changed = samples.clone()
         changed[cut:] = 0.1 * torch.randn(6400 - cut)
-        # A chunk of 4 frames is out once 40 samples after it are heard.
-        frames = max(cut - 40, 0) // 2560 * 4
+        # A chunk of 4 frames is out once it, its right context and 40 samples after
+        # that are heard.
+        frames = max(cut - 40 - 16 * right_ms, 0) // 2560 * 4
         assert torch.equal(offline(stream, changed)[:frames], whole[:frames])
         out, _ = stream.feed(stream.init_state(1), [samples[:cut]])
         assert len(out[0]) == frames

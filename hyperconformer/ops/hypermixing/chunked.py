@@ -51,7 +51,7 @@ def hypermixing_in_chunks(
     dtype = torch.promote_types(x.dtype, torch.float32)
     f1, b1, g1, c1 = key_hypernet.to(dtype)
     f2, b2, g2, c2 = query_hypernet.to(dtype)
-    size = x.shape[1] if chunk is None else min(x.shape[1], chunk.chunk_frames)
+    size = x.shape[1] if chunk is None else min(x.shape[1], chunk.window_frames)
     with torch.autocast(x.device.type, enabled=False):
         counts = real_frames(x, padding_mask, size)
         sums = computed_again(

@@ -52,7 +52,7 @@ def summary_mean(
     summed = F.pad(summaries, (0, 1), value=1.0)
     if padding_mask is not None:
         summed = summed.masked_fill(padding_mask.unsqueeze(-1), 0.0)
-    size = num_frames if chunk is None else chunk.chunk_frames
+    size = num_frames if chunk is None else chunk.window_frames
     left = None if chunk is None else chunk.left_chunks
     summed = F.pad(summed, (0, 0, 0, -num_frames % size))
     summed = summed.unflatten(1, (-1, size))
@@ -148,4 +148,4 @@ def spread_over_frames(x, num_frames, *, chunk=None, causal=False):
     """
     if causal or chunk is None:
         return x
-    return x.repeat_interleave(chunk.chunk_frames, dim=1)[:, :num_frames]
+    return x.repeat_interleave(chunk.window_frames, dim=1)[:, :num_frames]
