@@ -74,7 +74,15 @@ def check(name, asr, utterances):
 def main():
     """Measure what the command line asks for."""
     parser = speech_parser(__doc__.splitlines()[0])
-    parser.add_argument("--chunk-ms", type=float, default=640)
+    parser.add_argument("--chunk-ms", type=float, nargs="+", default=[640])
+    parser.add_argument(
+        "--right-context-ms",
+        type=float,
+        nargs="+",
+        default=[0],
+        help="one for all chunks, or one for each",
+    )
+    parser.add_argument("--searches", nargs="+", help="only those with such names")
     parser.add_argument("--arpa", help="word n-grams")
     parser.add_argument(
         "--write-arpa",
@@ -96,8 +104,20 @@ def main():
         texts = [u.text for u in train if u.speaker not in valid]
         return print(f"{train_arpa(texts, options.write_arpa)}: {len(texts)} texts")
     torch.set_num_threads(1)
-    asr = StreamingASR.from_hparams(options.model, options.chunk_ms)
     utterances = read_split(options.folder, options.split)
+    chunks, rights = options.chunk_ms, options.right_context_ms
+    if len(rights) == 1:
+        rights = rights * len(chunks)
+    for chunk_ms, right_ms in zip(chunks, rights, strict=True):
+        asr = StreamingASR.from_hparams(
+            options.model, chunk_ms, right_context_ms=right_ms
+        )
+        print(f"chunks of {chunk_ms:g} ms, right context {right_ms:g} ms", flush=True)
+        check_all(asr, utterances, options)
+
+
+def check_all(asr, utterances, options):
+    """Print a line on each search."""
     searches = {"CTC, greedy": GreedySearcher(), "CTC, beam": CTCSearcher()}
     if asr.model.recognizer.transducer is not None:
         searches["transducer"] = TransducerSearcher(asr.model.recognizer)
@@ -107,8 +127,9 @@ def main():
             arpa=options.arpa, lm_weight=lm_weight, word_bonus=word_bonus
         )
     for name, search in searches.items():
-        asr.use_search(search)
-        check(name, asr, utterances)
+        if options.searches is None or name in options.searches:
+            asr.use_search(search)
+            check(name, asr, utterances)
 
 
 if __name__ == "__main__":

@@ -39,7 +39,12 @@ def main(options):
         utterances, hours = manifest_durations(manifest[split.name])
         # A split that cannot be used is named before a model is loaded.
         if options.chunk_ms:
-            asr = Streams.from_hparams(options.model, options.chunk_ms, **search)
+            asr = Streams.from_hparams(
+                options.model,
+                options.chunk_ms,
+                right_context_ms=options.right_context_ms,
+                **search,
+            )
         else:
             asr = ASR.from_hparams(options.model, **search)
         started = time.perf_counter()
@@ -128,6 +133,9 @@ if __name__ == "__main__":
     parser.add_argument("split", help="folder of a split")
     parser.add_argument("--greedy", action="store_true", help="no n-gram model")
     parser.add_argument("--chunk-ms", type=float, help="as streams, in such chunks")
+    parser.add_argument(
+        "--right-context-ms", type=float, default=0, help="what such a chunk sees ahead"
+    )
     parser.add_argument("--csv", metavar="FILE", help="counts of each utterance")
     try:
         main(parser.parse_args())

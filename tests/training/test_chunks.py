@@ -1,15 +1,19 @@
 """Dynamic chunk training: what is drawn, what is decoded, and what is refused."""
 
+import dataclasses
 import re
 from types import SimpleNamespace
 
 import pytest
 import speechbrain as sb
 import torch
-from speechbrain.utils.dynamic_chunk_training import DynChunkTrainConfig
+from speechbrain.utils.dynamic_chunk_training import (
+    DynChunkTrainConfig,
+    DynChunkTrainConfigRandomSampler,
+)
 from streaming_model import streaming_config
 
-from hyperconformer.model.chunks import chunk_config
+from hyperconformer.model.chunks import LookAheadConfig, chunk_config, chunk_rule
 from hyperconformer.model.features import frame_ms
 from hyperconformer.training.chunks import check_chunk_training, chunks_to_test
 
@@ -30,6 +34,34 @@ def test_chunks_are_drawn_for_a_part_of_the_batches():
     assert sampler(sb.Stage.VALID) is None
 
 
+def test_a_right_context_is_drawn_for_a_part_of_the_chunks():
+    sampler = settings(right_context_prob=0.5).dynchunktrain_config_sampler
+    drawn = [sampler(sb.Stage.TRAIN) for _ in range(1000)]
+    chunks = [chunk_rule(chunk) for chunk in drawn if chunk is not None]
+    ahead = [chunk for chunk in chunks if chunk.right_frames]
+    # Half of about 600; four standard deviations are 49.
+    assert abs(len(ahead) - len(chunks) / 2) <= 49
+    assert {chunk.right_frames for chunk in ahead} == set(range(1, 9))
+    assert any(chunk.left_chunks is None for chunk in ahead)
+    assert any(chunk.left_chunks is not None for chunk in ahead)
+    assert sampler(sb.Stage.VALID) is None
+
+
+def test_without_a_right_context_the_same_chunks_are_drawn_as_ever():
+    sampler = settings().dynchunktrain_config_sampler
+    stock = DynChunkTrainConfigRandomSampler(
+        **{
+            field.name: getattr(sampler, field.name)
+            for field in dataclasses.fields(DynChunkTrainConfigRandomSampler)
+        }
+    )
+    draws = []
+    for sample in (sampler, stock):
+        torch.manual_seed(0)
+        draws.append([sample(sb.Stage.TRAIN) for _ in range(50)])
+    assert draws[0] == draws[1]
+
+
 def test_every_rule_gets_a_name():
     loaded = settings(test_left_context_ms=1000)
     assert frame_ms(loaded.extractor, loaded.recognizer.frontend) == 40
@@ -40,6 +72,11 @@ def test_every_rule_gets_a_name():
         "_320ms": DynChunkTrainConfig(8, 4),
     }
     assert chunk_config(640, None, 40.0) == DynChunkTrainConfig(16, None)
+    loaded = settings(test_right_context_ms=160, test_chunks_ms=[None, 480])
+    assert chunks_to_test(loaded) == {
+        "": None,
+        "_480+160ms": LookAheadConfig(12, None, 4),
+    }
 
 
 def test_the_rule_reaches_the_encoder():
@@ -62,6 +99,9 @@ def test_the_rule_reaches_the_encoder():
         ({"test_chunks_ms": [650]}, "multiple of 40 ms, got 650 ms"),
         ({"test_chunks_ms": [0]}, "multiple of 40 ms, got 0 ms"),
         ({"test_left_context_ms": -1}, ">= 0 ms and finite, got -1"),
+        ({"test_right_context_ms": 50}, "a multiple of 40 ms, got 50 ms"),
+        ({"test_right_context_ms": -40}, "a multiple of 40 ms, got -40 ms"),
+        ({"right_context_prob": 2}, "right_context_prob must be in [0, 1], got 2"),
         ({"chunkwise_prob": 1.5}, "chunkwise_prob must be in [0, 1], got 1.5"),
         ({"limited_left_context_prob": -1}, "limited_left_context_prob must be"),
         ({"attention_type": "mixture_of_attention"}, "cannot honour a chunk rule"),
@@ -85,6 +125,7 @@ def test_mistakes_are_named_before_the_training(changes, message):
     [
         ({"chunk_size_min": 33}, "1 <= min <= max, got 33 and 32"),
         ({"chunk_size_min": 0}, "got 0 and 32"),
+        ({"right_context_min": 9}, "1 <= min <= max, got 9 and 8"),
         ({"left_context_chunks_min": -1}, "0 <= min <= max, got -1 and 16"),
         ({"test_config": DynChunkTrainConfig(4)}, "in test_chunks_ms"),
     ],

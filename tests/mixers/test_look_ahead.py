@@ -1,0 +1,131 @@
+"""Chunks that see ahead: what every mixer that streams owes with right frames."""
+
+from dataclasses import replace
+
+import pytest
+import torch
+
+from hyperconformer.core.masks import ChunkRule, lengths_to_padding_mask
+from hyperconformer.core.windows import own_frames, unfold, window_padding
+from tests.mixers.test_contract import D, close, frames, widest
+from tests.mixers.test_streaming import FORMS, T, make
+
+RULES = [
+    ChunkRule(4, right_frames=3),
+    ChunkRule(3, left_chunks=3, right_frames=5),
+    ChunkRule(5, left_chunks=2, right_frames=1),
+]
+LENGTHS = torch.tensor([T, 9, 14])
+
+
+def cases():
+    built = {form: make(form) for form in FORMS}
+    return [
+        pytest.param(form, rule, id=f"{form}-{(*vars(rule).values(),)}")
+        for form, mixer in built.items()
+        for rule in RULES
+        if mixer.why_not_stream(replace(rule, right_frames=0)) is None
+    ]
+
+
+every_look_ahead = pytest.mark.parametrize("form, rule", cases())
+
+
+def ahead(mixer, x, rule, mask=None):
+    """(B, T, D) own frames, by windows."""
+    padding = window_padding(mask, x, rule)
+    y, _ = mixer.look_ahead(unfold(x, rule), padding_mask=padding, chunk=rule)
+    return own_frames(y, rule, x.shape[1])
+
+
+@every_look_ahead
+def test_chunk_by_chunk_equals_all_at_once(form, rule):
+    """In company and alone, padding holding NaN."""
+    mixer, x = make(form), frames(FORMS[form][0], 3, T, D)
+    mask = lengths_to_padding_mask(LENGTHS, T)
+    hidden = x.masked_fill(mask[..., None], float("nan"))
+    whole = ahead(mixer, hidden, rule, mask)
+    assert whole.isfinite().all()
+    own = replace(rule, right_frames=0)
+    for row, length in enumerate(LENGTHS.tolist()):
+        alone = x[row : row + 1, :length]
+        assert close(whole[row, :length], ahead(mixer, alone, rule)[0])
+        state, out = mixer.init_state(1, chunk=own), []
+        for begin in range(0, length, rule.chunk_frames):
+            window = alone[:, None, begin : begin + rule.window_frames]
+            y, state = mixer.look_ahead(window, chunk=rule, state=state)
+            out.append(y[0, 0, : rule.chunk_frames])
+        assert close(whole[row, :length], torch.cat(out))
+        assert state["frames_seen"].tolist() == [length]
+
+
+@every_look_ahead
+def test_the_state_is_that_of_the_own_frames(form, rule):
+    mixer, x = make(form), frames(FORMS[form][0], 2, 3 * rule.chunk_frames, D)
+    own = replace(rule, right_frames=0)
+    _, after = mixer.look_ahead(
+        unfold(x, rule),
+        padding_mask=window_padding(None, x, rule),
+        chunk=rule,
+        state=mixer.init_state(2, chunk=own),
+    )
+    _, expected = mixer(x, chunk=own, state=mixer.init_state(2, chunk=own))
+    assert set(after) == set(expected)
+    for name, tensor in expected.items():
+        torch.testing.assert_close(after[name], tensor, atol=1e-5, rtol=1e-5)
+
+
+@every_look_ahead
+def test_frames_see_the_right_frames_and_no_more(form, rule):
+    mixer, x = make(form), frames(FORMS[form][0], 1, T, D)
+    first, second = rule.chunk_frames, 2 * rule.chunk_frames
+    whole = ahead(mixer, x, rule)
+    for cut in range(second, T):
+        changed = x.clone()
+        changed[:, cut:] = torch.randn_like(changed[:, cut:])
+        y = ahead(mixer, changed, rule)[:, first:second]
+        is_seen = cut < second + rule.right_frames and not mixer.causal
+        assert close(y, whole[:, first:second]) != is_seen
+
+
+@every_look_ahead
+def test_without_a_future_nothing_changes(form, rule):
+    """The last chunk of an utterance has no look-ahead."""
+    mixer, x = make(form), frames(FORMS[form][0], 2, rule.chunk_frames - 1, D)
+    own = replace(rule, right_frames=0)
+    expected, _ = mixer(x, chunk=own)
+    assert close(ahead(mixer, x, rule), expected)
+
+
+@pytest.mark.parametrize(
+    "form, rule",
+    # Differences of single precision say little.
+    [case for case in cases() if widest(FORMS[case.values[0]][0]) == torch.float64],
+)
+def test_gradients_reach_every_frame_that_is_seen(form, rule):
+    """Through the state too: those of a chunk are those of finite differences."""
+    mixer, x = make(form), frames(FORMS[form][0], 1, 2 * rule.chunk_frames, D)
+    x, direction = x.requires_grad_(), torch.randn_like(x)
+    weights = torch.randn(rule.chunk_frames, D, dtype=x.dtype)
+
+    def loss(x):
+        return (ahead(mixer, x, rule)[0, rule.chunk_frames :] * weights).sum()
+
+    loss(x).backward()
+    step = 1e-6
+    with torch.no_grad():
+        up, down = (loss(x + sign * step * direction) for sign in (1, -1))
+    slope = (up - down) / (2 * step)
+    torch.testing.assert_close(
+        (x.grad * direction).sum(), slope, rtol=1e-5, atol=1e-6 * weights.norm().item()
+    )
+
+
+@every_look_ahead
+def test_the_plain_call_refuses_right_frames(form, rule):
+    mixer, x = make(form), frames(FORMS[form][0], 1, T, D)
+    with pytest.raises(ValueError, match="in look_ahead"):
+        mixer(x, chunk=rule)
+    state = mixer.init_state(1, chunk=replace(rule, right_frames=0))
+    with pytest.raises(ValueError, match=f"at most {rule.window_frames}, got {T}"):
+        mixer(x, chunk=rule, state=state)
