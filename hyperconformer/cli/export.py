@@ -47,7 +47,7 @@ def run(options):
             if getattr(options, name) is not None:
                 option = f"--{name.replace('_', '-')}"
                 raise ValueError(f"{option} needs --streaming")
-    chunks = chunk_options(options) if options.streaming else {}
+    chunks = chunk_options(options) if options.streaming else {"chunk_ms": None}
     folder = export_model(
         options.model,
         options.folder,

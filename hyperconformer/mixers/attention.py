@@ -100,8 +100,8 @@ class _Attention(TokenMixer):
             "values": torch.zeros(shape, device=device, dtype=dtype),
         }
 
-    def why_not_stream(self, chunk=None):
-        """See :meth:`TokenMixer.why_not_stream`."""
+    def unsupported_reason(self, chunk=None):
+        """See :meth:`TokenMixer.unsupported_reason`."""
         if chunk is None or chunk.left_chunks is None:
             return (
                 f"{type(self).__name__} streams only under a chunk rule with "
@@ -110,7 +110,7 @@ class _Attention(TokenMixer):
         return None
 
     def _past_frames(self, chunk):
-        reason = self.why_not_stream(chunk)
+        reason = self.unsupported_reason(chunk)
         if reason:
             raise ValueError(reason)
         return chunk.left_chunks * chunk.chunk_frames

@@ -34,7 +34,7 @@ class TokenMixer(nn.Module):
         Whether ``forward`` honours a ``chunk`` rule.
     streamable : bool
         Whether ``forward`` honours a ``state``, and :meth:`init_state` makes one;
-        :meth:`why_not_stream` says under which rules.
+        :meth:`unsupported_reason` says under which rules.
     needs_position : bool
         Whether the mixer is blind to order, so that the encoder must add
         absolute position codes to its input.
@@ -76,6 +76,10 @@ class TokenMixer(nn.Module):
 
     def __init_subclass__(cls, **kwargs: Any):
         super().__init_subclass__(**kwargs)
+        if "why_not_stream" in vars(cls):  # Its answer would be ignored.
+            raise TypeError(
+                f"{cls.__name__}: why_not_stream is called unsupported_reason now"
+            )
         if "__init__" in vars(cls) and hasattr(cls, "Options"):
             _show_options(cls.__init__, cls.Options)
 
@@ -216,11 +220,11 @@ class TokenMixer(nn.Module):
             If this mixer, as configured, cannot stream.
         """
         raise ValueError(
-            self.why_not_stream(chunk)
+            self.unsupported_reason(chunk)
             or f"{type(self).__name__} is streamable, but does not say how"
         )
 
-    def why_not_stream(self, chunk: ChunkRule | None = None) -> str | None:
+    def unsupported_reason(self, chunk: ChunkRule | None = None) -> str | None:
         """Why this mixer, as configured, cannot stream under a rule.
 
         Arguments
@@ -247,7 +251,7 @@ class TokenMixer(nn.Module):
         Arguments
         ---------
         chunk : hyperconformer.core.masks.ChunkRule, optional
-            The streams' rule, which :meth:`why_not_stream` allows.
+            The streams' rule, which :meth:`unsupported_reason` allows.
 
         Returns
         -------
@@ -281,7 +285,7 @@ class TokenMixer(nn.Module):
             raise ValueError(f"{name} needs at least one frame, got T = 0")
         if padding_mask is not None:
             check_padding_mask(padding_mask, x)
-        reason = None if state is None else self.why_not_stream(chunk)
+        reason = None if state is None else self.unsupported_reason(chunk)
         if reason:
             raise ValueError(reason)
         if chunk is not None and not self.chunkable:

@@ -235,8 +235,8 @@ class GatedDeltaNet(TokenMixer):
         if chunk is not None and chunk.left_chunks is not None:
             raise ValueError(_all_the_past(chunk))
 
-    def why_not_stream(self, chunk=None):
-        """See :meth:`TokenMixer.why_not_stream`."""
+    def unsupported_reason(self, chunk=None):
+        """See :meth:`TokenMixer.unsupported_reason`."""
         if not self.causal:
             return "GatedDeltaNet cannot stream: it streams only with causal=True"
         bounded = chunk is not None and chunk.left_chunks is not None
@@ -256,7 +256,7 @@ class GatedDeltaNet(TokenMixer):
             (B, conv_size - 1, C) queries, keys and values before their convolution, and
             ``memory`` (B, H, d, e).
         """
-        reason = self.why_not_stream(chunk)
+        reason = self.unsupported_reason(chunk)
         if reason:
             raise ValueError(reason)
         weight = self.to_qkv.weight

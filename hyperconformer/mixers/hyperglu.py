@@ -676,7 +676,7 @@ class HyperGLUMixer(TokenMixer):
         the state, and the next call goes on after the last real frame.
         """
         self.check_inputs(x, padding_mask, chunk, state)
-        reason = self._why_not_under(chunk)
+        reason = self._unsupported_rule(chunk)
         if reason:
             raise ValueError(reason)
         lengths = None
@@ -700,15 +700,15 @@ class HyperGLUMixer(TokenMixer):
             return super().init_state(batch_size, chunk=chunk)
         return self.layer.init_state(batch_size, device=device, dtype=dtype)
 
-    def why_not_stream(self, chunk=None):
-        """See :meth:`TokenMixer.why_not_stream`."""
-        return super().why_not_stream(chunk) or self._why_not_under(chunk)
+    def unsupported_reason(self, chunk=None):
+        """See :meth:`TokenMixer.unsupported_reason`."""
+        return super().unsupported_reason(chunk) or self._unsupported_rule(chunk)
 
     def step_unit(self, chunk=None):
         """See :meth:`TokenMixer.step_unit`."""
         return 1
 
-    def _why_not_under(self, chunk):
+    def _unsupported_rule(self, chunk):
         """Why the layer reads more than a rule shows; None if it does not."""
         if chunk is None or chunk.left_chunks is None:
             return None

@@ -360,9 +360,9 @@ class MultiHeadHyperMixing(TokenMixer):
             "sums": sums.to(device, torch.promote_types(dtype, torch.float32)),
         }
 
-    def why_not_stream(self, chunk=None):
-        """See :meth:`TokenMixer.why_not_stream`."""
-        reason = super().why_not_stream(chunk)
+    def unsupported_reason(self, chunk=None):
+        """See :meth:`TokenMixer.unsupported_reason`."""
+        reason = super().unsupported_reason(chunk)
         if reason is None and chunk is None:
             reason = "streaming HyperMixing needs a chunk rule, got none"
         return reason

@@ -130,8 +130,8 @@ class LinearAttention(TokenMixer):
         if self.causal and _is_bounded(chunk) and sums_all_past:
             raise ValueError(_all_the_past(chunk))
 
-    def why_not_stream(self, chunk=None):
-        """See :meth:`TokenMixer.why_not_stream`."""
+    def unsupported_reason(self, chunk=None):
+        """See :meth:`TokenMixer.unsupported_reason`."""
         if not self.causal:
             return "LinearAttention cannot stream: it streams only with causal=True"
         return _all_the_past(chunk) if _is_bounded(chunk) else None
@@ -215,7 +215,7 @@ class LinearAttention(TokenMixer):
         (``pending_*``), in float32 or wider; local heads keep the last two windows.
         """
         if not self.streamable:
-            raise ValueError(self.why_not_stream(chunk))
+            raise ValueError(self.unsupported_reason(chunk))
         weight = self.to_k.weight
         device = device or weight.device
         keys = torch.zeros(

@@ -76,8 +76,8 @@ class MeansMixer(TokenMixer):
             x, padding_mask, state["frames_seen"], chunk if whole_chunks else None
         )
 
-    def why_not_stream(self, chunk=None):
-        """See :meth:`~hyperconformer.mixers.base.TokenMixer.why_not_stream`."""
+    def unsupported_reason(self, chunk=None):
+        """See :meth:`~hyperconformer.mixers.base.TokenMixer.unsupported_reason`."""
         if chunk is None and not self.causal:
             return (
                 f"streaming {type(self).__name__} needs causal=True or a chunk rule, "

@@ -222,6 +222,7 @@ def test_what_streams_cannot_do_is_named(capsys, files, streaming_model, tiny_mo
     [
         (("--chunk-ms", 320, "--endpoint-s", 1), "takes --chunk-ms, --endpoint-s"),
         (("--left-context-ms", 640), "only --stream takes --left-context-ms"),
+        (("--right-context-ms", 80), "only --stream takes --right-context-ms"),
         (("-",), "only --stream takes - as FILE"),
         (("--beam", 0), "--beam must be at least 1, got 0"),
         (("--beam", -3), "--beam must be at least 1, got -3"),
@@ -237,6 +238,8 @@ def test_what_streams_cannot_do_is_named(capsys, files, streaming_model, tiny_mo
         (("--stream", "--chunk-ms", "nan"), "a multiple of 40 ms, got nan"),
         (("--stream", "--chunk-ms", 4e12), "at most 600000 ms"),
         (("--stream", "--left-context-ms", "nan"), "left context must be >= 0 ms"),
+        (("--stream", "--right-context-ms", "nan"), "right context must last a mult"),
+        (("--stream", "--right-context-ms", "50"), "a multiple of 40 ms, got 50 ms"),
         (("--stream", "-", "-"), "can be read only once"),
         (("--device", "nonsense"), "the device 'nonsense' cannot be used"),
         (("--device", "meta"), "the device 'meta' cannot be used"),

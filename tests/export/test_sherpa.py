@@ -10,6 +10,7 @@ from export.conftest import once, session, streaming_model
 from export.test_streaming import speech
 
 from hyperconformer.core.masks import ChunkRule
+from hyperconformer.export.graph import to_onnx
 from hyperconformer.export.sherpa import (
     IN_STEP,
     PIECE,
@@ -19,6 +20,7 @@ from hyperconformer.export.sherpa import (
     t_one,
     tokens_text,
 )
+from hyperconformer.export.streaming import StreamingGraph
 
 pytestmark = pytest.mark.integration
 
@@ -28,6 +30,16 @@ def wrapped(chunks, tmp_path_factory):
     graph, model, _ = chunks
     path = tmp_path_factory.mktemp("onnx") / "t.onnx"
     return graph, session(t_one(model, graph), path)
+
+
+@pytest.fixture(scope="session")
+def looking_ahead(tmp_path_factory):
+    """The same of chunks with a right context."""
+    graph = StreamingGraph(
+        streaming_model(normalize_by_frames=True, right_context_ms=80)
+    )
+    path = tmp_path_factory.mktemp("onnx") / "t.onnx"
+    return graph, session(t_one(to_onnx(graph), graph), path)
 
 
 def as_sherpa(samples):
@@ -51,10 +63,11 @@ def pcm(samples):
     return (speech(samples) * 32768).round().clamp(-32768, 32767) / 32768
 
 
-def test_it_says_what_the_model_says(wrapped):
+@pytest.mark.parametrize("name, right_ms", [("wrapped", 0), ("looking_ahead", 80)])
+def test_it_says_what_the_model_says(name, right_ms, request):
     """Until the end, after which clients append zeros."""
-    graph, runtime = wrapped
-    model = streaming_model(normalize_by_frames=True)
+    graph, runtime = request.getfixturevalue(name)
+    model = streaming_model(normalize_by_frames=True, right_context_ms=right_ms)
     # Far from zero, which sherpa-onnx's integers blur.
     streams = [pcm(n) + 0.25 for n in (9600, 20011)]
     ended = [torch.cat([x, torch.zeros(24000 - len(x))]) for x in streams]

@@ -125,7 +125,7 @@ def test_a_stack_of_different_mixers_is_exported(hybrid, tmp_path):
 
 
 @pytest.mark.parametrize("mixer", sorted({*list_mixers()} - {*STREAMING}))
-def test_the_others_say_why_not(mixer):
+def test_the_others_say_why_they_cannot(mixer):
     with pytest.raises(ValueError, match="cannot stream"):
         streaming_model(mixer)
 

@@ -24,7 +24,7 @@ def cases():
         pytest.param(form, rule, id=f"{form}-{(*vars(rule).values(),)}")
         for form, mixer in built.items()
         for rule in RULES
-        if mixer.why_not_stream(replace(rule, right_frames=0)) is None
+        if mixer.unsupported_reason(replace(rule, right_frames=0)) is None
     ]
 
 

@@ -176,3 +176,11 @@ def test_what_a_mixer_cannot_honour_is_refused():
         mixer(x, padding_mask=torch.zeros(2, 3))
     with pytest.raises(ValueError, match=r"\(2, 3\)"):
         mixer(x, padding_mask=torch.zeros(2, 4, dtype=torch.bool))
+
+
+def test_a_mixer_with_the_old_name_of_a_question_is_refused():
+    with pytest.raises(TypeError, match="Old: why_not_stream is called unsupported"):
+
+        class Old(TokenMixer):
+            def why_not_stream(self, chunk=None):
+                return None

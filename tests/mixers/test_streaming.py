@@ -39,7 +39,7 @@ def cases(wanted=True, parted=False):
         pytest.param(form, rule, id=f"{form}-{rule and (*vars(rule).values(),)}")
         for form, mixer in built.items()
         for rule in RULES
-        if (mixer.why_not_stream(rule) is None) == wanted
+        if (mixer.unsupported_reason(rule) is None) == wanted
         if not parted or mixer.step_unit(rule) > 1
     ]
 
@@ -68,7 +68,7 @@ PROMISED = {
 @pytest.mark.parametrize("form", PROMISED)
 def test_promises_are_kept(form):
     mixer = make(form)
-    assert [r for r in RULES if mixer.why_not_stream(r) is None] == PROMISED[form]
+    assert [r for r in RULES if mixer.unsupported_reason(r) is None] == PROMISED[form]
     assert mixer.streamable == bool(PROMISED[form])
 
 

@@ -52,6 +52,16 @@ def tiny_streaming(tiny_model):
     return StreamingASR(model, tokenizer, endpoint_s=0.2)
 
 
+@pytest.fixture(scope="session")
+def tiny_looking_ahead(tiny_streaming):
+    """The same, with a right context of two frames."""
+    model = tiny_streaming.model
+    ahead = StreamingModel(
+        model.extractor, model.recognizer, CHUNK_MS, right_context_ms=80
+    )
+    return StreamingASR(ahead, tiny_streaming.tokenizer, endpoint_s=0.2)
+
+
 @torch.no_grad()
 def _say_much(extractor, recognizer):
     """Let every token be said at times: an untrained head prefers one to all others."""
