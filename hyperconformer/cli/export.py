@@ -1,10 +1,7 @@
 """``hyperconformer export``: a model as ONNX graphs."""
 
-from hyperconformer.cli.recognition import (
-    add_chunk_options,
-    add_trusted,
-    chunk_options,
-)
+from hyperconformer.cli.recognition import add_chunk_options, add_trusted
+from hyperconformer.core.stream_lengths import stream_lengths
 
 
 def add_parser(commands):
@@ -47,11 +44,13 @@ def run(options):
             if getattr(options, name) is not None:
                 option = f"--{name.replace('_', '-')}"
                 raise ValueError(f"{option} needs --streaming")
-    chunks = chunk_options(options) if options.streaming else {"chunk_ms": None}
+    chunk_ms, right_ms = stream_lengths(options.chunk_ms, options.right_context_ms)
     folder = export_model(
         options.model,
         options.folder,
-        **chunks,
+        chunk_ms=chunk_ms if options.streaming else None,
+        left_context_ms=options.left_context_ms,
+        right_context_ms=right_ms,
         int8=options.int8,
         manifest=options.check,
         force=options.force,

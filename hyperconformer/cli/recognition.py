@@ -3,9 +3,10 @@
 import math
 import pathlib
 
+from hyperconformer.core.stream_lengths import CHUNK_MS, RIGHT_CONTEXT_MS
+
 # Readings that a search keeps where it returns several.
 BEAM = 50
-STREAM_CHUNK_MS = 640
 
 
 def add_model_options(command, without="the model that comes with the package"):
@@ -59,24 +60,15 @@ def add_chunk_options(command, needs=None):
     """Declare the options of streams; ``needs`` is the option that they go with."""
     only = f"with {needs}: " if needs else ""
     meanings = {
-        "chunk": f"length of a chunk, recognised at once ({STREAM_CHUNK_MS})",
+        "chunk": f"length of a chunk, recognised at once ({CHUNK_MS})",
         "left-context": "how far to look back; attention needs it (all)",
-        "right-context": "how far a chunk looks ahead, on top of its latency (0)",
+        "right-context": "how far a chunk looks ahead, which adds to its latency "
+        f"({RIGHT_CONTEXT_MS} with the default chunk, 0 with --chunk-ms)",
     }
     for name, meaning in meanings.items():
         command.add_argument(
             f"--{name}-ms", type=float, metavar="MS", help=only + meaning
         )
-
-
-def chunk_options(options):
-    """What the options of streams say, as a recogniser takes it."""
-    chunk_ms, right_ms = options.chunk_ms, options.right_context_ms
-    return {
-        "chunk_ms": STREAM_CHUNK_MS if chunk_ms is None else chunk_ms,
-        "left_context_ms": options.left_context_ms,
-        "right_context_ms": 0 if right_ms is None else right_ms,
-    }
 
 
 def load_asr(options, nbest=1):

@@ -2,11 +2,7 @@
 
 import dataclasses
 
-from hyperconformer.cli.recognition import (
-    add_chunk_options,
-    add_model_options,
-    chunk_options,
-)
+from hyperconformer.cli.recognition import add_chunk_options, add_model_options
 from hyperconformer.core.extras import import_extra
 
 LIMITS = {
@@ -77,7 +73,7 @@ def run(options):
         raise ValueError(f"--processes must be at least 1, got {options.processes}")
     serve(
         Settings(
-            **{**known, **chunk_options(options)},
+            **known,
             token=_read_token(options.token_file),
             origins=tuple(options.allow_origin),
             limits=limits,

@@ -10,7 +10,6 @@ from hyperconformer.cli.recognition import (
     add_chunk_options,
     add_options,
     check_search,
-    chunk_options,
     load_asr,
     use_search,
 )
@@ -191,7 +190,9 @@ def _stream(options):
         device=options.device,
         trusted=options.trusted,
         endpoint_s=endpoint_s,
-        **chunk_options(options),
+        chunk_ms=options.chunk_ms,
+        left_context_ms=options.left_context_ms,
+        right_context_ms=options.right_context_ms,
     )
     use_search(asr, options, options.nbest)
     rate_hz = asr.model.sample_rate_hz

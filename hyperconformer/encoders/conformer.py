@@ -162,13 +162,9 @@ class ConformerEncoderLayer(nn.Module):
         mix, convolve = parts
         options = {"padding_mask": padding_mask, "chunk": chunk}
         x = torch.add(x, self.ffn_module1(x), alpha=0.5)
-        mixed, mixed_state = mix(
-            self.norm1(x), state=within("mixer", state), **options
-        )
+        mixed, mixed_state = mix(self.norm1(x), state=within("mixer", state), **options)
         x = x + mixed
-        y, convolved_state = convolve(
-            x, state=within("convolution", state), **options
-        )
+        y, convolved_state = convolve(x, state=within("convolution", state), **options)
         x = x + y
         x = self.norm2(torch.add(x, self.ffn_module2(x), alpha=0.5))
         if mixed_state is None:

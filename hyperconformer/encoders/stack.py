@@ -105,28 +105,32 @@ class EncoderStack(nn.Module):
         """
         if padding_mask is not None:
             x = x.masked_fill(padding_mask.unsqueeze(-1), 0.0)
-        looks_ahead = chunk is not None and chunk.right_frames > 0
+        ahead = self._looking_ahead(chunk)
         hidden, frames = [x], x.shape[1]
-        if looks_ahead:
-            self._check_look_ahead()
-            padding_mask = window_padding(padding_mask, x, chunk)
-            x = unfold(x, chunk)
+        if ahead is not None:
+            padding_mask = window_padding(padding_mask, x, ahead)
+            x = unfold(x, ahead)
+        layer: Any
         for layer in self.layers:
             if self.training and self.layerdrop_prob > 0.0:
                 if torch.rand(()) < self.layerdrop_prob:
                     continue
-            if looks_ahead:
-                x, _ = layer.look_ahead(x, padding_mask, chunk)
-                hidden.append(own_frames(x, chunk, frames))
-            else:
+            if ahead is None:
                 x = layer(x, padding_mask, chunk)
                 hidden.append(x)
+            else:
+                x, _ = layer.look_ahead(x, padding_mask, ahead)
+                hidden.append(own_frames(x, ahead, frames))
         return self.norm(hidden[-1]), hidden
 
-    def _check_look_ahead(self):
+    def _looking_ahead(self, chunk):
+        """The rule, if it has right frames, which the layers then must know."""
+        if chunk is None or chunk.right_frames == 0:
+            return None
         for layer in self.layers:
             if not hasattr(layer, "look_ahead"):
-                raise ValueError(f"{type(layer).__name__} cannot look ahead of a chunk")
+                raise ValueError(f"{type(layer).__name__} cannot look ahead: {chunk}")
+        return chunk
 
     def init_state(
         self,
@@ -176,23 +180,21 @@ class EncoderStack(nn.Module):
         layers must be causal. Under a rule with right frames it takes one chunk and its
         look-ahead, and returns the chunk.
         """
-        frames = x.shape[1]
-        looks_ahead = chunk is not None and chunk.right_frames > 0
+        ahead, frames = self._looking_ahead(chunk), x.shape[1]
         if padding_mask is not None:
             x = x.masked_fill(padding_mask.unsqueeze(-1), 0.0)
-        if looks_ahead:
-            self._check_look_ahead()
+        if ahead is not None:
             x = x.unsqueeze(1)
             padding_mask = None if padding_mask is None else padding_mask.unsqueeze(1)
         new_state: State = {}
         layer: Any
         for index, layer in enumerate(self.layers):
             name = f"layers.{index}"
-            step = layer.look_ahead if looks_ahead else layer.step
+            step = layer.step if ahead is None else layer.look_ahead
             x, layer_state = step(x, padding_mask, chunk, within(name, state))
             new_state.update(prefixed(name, layer_state))
-        if looks_ahead:
-            x = own_frames(x, chunk, min(frames, chunk.chunk_frames))
+        if ahead is not None:
+            x = own_frames(x, ahead, min(frames, ahead.chunk_frames))
         return self.norm(x), new_state
 
 

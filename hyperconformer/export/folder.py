@@ -91,9 +91,7 @@ def export_model(
     modules = config["extractor"], config["recognizer"]
     model = None
     if chunk_ms is not None:
-        model = StreamingModel(
-            *modules, chunk_ms, left_context_ms, right_context_ms
-        )
+        model = StreamingModel(*modules, chunk_ms, left_context_ms, right_context_ms)
     graph, contract = _offline(*modules) if model is None else _streaming(model)
     folder.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix=".export-", dir=folder.parent) as place:

@@ -82,9 +82,9 @@ class StreamingGraph(nn.Module):
     """The next chunk of each stream to log-probabilities.
 
     A chunk's first window begins ``before`` samples before it, and its last one ends
-    some samples after it and its right context. A call takes all of these: ``window`` samples from
-    ``before`` ahead of the chunk's begin on, of which the next call takes those from
-    ``shift`` on again.
+    some samples after it and its right context. A call takes all of these: ``window``
+    samples from ``before`` ahead of the chunk's begin on, of which the next call takes
+    those from ``shift`` on again.
 
     Arguments
     ---------

@@ -64,17 +64,17 @@ class Settings:
 
     ``model``, ``device`` and ``trusted`` are as for
     :func:`hyperconformer.hub.folder.load_model`; without a model, the shipped ones.
-    ``chunk_ms``, ``left_context_ms``, ``right_context_ms`` and ``endpoint_s`` are as for
-    :meth:`hyperconformer.StreamingASR.from_hparams`, ``token`` and ``origins`` as for
-    :class:`hyperconformer.serve.limits.Guard`.
+    ``chunk_ms``, ``left_context_ms``, ``right_context_ms`` and ``endpoint_s`` are as
+    for :meth:`hyperconformer.StreamingASR.from_hparams`, ``token`` and ``origins`` as
+    for :class:`hyperconformer.serve.limits.Guard`.
     """
 
     model: str | None = None
     device: str = "cpu"
     trusted: bool = False
-    chunk_ms: float = 640.0
+    chunk_ms: float | None = None
     left_context_ms: float | None = None
-    right_context_ms: float = 0.0
+    right_context_ms: float | None = None
     endpoint_s: float = 1.0
     host: str = "127.0.0.1"
     port: int = 8000

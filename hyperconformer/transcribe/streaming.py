@@ -6,7 +6,7 @@ model says of the whole utterance under the same chunk rule. :class:`StreamingAS
 words of it:
 
 >>> from hyperconformer import StreamingASR                      # doctest: +SKIP
->>> asr = StreamingASR.from_hparams("results/an4", chunk_ms=640)  # doctest: +SKIP
+>>> asr = StreamingASR.from_hparams("results/an4")               # doctest: +SKIP
 >>> stream = asr.open()                                          # doctest: +SKIP
 >>> for samples in microphone:                                   # doctest: +SKIP
 ...     for partial in stream.feed(samples):
@@ -27,6 +27,7 @@ from sentencepiece import SentencePieceProcessor
 
 from hyperconformer.audio import as_samples, check_peak, read_audio
 from hyperconformer.core.state import StreamState, prefixed, within
+from hyperconformer.core.stream_lengths import stream_lengths
 from hyperconformer.core.words import Hypothesis, Word
 from hyperconformer.hub.folder import DEFAULT_STREAMING_MODEL, load_model
 from hyperconformer.model.chunks import chunk_config, chunk_rule
@@ -486,13 +487,13 @@ class StreamingASR:
     def from_hparams(
         cls: type[AnyStreamingASR],
         source: str | pathlib.Path | None = None,
-        chunk_ms: float = 640,
+        chunk_ms: float | None = None,
         left_context_ms: float | None = None,
         device: str | torch.device = "cpu",
         trusted: bool = False,
         search: Searcher | None = None,
         endpoint_s: float = 1.0,
-        right_context_ms: float = 0,
+        right_context_ms: float | None = None,
     ) -> AnyStreamingASR:
         """Load a model folder.
 
@@ -501,7 +502,9 @@ class StreamingASR:
         source, device, trusted
             As :func:`hyperconformer.hub.folder.load_model`; without a source, the
             shipped model that streams.
-        chunk_ms, left_context_ms, right_context_ms : float
+        chunk_ms, right_context_ms : float, optional
+            As :func:`hyperconformer.core.stream_lengths.stream_lengths`.
+        left_context_ms : float, optional
             As :class:`StreamingModel`.
         search : hyperconformer.search.base.Searcher, optional
             As for :meth:`use_search`; None = a beam search with the folder's word
@@ -524,13 +527,9 @@ class StreamingASR:
         config, tokenizer = load_model(
             source, ("extractor", "recognizer"), device, trusted
         )
-        model = StreamingModel(
-            config["extractor"],
-            config["recognizer"],
-            chunk_ms,
-            left_context_ms,
-            right_context_ms,
-        )
+        chunk_ms, right_ms = stream_lengths(chunk_ms, right_context_ms)
+        modules = config["extractor"], config["recognizer"]
+        model = StreamingModel(*modules, chunk_ms, left_context_ms, right_ms)
         if search is None:
             search = ngram_search(config["ngram"], config["recognizer"])
         asr = cls(model, tokenizer, search, endpoint_s)

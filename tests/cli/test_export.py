@@ -29,12 +29,14 @@ def test_the_options_arrive(calls, capsys):
     arguments, options = calls[0]
     assert arguments == ("m", "out") and options["chunk_ms"] is None
     _, options = calls[1]
-    assert options["chunk_ms"] == 640 and options["int8"]
+    assert options["chunk_ms"] == 560 and options["int8"]
     assert options["right_context_ms"] == 80 and options["left_context_ms"] is None
     assert options["manifest"] == "test.csv" and not options["force"]
 
 
-@pytest.mark.parametrize("option", ["--chunk-ms", "--left-context-ms", "--right-context-ms"])
+@pytest.mark.parametrize(
+    "option", ["--chunk-ms", "--left-context-ms", "--right-context-ms"]
+)
 def test_options_of_streams_need_a_stream(calls, capsys, option):
     assert main(["export", "m", "out", option, "640"]) == 1
     assert f"{option} needs --streaming" in capsys.readouterr().err

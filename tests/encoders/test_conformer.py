@@ -3,8 +3,9 @@
 import pytest
 import torch
 
-from hyperconformer.core.masks import ChunkRule
+from hyperconformer.core.masks import ChunkRule, lengths_to_padding_mask
 from hyperconformer.encoders.conformer import ConformerEncoder
+from hyperconformer.encoders.transformer import TransformerEncoder
 from hyperconformer.nn.convolution import ConvolutionModule
 
 
@@ -76,3 +77,48 @@ def test_gradients_are_free_of_padding():
     y.masked_fill(mask.unsqueeze(-1), 0.0).square().sum().backward()
     assert all(torch.isfinite(p.grad).all() for p in encoder.parameters())
     assert torch.equal(x.grad[1, 9:], torch.zeros(11, 16).double())
+
+
+RULE = ChunkRule(4, right_frames=3)
+LENGTHS = torch.tensor([18, 11, 4])
+
+
+def deep(**options):
+    torch.manual_seed(1)
+    encoder = ConformerEncoder(3, 16, d_ffn=16, nhead=2, kernel_size=9, **options)
+    return encoder.double().eval()
+
+
+@torch.no_grad()
+def test_a_look_ahead_is_the_same_in_a_batch_alone_and_chunk_by_chunk():
+    encoder = deep()
+    x = torch.randn(3, 18, 16, dtype=torch.float64)
+    mask = lengths_to_padding_mask(LENGTHS, 18)
+    hidden = x.masked_fill(mask[..., None], float("nan"))
+    whole, outputs = encoder(hidden, mask, RULE)
+    assert [y.shape for y in outputs] == [x.shape] * 4
+    for row, length in enumerate(LENGTHS.tolist()):
+        alone, _ = encoder(x[row : row + 1, :length], None, RULE)
+        torch.testing.assert_close(whole[row, :length], alone[0])
+        state, streamed = encoder.init_state(1, chunk=RULE, dtype=x.dtype), []
+        for begin in range(0, length, 4):
+            window = x[row : row + 1, begin : min(begin + 7, length)]
+            y, state = encoder.step(window, None, RULE, state)
+            streamed.append(y)
+        torch.testing.assert_close(torch.cat(streamed, 1), alone)
+
+
+def test_layers_do_not_add_up_what_they_see_ahead():
+    encoder = deep()
+    x = torch.randn(1, 18, 16, dtype=torch.float64, requires_grad=True)
+    y, _ = encoder(x, None, RULE)
+    y[0, 4:8].square().sum().backward()
+    seen = (x.grad[0].abs().sum(1) > 0).nonzero().flatten().tolist()
+    # Its own chunk, the three frames after it, and all before it.
+    assert seen == list(range(11))
+
+
+def test_an_encoder_that_cannot_look_ahead_says_so():
+    encoder = TransformerEncoder(1, 16, d_ffn=16, nhead=2)
+    with pytest.raises(ValueError, match="TransformerEncoderLayer cannot look ahead"):
+        encoder(torch.randn(1, 9, 16), None, RULE)
