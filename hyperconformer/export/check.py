@@ -141,13 +141,14 @@ class TorchModel:
         wav = torch.from_numpy(samples)
         if self.model is not None:
             state = self.model.init_state(1)
-            frames, _ = self.model.feed(state, [wav], last=True)
-            return [self.model.ctc_log_probs(frames[0]).numpy()]
-        found = recognizer(*extractor(wav[None]))
-        heads = [found.ctc]
+            (frames,), _ = self.model.feed(state, [wav], last=True)
+            heads = [self.model.ctc_log_probs(frames)]
+        else:
+            found = recognizer(*extractor(wav[None]))
+            heads, frames = [found.ctc[0]], found.encoded[0]
         if recognizer.phones:
-            heads.append(recognizer.phone_log_probs(found.encoded))
-        return [head[0].numpy() for head in heads]
+            heads.append(recognizer.phone_log_probs(frames))
+        return [head.numpy() for head in heads]
 
 
 class _All:

@@ -138,8 +138,8 @@ def _streaming(model):
     graph = StreamingGraph(model)
     return graph, {
         **_contract("streaming", model.extractor, model.recognizer),
-        "inputs": StreamingGraph.inputs,
-        "outputs": StreamingGraph.outputs,
+        "inputs": graph.inputs,
+        "outputs": graph.outputs,
         "chunk_ms": model.chunk.chunk_frames * model.frame_ms,
         "right_context_ms": model.chunk.right_frames * model.frame_ms,
         "latency_ms": model.latency_ms,

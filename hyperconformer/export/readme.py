@@ -45,7 +45,7 @@ stream.accept_waveform(8000, samples)  # of {rate} Hz
 """
 
 PHONES = """\
-A third output, `phone_log_probs`, is (B, T, P) float32: log-probabilities of phones.
+A further output, `phone_log_probs`, is (B, T, P) float32: log-probabilities of phones.
 `phones.txt` holds a phone and its number a line; 0 is the blank. With a lexicon and an
 n-gram model `hyperconformer transcribe` finds words by their phones. Both stay in the
 model's folder. A client that takes the best token of each frame, as sherpa-onnx and
@@ -91,15 +91,15 @@ def readme(name: str, contract: dict[str, Any], report: Any, int8: bool) -> str:
         "vocabulary": contract["vocab_size"],
         "state": contract.get("state_dim"),
     }
+    phones = [PHONES] if PHONE_OUTPUT in contract["outputs"] else []
     parts = [f"# {name}, exported by HyperConformer\n"]
     if contract["kind"] == "offline":
         hears_level = contract["normalization"] == "global"
         parts.append(OFFLINE.format(**values))
-        if PHONE_OUTPUT in contract["outputs"]:
-            parts.append(PHONES)
+        parts += phones
         parts.append((SHERPA_LEVEL if hears_level else SHERPA_OFFLINE).format(**values))
     else:
-        parts.append(STREAMING.format(**values))
+        parts += [STREAMING.format(**values), *phones]
     if int8:
         parts.append("`model.int8.onnx` is the same with weights of 8 bits.\n")
     parts.append(

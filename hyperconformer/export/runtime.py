@@ -91,7 +91,8 @@ class OnnxModel:
         if self.contract["kind"] == "offline":
             tokens, _, *phones = self._run({"samples": samples[None]})
             return [head[0] for head in (tokens, *phones)]
-        return [np.concatenate([frames for _, frames in self.chunks(samples)])]
+        heads = zip(*(heads for _, heads in self._chunks(samples)))
+        return [np.concatenate(chunks) for chunks in heads]
 
     def chunks(
         self,
@@ -115,6 +116,11 @@ class OnnxModel:
         frames : numpy.ndarray
             (T, V) float32 of the chunk.
         """
+        for heard, (frames, *_) in self._chunks(samples, ended):
+            yield heard, frames
+
+    def _chunks(self, samples, ended=lambda frames: False):
+        """The same, with a list of every head's frames."""
         window, shift = self.contract["window"], self.contract["shift"]
         before = self.contract["before"]
         samples = np.concatenate([np.zeros(before, "f4"), samples])
@@ -126,11 +132,11 @@ class OnnxModel:
             now = np.zeros((1, window), "f4")
             now[0, : len(heard)] = heard
             length = np.array([len(heard)])
-            frames, count, state = self.step(now, length, state)
-            found = frames[0, : count[0]]
-            if ended(found):
+            frames, count, state, *phones = self.step(now, length, state)
+            heads = [head[0, : count[0]] for head in (frames, *phones)]
+            if ended(heads[0]):
                 state = self.forget(state)
-            yield begin + len(heard) - before, found
+            yield begin + len(heard) - before, heads
 
     def init_state(self, batch_size: int) -> np.ndarray:
         """(B, S) float32 state of streams before their first sample."""
@@ -156,12 +162,9 @@ class OnnxModel:
 
     def step(
         self, samples: np.ndarray, length: np.ndarray, state: np.ndarray
-    ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    ) -> list[np.ndarray]:
         """The next chunk of each stream, see :class:`.streaming.StreamingGraph`."""
-        found, frames, after = self._run(
-            {"samples": samples, "length": length, "state": state}
-        )
-        return found, frames, after
+        return self._run({"samples": samples, "length": length, "state": state})
 
     def _run(self, inputs: dict[str, Any]) -> list[np.ndarray]:
         return self.session.run(None, inputs)

@@ -229,7 +229,8 @@ class _Wrapper:
         rest = self.slice(samples, shift, window + PIECE)
         rest = self.add("Concat", rest, self.zeros(batch, shift - PIECE), axis=1)
         count = self.add("Sub", count, self.ints([shift]))
-        log_probs, frames, after = (entry.name for entry in self.inner.output)
+        # A phone head's output comes after these, and is nothing to sherpa-onnx.
+        log_probs, frames, after = (entry.name for entry in self.inner.output[:3])
         log_probs = self.or_blank(log_probs, frames, vocabulary)
         log_probs, tick = self.at_ticks(log_probs, tick)
         counts = self.add("Concat", count, tick, axis=1)

@@ -8,6 +8,7 @@ from torch import nn
 
 from hyperconformer.core.state import State, prefixed, within
 from hyperconformer.export.features import exportable
+from hyperconformer.export.offline import PHONE_OUTPUT
 from hyperconformer.transcribe.streaming import StreamingModel
 
 # What stands for 0 where 0 stands for a beginning that is another number.
@@ -93,6 +94,8 @@ class StreamingGraph(nn.Module):
 
     Attributes
     ----------
+    inputs, outputs : tuple of str
+        Names, with :data:`.offline.PHONE_OUTPUT` where the recogniser has a phone head.
     window, shift, before : int
         Samples, see above.
     layout : StateLayout
@@ -108,10 +111,12 @@ class StreamingGraph(nn.Module):
     """
 
     inputs = ("samples", "length", "state")
-    outputs = ("log_probs", "frames", "new_state")
+    outputs: tuple[str, ...] = ("log_probs", "frames", "new_state")
 
     def __init__(self, model: StreamingModel):
         super().__init__()
+        if model.recognizer.phones:
+            self.outputs = (*self.outputs, PHONE_OUTPUT)
         self.extractor = exportable(model.extractor)
         self.recognizer = model.recognizer.eval()
         self.chunk, self.hop = model.chunk, model.hop
@@ -133,7 +138,7 @@ class StreamingGraph(nn.Module):
 
     def forward(
         self, samples: torch.Tensor, length: torch.Tensor, state: torch.Tensor
-    ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    ) -> tuple[torch.Tensor, ...]:
         """Recognise the next chunk.
 
         Arguments
@@ -156,6 +161,8 @@ class StreamingGraph(nn.Module):
             (B,) int64 how many of the T frames are real.
         new_state : torch.Tensor
             (B, S) float32.
+        phone_log_probs : torch.Tensor
+            (B, T, P) float32 of the phone head, where there is one.
         """
         tensors = self.layout.unpack(state)
         place = torch.arange(self.window + self.unheard, device=samples.device)
@@ -172,6 +179,9 @@ class StreamingGraph(nn.Module):
         frames, counts, after = self.recognizer.step(
             windows, features, self.chunk, within("model", tensors)
         )
+        phones = []
+        if self.recognizer.phones:
+            phones.append(self.recognizer.phone_log_probs(frames))
         if self.recognizer.steps_to_encoded:
             frames = self.recognizer.ctc_log_probs(frames)
         waits = features == 0
@@ -179,7 +189,7 @@ class StreamingGraph(nn.Module):
         for name, tensor in before.items():
             kept = waits.view(-1, *[1] * (tensor.dim() - 1))
             new_state[f"extractor.{name}"] = torch.where(kept, tensor, heard[name])
-        return frames, counts, self.layout.pack(new_state)
+        return frames, counts, self.layout.pack(new_state), *phones
 
     def example(self) -> tuple[torch.Tensor, ...]:
         """Inputs to record the graph with: two streams."""

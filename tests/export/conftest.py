@@ -35,6 +35,13 @@ def streaming_model(
     return StreamingModel(*modules, CHUNK_MS, left_context_ms, right_context_ms)
 
 
+def with_phones(recognizer):
+    """A recogniser of the same encoder with a phone head too."""
+    parts = recognizer.frontend, recognizer.transformer
+    sizes = TINY["d_model"], TINY["vocab_size"]
+    return Recognizer(*parts, *sizes, phones=["AH", "B"]).eval()
+
+
 def once(log_probs, graph):
     """(B, T, V) frames in sherpa-onnx's contract without their repetitions."""
     frame, tick = frame_and_tick(graph)
@@ -73,10 +80,7 @@ def utterances(make_once):
 
     torch.manual_seed(1)
     config = streaming_config(num_encoder_layers=1)
-    parts = config["recognizer"].frontend, config["recognizer"].transformer
-    recognizer = Recognizer(
-        *parts, TINY["d_model"], TINY["vocab_size"], phones=["AH", "B"]
-    )
+    recognizer = with_phones(config["recognizer"])
     graph = OfflineGraph(config["extractor"], recognizer)
 
     def make(path):

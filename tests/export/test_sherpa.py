@@ -6,7 +6,7 @@ import types
 import numpy as np
 import pytest
 import torch
-from export.conftest import once, session, streaming_model
+from export.conftest import CHUNK_MS, once, session, streaming_model, with_phones
 from export.test_streaming import speech
 
 from hyperconformer.core.masks import ChunkRule
@@ -21,6 +21,7 @@ from hyperconformer.export.sherpa import (
     tokens_text,
 )
 from hyperconformer.export.streaming import StreamingGraph
+from hyperconformer.transcribe.streaming import StreamingModel
 
 pytestmark = pytest.mark.integration
 
@@ -34,12 +35,14 @@ def wrapped(chunks, tmp_path_factory):
 
 @pytest.fixture(scope="session")
 def looking_ahead(tmp_path_factory):
-    """The same of chunks with a right context."""
-    graph = StreamingGraph(
-        streaming_model(normalize_by_frames=True, right_context_ms=80)
-    )
-    path = tmp_path_factory.mktemp("onnx") / "t.onnx"
-    return graph, session(t_one(to_onnx(graph), graph), path)
+    """The same of chunks with a right context, and of a model with a phone head."""
+    plain = streaming_model(normalize_by_frames=True)
+    modules = plain.extractor, with_phones(plain.recognizer)
+    model = StreamingModel(*modules, CHUNK_MS, right_context_ms=80)
+    graph, place = StreamingGraph(model), tmp_path_factory.mktemp("onnx")
+    chunks = to_onnx(graph)
+    wrapped = session(t_one(chunks, graph), place / "t.onnx")
+    return graph, wrapped, model, session(chunks, place / "chunks.onnx")
 
 
 def as_sherpa(samples):
@@ -63,17 +66,43 @@ def pcm(samples):
     return (speech(samples) * 32768).round().clamp(-32768, 32767) / 32768
 
 
-@pytest.mark.parametrize("name, right_ms", [("wrapped", 0), ("looking_ahead", 80)])
-def test_it_says_what_the_model_says(name, right_ms, request):
+def test_it_says_what_the_model_says(wrapped):
+    says_what_the_model_says(streaming_model(normalize_by_frames=True), *wrapped)
+
+
+def test_so_do_chunks_that_look_ahead(looking_ahead):
+    graph, runtime, model, _ = looking_ahead
+    says_what_the_model_says(model, graph, runtime)
+
+
+@torch.no_grad()
+def test_a_phone_head_is_an_output_of_a_chunk(looking_ahead):
+    graph, _, model, runtime = looking_ahead
+    assert graph.outputs == ("log_probs", "frames", "new_state", "phone_log_probs")
+    samples = torch.cat([torch.zeros(graph.before), pcm(graph.window - graph.before)])
+    inputs = {
+        "samples": samples[None].numpy(),
+        "length": np.array([graph.window]),
+        "state": np.zeros((1, graph.layout.size), "f4"),
+    }
+    tokens, frames, _, phones = runtime.run(None, inputs)
+    (encoded,), _ = model.feed(model.init_state(1), [samples[graph.before :]])
+    assert frames.tolist() == [len(encoded)] == [graph.chunk.chunk_frames]
+    for found, expected in (
+        (tokens, model.recognizer.ctc_log_probs(encoded)),
+        (phones, model.recognizer.phone_log_probs(encoded)),
+    ):
+        assert np.abs(found[0] - expected.numpy()).max() < 1e-4
+
+
+def says_what_the_model_says(model, graph, runtime):
     """Until the end, after which clients append zeros."""
-    graph, runtime = request.getfixturevalue(name)
-    model = streaming_model(normalize_by_frames=True, right_context_ms=right_ms)
     # Far from zero, which sherpa-onnx's integers blur.
     streams = [pcm(n) + 0.25 for n in (9600, 20011)]
     ended = [torch.cat([x, torch.zeros(24000 - len(x))]) for x in streams]
     got, _ = run(runtime, graph, ended)
     expected, _ = model.feed(model.init_state(2), streams, last=True)
-    for row, frames in enumerate(expected):
+    for row, frames in enumerate(map(model.ctc_log_probs, expected)):
         assert np.abs(got[row, : len(frames)] - frames.numpy()).max() < 1e-4
         assert (got[row, len(frames) :].argmax(-1) == 0).all()
 
