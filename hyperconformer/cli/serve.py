@@ -6,8 +6,8 @@ from hyperconformer.cli.recognition import add_chunk_options, add_model_options
 from hyperconformer.core.extras import import_extra
 
 LIMITS = {
-    "streams": "live streams at once, of each process (50 for each of its cores, "
-    "10 where the model searches a list of words)",
+    "streams": "live streams at once, of each process (40 for each of its cores, "
+    "8 where the model searches a list of words)",
     "files": "uploaded files at work or waiting, of each process",
     "upload_mb": "size of an upload",
     "audio_s": "length of an uploaded recording",
