@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from torch import nn
 
 from hyperconformer.core.masks import check_padding_mask
@@ -367,6 +368,37 @@ class MultiHeadHyperMixing(TokenMixer):
             reason = "streaming HyperMixing needs a chunk rule, got none"
         return reason
 
+    def _states_before(self, x, padding_mask, chunk, state):
+        """Sums of all chunks at once; see :meth:`TokenMixer.look_ahead`."""
+        mask = None if padding_mask is None else padding_mask.flatten(1)
+        seen, frames = state["frames_seen"], x.flatten(1, 2)
+        before, after = chunked.sums_before(
+            frames,
+            self.hyper.w1_gen.weights(),
+            chunk=chunk,
+            codes=self._codes_from(seen, frames.shape[1]),
+            padding_mask=mask,
+            decay=None if self.decay is None else self.decay.sigmoid(),
+            normalize=self.normalize_by_frames,
+            past=state["sums"],
+        )
+        new = chunked.real_frames(frames, mask, chunk.chunk_frames).cumsum(1)
+        counts = seen[:, None] + F.pad(new, (1, 0))
+        return (
+            {"frames_seen": counts[:, :-1], "sums": before},
+            {"frames_seen": counts[:, -1], "sums": after},
+        )
+
+    def _codes_from(self, seen, frames):
+        """Codes of the next frames, by each stream's own clock, or None.
+
+        Not from a table, which would grow for ever.
+        """
+        if self.positions != "absolute":
+            return None
+        position = seen[:, None] + torch.arange(frames, device=seen.device)
+        return sinusoids(position, self.d_model)
+
     def _step(self, x, padding_mask, chunk, state):
         expected, got = chunked.past_length(chunk), state["sums"].shape[1]
         if expected != got:
@@ -376,11 +408,7 @@ class MultiHeadHyperMixing(TokenMixer):
             )
         seen = state["frames_seen"]
         new = frames_of_step(x, padding_mask, seen, chunk)
-        # By each stream's own clock, and not from a table, which would grow for ever.
-        position = seen[:, None] + torch.arange(x.shape[1], device=x.device)
-        codes = None
-        if self.positions == "absolute":
-            codes = sinusoids(position, self.d_model)
+        codes = self._codes_from(seen, x.shape[1])
         out, sums = self._mix_in_chunks(x, padding_mask, chunk, codes, state["sums"])
         y = _normalise(out, self.layer_norm).to(x.dtype)
         return y, {"frames_seen": seen + new, "sums": sums}

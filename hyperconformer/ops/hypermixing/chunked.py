@@ -49,15 +49,11 @@ def hypermixing_in_chunks(
     input.
     """
     dtype = torch.promote_types(x.dtype, torch.float32)
-    f1, b1, g1, c1 = key_hypernet.to(dtype)
+    _, _, g1, c1 = key_hypernet.to(dtype)
     f2, b2, g2, c2 = query_hypernet.to(dtype)
     size = x.shape[1] if chunk is None else min(x.shape[1], chunk.window_frames)
     with torch.autocast(x.device.type, enabled=False):
-        counts = real_frames(x, padding_mask, size)
-        sums = computed_again(
-            _reduce, x, f1, b1, c1 is not None, size, codes, padding_mask
-        )
-        sums = sums.unflatten(2, counts.shape)
+        sums, counts = _sums_of_chunks(x, key_hypernet, size, codes, padding_mask)
         sums, past = visible_sums(sums, counts, chunk, decay, normalize, past)
         generate_ = generate if is_recorded() else Generate.apply
         mixture = generate_(
@@ -66,6 +62,46 @@ def hypermixing_in_chunks(
         return computed_again(
             _expand, x, f2, b2, mixture, size, codes, padding_mask
         ), past
+
+
+def sums_before(
+    x,
+    key_hypernet,
+    *,
+    chunk,
+    codes=None,
+    padding_mask=None,
+    decay=None,
+    normalize=False,
+    past,
+):
+    """What :func:`hypermixing_in_chunks` would remember before each chunk.
+
+    Arguments
+    ---------
+    x, key_hypernet, chunk, codes, padding_mask, decay, normalize, past
+        As in :func:`hyperconformer.ops.hypermixing.hypermixing_in_chunks`; T is a
+        multiple of the chunk.
+
+    Returns
+    -------
+    before : torch.Tensor
+        (B, N, P, H, R, d) before each of the N chunks.
+    past : torch.Tensor
+        (B, P, H, R, d) after them.
+    """
+    with torch.autocast(x.device.type, enabled=False):
+        sums, counts = _sums_of_chunks(
+            x, key_hypernet, chunk.chunk_frames, codes, padding_mask
+        )
+        sums = _with_counts(sums, counts) if normalize else sums
+        visible, after = _visible_sums(sums, counts, chunk, _factor(decay, chunk), past)
+        own = visible if chunk.left_chunks is None else sums
+        all_sums = torch.cat([past, own.permute(2, 3, 0, 1, 4).to(past.dtype)], dim=1)
+        chunks = counts.shape[1]
+        # Before the first chunk is the past, and so on: P sums from each place on.
+        windows = [all_sums[:, n : n + past.shape[1]] for n in range(chunks)]
+    return torch.stack(windows, dim=1), after
 
 
 def visible_sums(sums, counts, chunk, decay, normalize, past):
@@ -94,10 +130,8 @@ def visible_sums(sums, counts, chunk, decay, normalize, past):
         (B, P, H, R, d).
     """
     if normalize:
-        count = counts.to(sums.dtype)[None, None, ..., None].expand_as(sums[:, :1])
-        sums = torch.cat([sums, count], dim=1)
-    factor = None if decay is None or chunk is None else decay**chunk.chunk_frames
-    sums, past = _visible_sums(sums, counts, chunk, factor, past)
+        sums = _with_counts(sums, counts)
+    sums, past = _visible_sums(sums, counts, chunk, _factor(decay, chunk), past)
     if normalize:
         sums = sums[:, :-1] / sums[:, -1:].clamp(min=1)
     return sums, past
@@ -196,6 +230,25 @@ def _delay(sums, chunks, factor):
     if factor is None:
         return delayed
     return delayed * (factor**chunks)[:, None, None, None, None]
+
+
+def _sums_of_chunks(x, key_hypernet, size, codes, mask):
+    """(H, R, B, N, d) S and s of each chunk alone, and (B, N) its real frames."""
+    f1, b1, _, c1 = key_hypernet.to(torch.promote_types(x.dtype, torch.float32))
+    counts = real_frames(x, mask, size)
+    sums = computed_again(_reduce, x, f1, b1, c1 is not None, size, codes, mask)
+    return sums.unflatten(2, counts.shape), counts
+
+
+def _with_counts(sums, counts):
+    """The count of frames as one more row."""
+    count = counts.to(sums.dtype)[None, None, ..., None].expand_as(sums[:, :1])
+    return torch.cat([sums, count], dim=1)
+
+
+def _factor(decay, chunk):
+    """(H,) decay a chunk."""
+    return None if decay is None or chunk is None else decay**chunk.chunk_frames
 
 
 def _reduce(x, weights, biases, has_sum, size, codes, mask):
