@@ -16,7 +16,8 @@ OFFLINE = """\
 """
 
 STREAMING = """\
-`model.onnx` takes the next chunk ({chunk_ms:g} ms) of each stream ({rate} Hz, mono,
+`model.onnx` takes the next chunk ({chunk_ms:g} ms) of each stream and its right context
+({right_context_ms:g} ms after it), which the next call takes again ({rate} Hz, mono,
 full scale = 1):
 
 | | name | type | shape | |

@@ -10,6 +10,7 @@ import soundfile
 import torch
 
 from hyperconformer.core.words import Transcription, Word
+from hyperconformer.export.runtime import OnnxModel
 from hyperconformer.page.site import STATIC
 from hyperconformer.search.alignment import spell_words
 from hyperconformer.search.greedy import GreedySearch
@@ -203,3 +204,66 @@ def test_subtitles_are_those_of_the_command_line():
     assert srt == to_srt("", Transcription("", tuple(said), (), now))
     lines = [" ".join(w.text for w in said[a : a + 20]) for a in (0, 20, 40)]
     assert text.splitlines() == lines
+
+
+STREAM = """
+globalThis.WebAssembly.Memory ??= class {};
+const { Graph } = await import(graph);
+const asked = [];
+const session = {
+  run: async ({ samples, length, state }) => {
+    asked.push([[...samples.data], Number(length.data[0]), state.data[0]]);
+    const data = Float32Array.of(state.data[0] + 1);
+    return { new_state: { data }, log_probs: { data: [] }, frames: { data: [1n] } };
+  },
+};
+const stream = new Graph(session, contract, []);
+let chunks = 0;
+for (const piece of pieces) {
+  await stream.feed(Float32Array.from(piece), () => chunks++);
+}
+await stream.close(() => chunks++);
+print({ asked, chunks, filled: stream.filled, state: [...stream.state] });
+"""
+ORT = """
+export const env = { wasm: {} };
+export class Tensor {
+  constructor(type, data) {
+    this.data = data.slice();
+  }
+}
+"""
+
+
+@pytest.mark.parametrize("samples", [0, 1, 5, 9, 10, 14, 15, 16, 31])
+@pytest.mark.parametrize("right", [0, 1, 7])
+def test_a_stream_asks_for_what_the_runtime_of_python_asks_for(
+    tmp_path, monkeypatch, samples, right
+):
+    """To its last sample, which the right context of a chunk holds at first."""
+    (tmp_path / "onnxruntime").mkdir()
+    (tmp_path / "onnxruntime/ort.wasm.bundle.min.mjs").write_text(ORT)
+    for name in ("graph.js", "words.js"):
+        shutil.copy(STATIC / name, tmp_path)
+    shift, before = 5, 3
+    contract = {"shift": shift, "before": before, "state_dim": 1, "kept": 0}
+    contract["window"] = shift + before + 1 + right
+    sound = np.arange(1, samples + 1, dtype="f4")
+    model, expected = object.__new__(OnnxModel), []
+    model.contract = contract
+
+    def step(samples, length, state):
+        expected.append([samples[0].tolist(), int(length[0]), float(state[0, 0])])
+        return np.zeros((1, 1, 1), "f4"), np.array([1]), state + 1
+
+    monkeypatch.setattr(model, "step", step, raising=False)
+    count = len(list(model.chunks(sound)))
+    pieces = [part.tolist() for part in np.array_split(sound, 3)]
+    graph = (tmp_path / "graph.js").as_uri()
+    found = run(STREAM, graph=graph, contract=contract, pieces=pieces)
+    assert found == {
+        "asked": expected,
+        "chunks": count,
+        "filled": before,
+        "state": [0],
+    }

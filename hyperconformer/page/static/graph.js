@@ -86,22 +86,21 @@ export class Graph {
       this.filled += piece.length;
       taken += piece.length;
       if (this.filled === this.window.length) {
-        const result = await this.#run();
-        this.window.copyWithin(0, this.contract.shift);
-        this.filled -= this.contract.shift;
-        found(...result);
+        found(...(await this.#run()));
       }
     }
   }
 
-  // No sample follows: gives [logProbs, frames] of what waits for its chunk.
-  async close() {
-    this.window.fill(0, this.filled);
-    const result = await this.#run();
+  // No sample follows: calls `found` for each chunk of what waits.
+  async close(found) {
+    do {
+      this.window.fill(0, this.filled);
+      found(...(await this.#run()));
+    } while (this.filled >= this.contract.before);
     this.reset();
-    return result;
   }
 
+  // Recognises a chunk, and drops its samples.
   async #run() {
     const { window, state, filled } = this;
     const results = await this.session.run({
@@ -110,6 +109,8 @@ export class Graph {
       state: new ort.Tensor("float32", state, [1, state.length]),
     });
     this.state = results.new_state.data;
+    window.copyWithin(0, this.contract.shift);
+    this.filled -= this.contract.shift;
     return [results.log_probs.data, Number(results.frames.data[0])];
   }
 }

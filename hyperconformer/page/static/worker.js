@@ -86,20 +86,25 @@ async function advance(graph, samples, about) {
   }
   let begin = performance.now();
   await graph.feed(samples, (logProbs, frames) => {
-    const { words, ended } = decoder.take(logProbs, frames);
-    if (ended) {
-      graph.forget();
-    }
+    const words = decode(graph, logProbs, frames);
     report(words, about, performance.now() - begin);
     begin = performance.now();
   });
 }
 
 async function close(graph) {
-  const [logProbs, frames] = await graph.close();
-  const { words } = decoder.take(logProbs, frames);
-  report(decoder.end(words), {}, null);
+  const found = [];
+  await graph.close((...chunk) => found.push(...decode(graph, ...chunk)));
+  report(decoder.end(found), {}, null);
   postMessage({ ended: true });
+}
+
+function decode(graph, logProbs, frames) {
+  const { words, ended } = decoder.take(logProbs, frames);
+  if (ended) {
+    graph.forget();
+  }
+  return words;
 }
 
 function report(words, about, computingMs) {
