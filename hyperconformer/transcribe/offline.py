@@ -30,6 +30,7 @@ from hyperconformer.search.base import Searcher
 from hyperconformer.search.greedy import GreedySearcher
 from hyperconformer.search.ngram import ngram_search
 from hyperconformer.search.transducer import TransducerSearcher
+from hyperconformer.transcribe.edges import Edges, with_silence
 from hyperconformer.transcribe.longform import (
     QUIET_S,
     Pauses,
@@ -347,9 +348,10 @@ class ASR:
             self._one_chunk(prepare_samples(wav[:count], rate, rate))
             for wav, count in zip(wavs, counts)
         ]
-        recognition = self._recognize(utterances)
+        padded = [with_silence(samples, rate) for samples in utterances]
+        recognition = self._recognize([samples for samples, _, _ in padded])
         results = []
-        for index, samples in enumerate(utterances):
+        for index, (samples, *silence) in enumerate(padded):
             log_probs = recognition.ctc[index, : recognition.lengths[index]]
             encoded = recognition.encoded[index, : recognition.lengths[index]]
             if samples.abs().max() < SILENCE:
@@ -358,16 +360,17 @@ class ASR:
                 [(log_probs, encoded, 0)],
                 lambda begin, end, wav=samples: wav[begin:end],
             )
-            results.append(self._result(parts, len(samples)))
+            results.append(self._result(parts, len(samples), *silence))
         return results
 
     def _transcribe(self, blocks, on_text=None):
         """Recognise audio that comes in blocks of samples."""
         rate = self.sample_rate_hz
+        edges = Edges(blocks, rate)
         # A stretch of speech may begin in the chunk before the last one that was read
         # whole, and the reader is a chunk ahead.
         tape = Tape(
-            blocks, int(BLOCK_S * rate), int((4 * self.chunk_s + BLOCK_S) * rate)
+            edges, int(BLOCK_S * rate), int((4 * self.chunk_s + BLOCK_S) * rate)
         )
         chunks = split_audio(
             tape,
@@ -377,7 +380,7 @@ class ASR:
             int(QUIET_S * rate),
         )
         parts, is_first = [], True
-        for part in self._parts(self._segments(chunks), tape.read):
+        for part in self._parts(self._segments(chunks, edges), tape.read):
             parts.append(part)
             hypotheses, _, glue = part
             text = hypotheses[0].text.strip()
@@ -385,19 +388,21 @@ class ASR:
                 on_text(text if is_first else glue + text)
                 is_first = False
         # Only now is it known how many samples there were.
-        return self._result(parts, tape.samples)
+        return self._result(parts, tape.samples, edges.before, edges.after)
 
     @property
     def _overlap_s(self):
         """How far a chunk reaches into its neighbours."""
         return min(OVERLAP_S, self.chunk_s / 4)
 
-    def _segments(self, chunks):
+    def _segments(self, chunks, edges):
         """Each chunk's own log-probabilities and frames, and where they begin."""
         waiting = None  # what the chunk before still has to give
         for chunk in chunks:
             first = chunk.offset // self.frame_samples
-            log_probs, encoded = self._recognize_chunk(chunk)
+            if chunk.offset == 0:
+                self._check_duration(len(chunk.samples) - edges.before - edges.after)
+            log_probs, encoded = self._recognize_alone(chunk.samples)
             if waiting is not None:
                 before, before_encoded, start = waiting
                 # The last chunk may end before its predecessor's context does.
@@ -410,11 +415,6 @@ class ASR:
                 encoded = encoded[taken:]
             waiting = log_probs, encoded, first
         yield waiting
-
-    def _recognize_chunk(self, chunk):
-        if chunk.offset == 0:
-            self._check_duration(len(chunk.samples))
-        return self._recognize_alone(chunk.samples)
 
     def _recognize_alone(self, samples):
         if samples.abs().max() < SILENCE:
@@ -483,8 +483,8 @@ class ASR:
                 log_probs, encoded = self._recognize_alone(samples)
             yield log_probs, encoded, stretch.first
 
-    def _result(self, parts, samples):
-        """One result of the parts of an utterance."""
+    def _result(self, parts, samples, before, after):
+        """One result of the parts of an utterance, with silence before and after it."""
         readings, words = [], []
         for hypotheses, more, glue in parts:
             texts = [(each.text.strip(), each.score) for each in hypotheses]
@@ -493,11 +493,15 @@ class ASR:
                 words[-1], more = words[-1].continued(more[0]), more[1:]
             words.extend(more)
         nbest = merge_nbest(readings, self.search.nbest)
+        duration_s = (samples - before - after) / self.sample_rate_hz
+        if before or after:
+            shift_s = -before / self.sample_rate_hz
+            words = [word.moved(shift_s, duration_s) for word in words]
         return Transcription(
             text=nbest[0][0],
             words=tuple(words),
             nbest=tuple(Hypothesis(text, score) for text, score in nbest),
-            duration_s=samples / self.sample_rate_hz,
+            duration_s=duration_s,
         )
 
     def _one_chunk(self, samples):
