@@ -476,10 +476,31 @@ def write_table(results, readme=None):
 
 
 def readme_table(rows):
-    """The README's part: the rows with the fewest threads."""
+    """The README's part: what a reader asks first, of the fewest threads."""
     fewest = min(row.threads for row in rows)
-    table = markdown([row for row in rows if row.threads == fewest])
-    return f"Recognisers on the same WAV files:\n\n{table}"
+    chosen = [row for row in rows if row.threads == fewest]
+    header = ["recogniser", "WER", "real-time factor", "memory, MB", "disk, MB"]
+    parts = []
+    for name in dict.fromkeys(row.set for row in chosen):
+        lines = [
+            [
+                f"{row.recognizer}, {row.form}",
+                f"{row.wer:.2f} %",
+                f"{row.cpu_rtf:.4f}",
+                f"{row.resident_mb:.0f}",
+                f"{row.disk_mb:.1f}",
+            ]
+            for row in chosen
+            if row.set == name
+        ]
+        parts.append(f"Recognisers on {name}:\n\n{markdown_table(header, lines)}")
+    processors = ", ".join(dict.fromkeys(row.machine for row in chosen))
+    noun = "thread" if fewest == 1 else "threads"
+    parts.append(
+        f"`python -m benchmarks table`, {fewest} {noun}, {processors}; intervals, "
+        "latencies and starts: [all columns](benchmarks/results/table.md)."
+    )
+    return "\n\n".join(parts)
 
 
 def _sets(options, folder):

@@ -85,6 +85,8 @@ class StreamState:
 
     def unstack(self):
         """A list of the streams, each a batch of one."""
+        if self.batch_size == 1:
+            return [self]
         # Copies: a view would keep the memory of the whole batch.
         rows = {name: tensor.split(1) for name, tensor in self.tensors.items()}
         return [
@@ -110,6 +112,8 @@ class StreamState:
         ValueError
             If there is none, or they belong to different models.
         """
+        if len(states) == 1:  # The pieces of a single stream are small and many.
+            return states[0]
         models = {state.model_id for state in states}
         if len(models) != 1:
             raise ValueError(

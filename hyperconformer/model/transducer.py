@@ -109,6 +109,32 @@ class Transducer(nn.Module):
         # SpeechBrain gives the mean of one probability.
         return tokens, probability.clamp(min=1e-30).log().item(), memory
 
+    @torch.no_grad()
+    def leading_blanks(
+        self, encoded: torch.Tensor, memory: tuple[torch.Tensor, ...]
+    ) -> int:
+        """How many of the next frames of a stream say nothing, before one says a token.
+
+        They are asked at once: until a token is said, the predictor stands still.
+
+        Arguments
+        ---------
+        encoded : torch.Tensor
+            (T, D) frames.
+        memory : tuple of torch.Tensor
+            From :meth:`decode`.
+
+        Returns
+        -------
+        int
+            From 0 to T.
+        """
+        predicted = memory[0].unsqueeze(1)
+        frames = self.projection(encoded)[None, :, None]
+        said = self.output(self.joint(frames, predicted)).argmax(-1) != BLANK_INDEX
+        places = said.flatten().nonzero()
+        return int(places[0]) if len(places) else len(encoded)
+
 
 def transducer_loss(logits, tokens, frames, counts):
     """Negative log-probability of the tokens, over all of their alignments.

@@ -69,10 +69,18 @@ class TransducerSearch(Search):
 
     def advance(self, frames: torch.Tensor) -> None:
         """Take the (T, D) next frames of the encoder."""
-        # One by one, as SpeechBrain does not say which frame a token is from.
-        for frame in frames:
+        if self.memory is None:
+            _, _, self.memory = self.transducer.decode(frames[:0])
+        while True:
+            blanks = self.transducer.leading_blanks(frames, self.memory)
+            self.silence += blanks
+            self.frames += blanks
+            if blanks == len(frames):
+                return
+            frames = frames[blanks:]
+            # Alone, as SpeechBrain does not say which frame a token is from.
             indices, log_prob, self.memory = self.transducer.decode(
-                frame[None], self.memory
+                frames[:1], self.memory
             )
             self.score += log_prob if indices else 0.0
             self.silence = 0 if indices else self.silence + 1
@@ -82,3 +90,4 @@ class TransducerSearch(Search):
                 if index not in NO_TEXT
             ]
             self.frames += 1
+            frames = frames[1:]

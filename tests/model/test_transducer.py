@@ -6,10 +6,11 @@ import pytest
 import torch
 from streaming_model import streaming_config
 
+from hyperconformer.core.tokens import NO_TEXT
 from hyperconformer.model.chunks import chunk_config
 from hyperconformer.model.recognizer import Recognition, Recognizer
 from hyperconformer.model.transducer import Transducer, transducer_loss
-from hyperconformer.search.transducer import TransducerSearcher
+from hyperconformer.search.transducer import TransducerSearch, TransducerSearcher
 from hyperconformer.transcribe.streaming import StreamingASR, StreamingModel
 
 VOCAB = 12
@@ -112,3 +113,26 @@ def test_what_does_not_go_together_is_refused():
         Recognizer(*parts, Transducer(16, VOCAB, 8))
     with pytest.raises(ValueError, match="needs a transducer"):
         TransducerSearcher(plain)
+
+
+@torch.no_grad()
+def test_a_search_that_skips_blanks_says_what_each_frame_says():
+    """However the frames are cut: tokens, their frames, and the silence after them."""
+    torch.manual_seed(3)
+    transducer = Transducer(d_model=8, vocab_size=6, width=8)
+    transducer.output.bias[0] += 0.4  # Blanks and tokens, several in some frames.
+    frames = 4 * torch.randn(60, 8)
+    memory, silence, expected = None, 0, []
+    for number, frame in enumerate(frames):
+        said, _, memory = transducer.decode(frame[None], memory)
+        silence = 0 if said else silence + 1
+        expected += [(token, number) for token in said if token not in NO_TEXT]
+    assert 10 < len(expected) < 200
+    for size in (1, 7, 60):
+        search = TransducerSearch(Tokenizer(), transducer)
+        for part in frames.split(size):
+            search.advance(part)
+        assert [(t.token, t.start) for t in search.tokens] == expected
+        assert (search.frames, search.silence) == (60, silence)
+        search.advance(frames[:0])
+        assert search.frames == 60
