@@ -235,8 +235,8 @@ export class Tensor {
 """
 
 
-@pytest.mark.parametrize("samples", [0, 1, 5, 9, 10, 14, 15, 16, 31])
-@pytest.mark.parametrize("right", [0, 1, 7])
+@pytest.mark.parametrize("samples", [0, 9, 15, 16, 31])
+@pytest.mark.parametrize("right", [0, 7])
 def test_a_stream_asks_for_what_the_runtime_of_python_asks_for(
     tmp_path, monkeypatch, samples, right
 ):

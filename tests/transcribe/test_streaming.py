@@ -64,7 +64,7 @@ def speech(count):
     return 0.1 * torch.randn(count) * (1 + torch.arange(count) / 4000).sin()
 
 
-@pytest.mark.parametrize("right_ms", [0, 40, 200])
+@pytest.mark.parametrize("right_ms", [0, 200])
 @pytest.mark.parametrize("mixer", MIXERS)
 @settings(max_examples=6, deadline=None)
 @given(data=st.data())
