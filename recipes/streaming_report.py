@@ -36,18 +36,27 @@ def describe(run):
     return mixer, look_ahead_ms(config["extractor"])
 
 
-def chunk_ms(name, split):
-    """The chunk that a set was decoded in, by its name: None = the whole utterance.
+# What the training adds to the name of a set: the chunk and its right context.
+SUFFIX = r"_([\d.]+)(?:\+([\d.]+))?ms"
 
-    >>> chunk_ms("test_640ms", "test")
-    640.0
+
+def chunk_ms(name, split):
+    """The chunk that a set was decoded in, by its name, and its right context.
+
+    None = the whole utterance.
+
+    >>> chunk_ms("test_640ms", "test"), chunk_ms("test_560+80ms", "test")
+    ((640.0, 0.0), (560.0, 80.0))
     """
     suffix = name.removeprefix(split)
-    return float(re.fullmatch(r"_([\d.]+)ms", suffix)[1]) if suffix else None
+    if not suffix:
+        return None
+    chunk, right = re.fullmatch(SUFFIX, suffix).groups()
+    return float(chunk), float(right or 0)
 
 
 def rows_of(run, valid, test):
-    """(chunk in ms, validation WER, test WER, test CER) of each latency.
+    """(chunk and right context in ms, validation WER, test WER, test CER) of each.
 
     Raises
     ------
@@ -56,7 +65,7 @@ def rows_of(run, valid, test):
     """
     log = pathlib.Path(run) / "train_log.txt"
     results = read_test_log(log)
-    names = [n for n in results if re.fullmatch(rf"{re.escape(test)}(_[\d.]+ms)?", n)]
+    names = [n for n in results if re.fullmatch(rf"{re.escape(test)}({SUFFIX})?", n)]
     wanted = {valid, test} | {valid + name.removeprefix(test) for name in names}
     if not wanted <= set(results):
         raise ValueError(f"{log} has no results of {sorted(wanted - set(results))}")
@@ -86,11 +95,13 @@ def main(arguments=None):
         whole = next(wer for chunk, _, wer, _ in rows if chunk is None)
         curves[mixer] = {}
         for chunk, valid_wer, wer, cer in rows:
-            latency = None if chunk is None else chunk + ahead_ms
-            curves[mixer][latency] = wer
+            latency = None if chunk is None else sum(chunk) + ahead_ms
             seen, wait, relative = "whole utterance", "its length", ""
+            if chunk is None or not chunk[1]:
+                curves[mixer][latency] = wer
             if chunk is not None:
-                seen, wait = f"{chunk:g} ms", f"{latency:g} ms"
+                seen = " + ".join(f"{length:g}" for length in chunk if length)
+                seen, wait = f"{seen} ms", f"{latency:g} ms"
                 relative = f"{wer / whole - 1:+.0%}" if whole else ""
             lines.append(
                 f"| {mixer} | {seen} | {wait} | {valid_wer:.2f} % | {wer:.2f} % | "

@@ -50,7 +50,7 @@ def run(options):
         options.folder,
         chunk_ms=chunk_ms if options.streaming else None,
         left_context_ms=options.left_context_ms,
-        right_context_ms=right_ms,
+        right_context_ms=right_ms if options.streaming else 0,
         int8=options.int8,
         manifest=options.check,
         force=options.force,

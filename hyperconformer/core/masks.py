@@ -52,6 +52,20 @@ class ChunkRule:
         """Frames that are computed together: a chunk and its look-ahead."""
         return self.chunk_frames + self.right_frames
 
+    def check_window(self, frames: int) -> None:
+        """Refuse more frames than are computed together, if there are right frames.
+
+        Raises
+        ------
+        ValueError
+            If a sequence would be cut into chunks without their look-ahead.
+        """
+        if self.right_frames and frames > self.window_frames:
+            raise ValueError(
+                f"with right frames at most {self.window_frames} frames are computed "
+                f"at once, in look_ahead; got {frames}: {self}"
+            )
+
     def __post_init__(self):
         if self.chunk_frames < 1:
             raise ValueError(f"chunk_frames must be >= 1, got {self.chunk_frames}")
@@ -168,6 +182,8 @@ def chunk_mask(num_frames, rule, device=None):
     >>> chunk_mask(4, ChunkRule(2, left_chunks=0)).int().tolist()
     [[0, 0, 1, 1], [0, 0, 1, 1], [1, 1, 0, 0], [1, 1, 0, 0]]
     """
+    if rule.right_frames:
+        raise ValueError(f"no mask over frames tells right frames: {rule}")
     chunk = torch.arange(num_frames, device=device) // rule.chunk_frames
     hidden = chunk[None, :] > chunk[:, None]
     if rule.left_chunks is not None:

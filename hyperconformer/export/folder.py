@@ -82,6 +82,10 @@ def export_model(
     MissingExtraError
         If the packages of ``[export]`` are missing.
     """
+    if chunk_ms is None and right_context_ms:
+        raise ValueError(
+            f"only chunks have a right context, got {right_context_ms:g} ms without"
+        )
     folder = pathlib.Path(folder)
     if folder.exists() and not _is_ours(folder):
         raise ValueError(

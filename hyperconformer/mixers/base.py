@@ -77,7 +77,7 @@ class TokenMixer(nn.Module):
     def __init_subclass__(cls, **kwargs: Any):
         super().__init_subclass__(**kwargs)
         if "why_not_stream" in vars(cls):  # Its answer would be ignored.
-            raise TypeError(
+            raise ValueError(
                 f"{cls.__name__}: why_not_stream is called unsupported_reason now"
             )
         if "__init__" in vars(cls) and hasattr(cls, "Options"):
@@ -305,11 +305,7 @@ class TokenMixer(nn.Module):
         if chunk is not None and chunk.right_frames:
             if state is None:
                 raise ValueError(f"{name} honours right frames in look_ahead: {chunk}")
-            if x.shape[1] > chunk.window_frames:
-                raise ValueError(
-                    f"a step with right frames takes at most {chunk.window_frames}, "
-                    f"got {x.shape[1]}: {chunk}"
-                )
+            chunk.check_window(x.shape[1])
 
 
 def _show_options(constructor, options):

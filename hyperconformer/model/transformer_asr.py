@@ -512,11 +512,17 @@ class HyperConformerASR(TransformerASR):
         Raises
         ------
         ValueError
-            If the encoder cannot stream, or options are given.
+            If the encoder cannot stream, options are given, or the chunks have a right
+            context, which SpeechBrain's streams do not bring.
         """
         if encoder_kwargs:
             raise ValueError(f"the encoder takes no options, got {encoder_kwargs}")
         rule = chunk_rule(dynchunktrain_config)
+        if rule.right_frames:
+            raise ValueError(
+                "SpeechBrain's streams bring no right context; "
+                f"hyperconformer.StreamingModel does, got {rule}"
+            )
         self.init_state(1, chunk=rule)  # An encoder that cannot stream says so now.
         return StreamingContext(rule)
 

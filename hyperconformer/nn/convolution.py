@@ -117,8 +117,11 @@ class ConvolutionModule(nn.Module):
     ) -> tuple[torch.Tensor, State | None]:
         """Convolve the next frames of each stream; see ``TokenMixer.forward``.
 
-        A step takes whole chunks, but for the last of a stream.
+        A step takes whole chunks, but for the last of a stream. Right frames are for
+        :meth:`look_ahead`.
         """
+        if chunk is not None and chunk.right_frames:
+            raise ValueError(f"right frames are honoured in look_ahead: {chunk}")
         x, gate = self._pointwise(x)
         weight, bias, left = self.conv.weight, self.conv.bias, self.left
         is_glu = type(gate) is nn.GLU and not has_hooks(gate)

@@ -15,8 +15,6 @@ from speechbrain.utils.dynamic_chunk_training import (
     DynChunkTrainConfigRandomSampler,
 )
 
-from hyperconformer.core.windows import unfold
-from hyperconformer.mixers.base import TokenMixer
 from hyperconformer.model.chunks import LookAheadConfig, chunk_config, chunk_rule
 from hyperconformer.model.features import frame_ms
 
@@ -83,6 +81,10 @@ def chunks_to_test(settings):
         raise ValueError("test_chunks_ms is empty; [null] decodes whole utterances")
     length = frame_ms(settings.extractor, settings.recognizer.frontend)
     right_ms = settings.test_right_context_ms
+    if right_ms and set(chunks_ms) == {None}:
+        raise ValueError(
+            f"test_right_context_ms: {right_ms:g} needs chunks in test_chunks_ms"
+        )
     ahead = f"+{right_ms:g}" if right_ms else ""
     return {
         "" if chunk_ms is None else f"_{chunk_ms:g}{ahead}ms": chunk_config(
@@ -112,7 +114,7 @@ def check_chunk_training(settings):
         limited = sampler.limited_left_context_prob > 0
         least = sampler.left_context_chunks_min if limited else None
         configs += [DynChunkTrainConfig(sampler.chunk_size_min, least)]
-        if sampler.right_context_prob > 0:
+        if getattr(sampler, "right_context_prob", 0) > 0:
             right = sampler.right_context_max
             configs += [LookAheadConfig(sampler.chunk_size_min, least, right)]
         configs += [sampler.valid_config]
@@ -121,11 +123,19 @@ def check_chunk_training(settings):
 
 
 def _check_sampler(sampler):
-    for name in ("chunkwise_prob", "limited_left_context_prob", "right_context_prob"):
+    probabilities = ["chunkwise_prob", "limited_left_context_prob"]
+    ranges = [("chunk_size", 1), ("left_context_chunks", 0)]
+    if isinstance(sampler, ChunkSampler):  # SpeechBrain's own knows no right context.
+        probabilities.append("right_context_prob")
+        ranges.append(("right_context", 1))
+        if sampler.right_context_prob > 0 and sampler.chunkwise_prob == 0:
+            raise ValueError(
+                "right_context_prob needs chunks, got chunkwise_prob: 0 with it"
+            )
+    for name in probabilities:
         value = getattr(sampler, name)
         if not 0 <= value <= 1:
             raise ValueError(f"{name} must be in [0, 1], got {value}")
-    ranges = (("chunk_size", 1), ("left_context_chunks", 0), ("right_context", 1))
     for name, least in ranges:
         low, high = getattr(sampler, f"{name}_min"), getattr(sampler, f"{name}_max")
         if not least <= low <= high:
@@ -141,12 +151,12 @@ def _check_sampler(sampler):
 
 
 def _check_model(recognizer, rule):
-    """Run every mixer on one frame: it refuses an unsupported rule."""
-    for mixer in recognizer.modules():
-        if isinstance(mixer, TokenMixer):
-            with torch.no_grad():
-                frame = torch.zeros(1, 1, mixer.d_model)
-                if rule.right_frames:
-                    mixer.look_ahead(unfold(frame, rule), chunk=rule)
-                else:
-                    mixer(frame, chunk=rule)
+    """Encode one frame: the encoder or its mixers refuse an unsupported rule."""
+    encoder = recognizer.transformer.encoder
+    (width,) = encoder.norm.norm.normalized_shape
+    was_training = encoder.training
+    try:
+        with torch.no_grad():
+            encoder.eval()(torch.zeros(1, 1, width), None, rule)
+    finally:
+        encoder.train(was_training)

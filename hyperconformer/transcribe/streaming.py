@@ -222,6 +222,8 @@ class StreamingModel:
         state: StreamState,
         samples: Sequence[torch.Tensor],
         last: bool | Sequence[bool] = False,
+        *,
+        chunkwise: bool = False,
     ) -> tuple[list[torch.Tensor], StreamState]:
         """Take the next samples of each stream, and recognise the chunks they fill.
 
@@ -235,6 +237,9 @@ class StreamingModel:
             included.
         last : bool or list of bool
             Whether (of each stream) these are the last ones: it is closed then.
+        chunkwise : bool
+            Whether an end takes one chunk only. A stream of which more waits stays
+            open: see ``closed`` of the state, and call again without samples.
 
         Returns
         -------
@@ -277,8 +282,8 @@ class StreamingModel:
             state = self._run(state, ready, features.to(self.device), outputs)
             own = state.tensors
         ending = [row for row, end in enumerate(last) if end]
-        state = self._close(state, ending, outputs)
-        state.tensors["closed"][ending] = True
+        state, ended = self._close(state, ending, outputs, chunkwise)
+        state.tensors["closed"][ended] = True
         head = self.recognizer.ctc_head
         encoded = self.recognizer.steps_to_encoded
         width = head.in_features if encoded else head.out_features
@@ -380,17 +385,30 @@ class StreamingModel:
         part = StreamState(self.model_id, tensors)
         return part if len(rows) == state.batch_size else state.replaced(rows, part)
 
-    def _close(self, state, rows, outputs):
-        """Recognise what is left of the streams ``rows``, after which come zeros."""
+    def _close(self, state, rows, outputs, chunkwise):
+        """Recognise what is left of the streams ``rows``, after which come zeros.
+
+        Gives the state, and those of the streams of which nothing is left.
+        """
+        ended = []
         while rows:
-            seen, filled = state.tensors["samples_seen"], state.tensors["filled"]
-            # Frames stand at multiples of the hop, the first at the first sample.
-            left = seen // self.hop + 1 - (seen - filled + self.before) // self.hop
+            left = self._left(state)
+            features = left[rows].clamp(max=self.window_features)
+            running = [row for row in rows if left[row] > 0]
+            if running:
+                state = self._run(state, running, features[features > 0], outputs)
+            left = self._left(state)
+            ended += [row for row in rows if left[row] <= 0]
             rows = [row for row in rows if left[row] > 0]
-            if rows:
-                features = left[rows].clamp(max=self.window_features)
-                state = self._run(state, rows, features, outputs)
-        return state
+            if chunkwise:
+                break
+        return state, ended
+
+    def _left(self, state):
+        """(B,) features of which not every sample has been heard, or that wait."""
+        seen, filled = state.tensors["samples_seen"], state.tensors["filled"]
+        # Frames stand at multiples of the hop, the first at the first sample.
+        return seen // self.hop + 1 - (seen - filled + self.before) // self.hop
 
 
 class Partial(NamedTuple):
@@ -631,7 +649,8 @@ class StreamingASR:
                 ends.append(last[row] and len(rest[row]) < lack)
                 pieces.append(rest[row][:lack])
                 rest[row] = rest[row][lack:]
-            frames, state = self.model.feed(state, pieces, ends)
+            frames, state = self.model.feed(state, pieces, ends, chunkwise=True)
+            ends = state.tensors["closed"].tolist()
             for row, new, after, end in zip(rows, frames, state.unstack(), ends):
                 if partials := streams[row].take(new, after, end):
                     # Of the segment that goes on only the newest is told.

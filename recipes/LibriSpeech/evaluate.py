@@ -32,6 +32,8 @@ LENGTHS = (5, 10, 20, 30, 1000)
 
 def main(options):
     """Recognise the split and print the tables."""
+    if options.right_context_ms and not options.chunk_ms:
+        raise ValueError("--right-context-ms needs --chunk-ms")
     split = pathlib.Path(options.split)
     search = {"search": GreedySearcher()} if options.greedy else {}
     with tempfile.TemporaryDirectory() as folder:

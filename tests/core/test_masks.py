@@ -52,3 +52,8 @@ def test_chunk_mask_follows_its_definition(left):
 def test_impossible_chunk_rules_are_refused(chunk, left):
     with pytest.raises(ValueError, match="must be"):
         ChunkRule(chunk, left_chunks=left)
+
+
+def test_a_mask_cannot_tell_right_frames():
+    with pytest.raises(ValueError, match="no mask over frames"):
+        chunk_mask(8, ChunkRule(4, right_frames=1))

@@ -12,6 +12,7 @@ from tests.mixers.test_streaming import FORMS, T, make
 
 RULES = [
     ChunkRule(4, right_frames=3),
+    ChunkRule(4, left_chunks=0, right_frames=2),
     ChunkRule(3, left_chunks=3, right_frames=5),
     ChunkRule(5, left_chunks=2, right_frames=1),
 ]
@@ -88,6 +89,28 @@ def test_frames_see_the_right_frames_and_no_more(form, rule):
         assert close(y, whole[:, first:second]) != is_seen
 
 
+UNBOUNDED = ChunkRule(4, right_frames=3)
+
+
+@pytest.mark.parametrize(
+    "form",
+    # Those whose frames weigh alike, and see alike, wherever their chunk begins.
+    [
+        case.values[0]
+        for case in cases()
+        if case.values[1] == UNBOUNDED and "decay" not in case.values[0]
+    ],
+)
+def test_a_window_is_a_whole_that_ends_there(form):
+    """Without chunks or state: what lies before a chunk, the chunk and its look-ahead,
+    mixed as one utterance."""
+    mixer, x = make(form), frames(FORMS[form][0], 2, T, D)
+    got = ahead(mixer, x, UNBOUNDED)
+    for begin in range(0, T, 4):
+        expected, _ = mixer(x[:, : begin + 7])
+        assert close(got[:, begin : begin + 4], expected[:, begin : begin + 4])
+
+
 @every_look_ahead
 def test_without_a_future_nothing_changes(form, rule):
     """The last chunk of an utterance has no look-ahead."""
@@ -127,5 +150,7 @@ def test_the_plain_call_refuses_right_frames(form, rule):
     with pytest.raises(ValueError, match="in look_ahead"):
         mixer(x, chunk=rule)
     state = mixer.init_state(1, chunk=replace(rule, right_frames=0))
-    with pytest.raises(ValueError, match=f"at most {rule.window_frames}, got {T}"):
+    with pytest.raises(
+        ValueError, match=f"at most {rule.window_frames} frames .*; got {T}"
+    ):
         mixer(x, chunk=rule, state=state)

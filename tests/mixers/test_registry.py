@@ -179,7 +179,7 @@ def test_what_a_mixer_cannot_honour_is_refused():
 
 
 def test_a_mixer_with_the_old_name_of_a_question_is_refused():
-    with pytest.raises(TypeError, match="Old: why_not_stream is called unsupported"):
+    with pytest.raises(ValueError, match="Old: why_not_stream is called unsupported"):
 
         class Old(TokenMixer):
             def why_not_stream(self, chunk=None):

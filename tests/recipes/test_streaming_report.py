@@ -57,6 +57,14 @@ def test_latency_is_the_models_and_rates_are_the_logs(report, tmp_path, capsys):
     assert (tmp_path / "latency.png").stat().st_size > 0
 
 
+def test_a_right_context_adds_to_the_latency(report, tmp_path, capsys):
+    log = LOG.replace("_640ms", "_560+80ms")
+    report([make_run(tmp_path / "a", log), "--picture", str(tmp_path / "latency.png")])
+    assert capsys.readouterr().out.splitlines()[3] == (
+        "| hypermixing | 560 + 80 ms | 642.5 ms | 20.99 % | 23.00 % | 8.27 % | +15% |"
+    )
+
+
 def test_what_was_not_decoded_or_cannot_stream_is_named(report, tmp_path):
     half = make_run(tmp_path / "half", LOG.replace("set: valid_640ms", "set: other"))
     with pytest.raises(ValueError, match="no results of .'valid_640ms'"):

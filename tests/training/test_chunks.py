@@ -13,6 +13,8 @@ from speechbrain.utils.dynamic_chunk_training import (
 )
 from streaming_model import streaming_config
 
+from hyperconformer.encoders.branchformer import BranchformerEncoder
+from hyperconformer.encoders.transformer import TransformerEncoder
 from hyperconformer.model.chunks import LookAheadConfig, chunk_config, chunk_rule
 from hyperconformer.model.features import frame_ms
 from hyperconformer.training.chunks import check_chunk_training, chunks_to_test
@@ -101,6 +103,14 @@ def test_the_rule_reaches_the_encoder():
         ({"test_left_context_ms": -1}, ">= 0 ms and finite, got -1"),
         ({"test_right_context_ms": 50}, "a multiple of 40 ms, got 50 ms"),
         ({"test_right_context_ms": -40}, "a multiple of 40 ms, got -40 ms"),
+        (
+            {"test_right_context_ms": 80, "test_chunks_ms": [None]},
+            "test_right_context_ms: 80 needs chunks in test_chunks_ms",
+        ),
+        (
+            {"right_context_prob": 0.5, "chunkwise_prob": 0.0},
+            "right_context_prob needs chunks",
+        ),
         ({"right_context_prob": 2}, "right_context_prob must be in [0, 1], got 2"),
         ({"chunkwise_prob": 1.5}, "chunkwise_prob must be in [0, 1], got 1.5"),
         ({"limited_left_context_prob": -1}, "limited_left_context_prob must be"),
@@ -136,3 +146,29 @@ def test_a_sampler_out_of_range_is_refused(changes, message):
         setattr(loaded.dynchunktrain_config_sampler, name, value)
     with pytest.raises(ValueError, match=message):
         check_chunk_training(loaded)
+
+
+@pytest.mark.parametrize("changes", [{"test_right_context_ms": 80}, {}])
+def test_an_encoder_that_knows_no_chunks_is_named_before_the_training(changes):
+    loaded = settings(**changes)
+    loaded.recognizer.transformer.encoder = TransformerEncoder(
+        1, 16, d_ffn=16, nhead=2, attention_type="RoPEMHA"
+    )
+    if changes:
+        with pytest.raises(ValueError, match="TransformerEncoderLayer cannot look"):
+            check_chunk_training(loaded)
+        return
+    check_chunk_training(loaded)
+    loaded.recognizer.transformer.encoder = BranchformerEncoder(
+        1, 16, nhead=2, csgu_linear_units=16
+    )
+    with pytest.raises(ValueError, match="Branchformer cannot honour a chunk rule"):
+        check_chunk_training(loaded)
+
+
+def test_speechbrains_own_sampler_draws_chunks_too():
+    loaded = settings()
+    loaded.dynchunktrain_config_sampler = DynChunkTrainConfigRandomSampler(
+        0.5, 8, 32, 0.5, 2, 16
+    )
+    check_chunk_training(loaded)

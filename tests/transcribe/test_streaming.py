@@ -154,6 +154,40 @@ def test_the_ragged_tail(extra, right_ms):
     assert (got[0] - expected).abs().max() <= TOLERANCE
 
 
+def test_an_end_is_taken_chunk_by_chunk_where_it_is_asked_for():
+    """As a chunk may end a segment, after which the next one begins anew."""
+    stream, samples = model("hypermixing", right_ms=400), speech(9000)
+    whole, _ = stream.feed(stream.init_state(1), [samples], last=True)
+    frames, state = stream.feed(
+        stream.init_state(1), [samples], last=True, chunkwise=True
+    )
+    calls = 1
+    while not state.tensors["closed"].all():
+        more, state = stream.feed(state, [samples[:0]], last=True, chunkwise=True)
+        assert 0 < len(more[0]) <= stream.chunk.chunk_frames
+        frames, calls = [torch.cat([frames[0], more[0]])], calls + 1
+    assert calls == 3 and torch.equal(frames[0], whole[0])
+
+
+def test_a_stream_that_ends_takes_one_chunk_after_another(monkeypatch):
+    tokenizer = make_tokenizer("A B C", "D E F G H")
+    asr = StreamingASR(model("hypermixing", right_ms=400), tokenizer)
+    open_stream, taken = asr.open(), []
+    take = open_stream.take
+
+    def record(frames, state, last):
+        taken.append((len(frames), last))
+        return take(frames, state, last)
+
+    monkeypatch.setattr(open_stream, "take", record)
+    open_stream.feed(speech(9000))
+    partials = open_stream.close()
+    assert [partial.ended for partial in partials] == [True]
+    closing = taken[1:]
+    assert len(closing) == 3 and all(0 < frames <= 4 for frames, _ in closing)
+    assert [last for _, last in closing] == [False, False, True]
+
+
 def test_one_sample_at_a_time():
     stream, samples = model("hypermixing"), speech(2700)
     state, got = stream.init_state(1), []

@@ -51,6 +51,8 @@ def hypermixing_in_chunks(
     dtype = torch.promote_types(x.dtype, torch.float32)
     _, _, g1, c1 = key_hypernet.to(dtype)
     f2, b2, g2, c2 = query_hypernet.to(dtype)
+    if chunk is not None:
+        chunk.check_window(x.shape[1])
     size = x.shape[1] if chunk is None else min(x.shape[1], chunk.window_frames)
     with torch.autocast(x.device.type, enabled=False):
         sums, counts = _sums_of_chunks(x, key_hypernet, size, codes, padding_mask)

@@ -138,6 +138,8 @@ def hypermixing_in_chunks(
     Backward keeps the input and the visible sums and mixtures of the chunks.
     """
     layers = _Layers.of(key_hypernet, query_hypernet)
+    if chunk is not None:
+        chunk.check_window(x.shape[1])
     size = x.shape[1] if chunk is None else min(x.shape[1], chunk.window_frames)
     places = _places(x, layers.key, codes, 1.0, padding_mask)._replace(span=size)
     counts = chunked.real_frames(x, padding_mask, size)

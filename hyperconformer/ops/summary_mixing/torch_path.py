@@ -52,7 +52,10 @@ def summary_mean(
     summed = F.pad(summaries, (0, 1), value=1.0)
     if padding_mask is not None:
         summed = summed.masked_fill(padding_mask.unsqueeze(-1), 0.0)
-    size = num_frames if chunk is None else chunk.window_frames
+    size = num_frames
+    if chunk is not None:
+        chunk.check_window(num_frames)
+        size = chunk.window_frames
     left = None if chunk is None else chunk.left_chunks
     summed = F.pad(summed, (0, 0, 0, -num_frames % size))
     summed = summed.unflatten(1, (-1, size))
