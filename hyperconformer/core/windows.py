@@ -19,7 +19,8 @@ def unfold(x: torch.Tensor, rule: ChunkRule) -> torch.Tensor:
     Returns
     -------
     torch.Tensor
-        (B, N, C + R, D) of N = ceil(T / C) chunks; zeros after the end.
+        (B, N, C + R, D) of N = ceil(T / C) chunks; zeros after frame T. Padding before
+        that stays as it is.
 
     Example
     -------

@@ -178,7 +178,7 @@ class EncoderStack(nn.Module):
 
         A step takes whole chunks of each stream, but for its last. Without a rule, the
         layers must be causal. Under a rule with right frames it takes one chunk and its
-        look-ahead, and returns the chunk.
+        look-ahead, of which only a stream's end may lack frames, and returns the chunk.
         """
         ahead, frames = self._looking_ahead(chunk), x.shape[1]
         if padding_mask is not None:

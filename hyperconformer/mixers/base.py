@@ -103,7 +103,8 @@ class TokenMixer(nn.Module):
             ended, and one without real frames keeps its state.
         chunk : hyperconformer.core.masks.ChunkRule, optional
             How far each frame may see; None = as far as the mixer goes. A rule with
-            right frames is for :meth:`look_ahead`.
+            right frames comes from :meth:`look_ahead`, with a state: then all frames
+            of the call see each other, as a chunk's do, and the state is not used.
         state : dict of str to torch.Tensor, optional
             What :meth:`init_state` or the previous call returned. It is not
             changed; the new state is returned. A causal mixer takes any number

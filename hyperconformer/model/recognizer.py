@@ -192,7 +192,7 @@ class Recognizer(nn.Module):
         -------
         frames : torch.Tensor
             (B, T', V) log-probabilities of the CTC head; the encoder's (B, T', D)
-            frames where ``steps_to_encoded``. None for a look-ahead.
+            frames where ``steps_to_encoded``. Those of the look-ahead are left out.
         lengths : torch.Tensor
             (B,) int64 frames of them.
         state : dict of str to torch.Tensor

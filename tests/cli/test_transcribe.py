@@ -15,6 +15,7 @@ import soundfile
 from command_line import run
 
 from hyperconformer.audio import read_audio
+from hyperconformer.core.masks import ChunkRule
 from hyperconformer.hub.folder import (
     DEFAULT_MODEL,
     DEFAULT_STREAMING_MODEL,
@@ -322,3 +323,30 @@ def test_two_transcripts_never_share_a_file(capsys, files, tiny_model, tmp_path)
     code, _, err = run(capsys, *command, "--overwrite")
     assert code == 1 and "would replace the audio" in err
     assert soundfile.info(audio).frames == 16000
+
+
+@pytest.mark.parametrize(
+    "options, lengths",
+    [
+        ((), (560, 80)),
+        (("--chunk-ms", 640), (640, 0)),
+        (("--chunk-ms", 240, "--right-context-ms", 80), (240, 80)),
+        (("--right-context-ms", 0), (560, 0)),
+    ],
+)
+def test_chunk_and_right_context_arrive(
+    capsys, monkeypatch, streaming_model, options, lengths
+):
+    rules = []
+
+    def stop(model, *given):
+        rules.append((model.chunk, model.latency_ms))
+        raise ValueError("enough")
+
+    monkeypatch.setattr(StreamingASR, "__init__", lambda asr, *given: stop(*given))
+    code, _, err = run(
+        capsys, "transcribe", "--stream", "-", "--model", streaming_model, *options
+    )
+    assert code == 1 and "enough" in err
+    chunk, right = lengths
+    assert rules == [(ChunkRule(chunk // 40, None, right // 40), chunk + right + 2.5)]

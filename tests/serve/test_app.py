@@ -2,9 +2,12 @@
 
 import copy
 
+import pytest
+
+from hyperconformer.core.masks import ChunkRule
 from hyperconformer.lm.ngram import train_arpa
 from hyperconformer.search.lexicon import LexiconSearcher
-from hyperconformer.serve.app import Service
+from hyperconformer.serve.app import Service, Settings, load_service
 from hyperconformer.serve.limits import Limits
 
 
@@ -14,11 +17,26 @@ def test_as_many_streams_as_the_search_lets_cores_carry(
     searched = copy.copy(tiny_streaming)
     searched.search = LexiconSearcher(train_arpa(["BAD CAB"], tmp_path / "lm.arpa"))
     for streaming, limits, expected in (
-        (tiny_streaming, Limits(), 150),
-        (searched, Limits(), 30),
+        (tiny_streaming, Limits(), 120),
+        (searched, Limits(), 24),
         (searched, Limits(streams=4), 4),
-        ("this model does not stream", Limits(), 150),
+        ("this model does not stream", Limits(), 120),
     ):
         service = Service(tiny_asr, streaming, "a", "b", limits, threads=3)
         assert service.streams.count == expected
         service.close()
+
+
+@pytest.mark.parametrize(
+    "given, rule",
+    [
+        ({}, (14, None, 2)),
+        ({"chunk_ms": 640}, (16, None, 0)),
+        ({"chunk_ms": 240, "left_context_ms": 480, "right_context_ms": 80}, (6, 2, 2)),
+    ],
+)
+def test_streams_have_the_chunks_that_were_asked_for(given, rule):
+    model = "hyperconformer-an4-streaming"
+    service = load_service(Settings(model=model, **given))
+    assert service.streaming.model.chunk == ChunkRule(*rule)
+    service.close()
