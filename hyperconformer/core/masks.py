@@ -66,6 +66,17 @@ class ChunkRule:
                 f"at once, in look_ahead; got {frames}: {self}"
             )
 
+    def check_no_look_ahead(self) -> None:
+        """Refuse right frames, where a function does not know them.
+
+        Raises
+        ------
+        ValueError
+            If there are any.
+        """
+        if self.right_frames:
+            raise ValueError(f"right frames are honoured in look_ahead: {self}")
+
     def __post_init__(self):
         if self.chunk_frames < 1:
             raise ValueError(f"chunk_frames must be >= 1, got {self.chunk_frames}")
@@ -182,8 +193,7 @@ def chunk_mask(num_frames, rule, device=None):
     >>> chunk_mask(4, ChunkRule(2, left_chunks=0)).int().tolist()
     [[0, 0, 1, 1], [0, 0, 1, 1], [1, 1, 0, 0], [1, 1, 0, 0]]
     """
-    if rule.right_frames:
-        raise ValueError(f"no mask over frames tells right frames: {rule}")
+    rule.check_no_look_ahead()
     chunk = torch.arange(num_frames, device=device) // rule.chunk_frames
     hidden = chunk[None, :] > chunk[:, None]
     if rule.left_chunks is not None:

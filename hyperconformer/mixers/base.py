@@ -163,41 +163,28 @@ class TokenMixer(nn.Module):
             state = self.init_state(
                 x.shape[0], chunk=own, device=x.device, dtype=x.dtype
             )
-        mask = None
-        if padding_mask is not None:
-            mask = padding_mask[:, :, : chunk.chunk_frames]
-        before, state = self._states_before(
-            x[:, :, : chunk.chunk_frames], mask, own, state
-        )
+        before = []
+        for index in range(x.shape[1]):
+            before.append(state)
+            mask = None
+            if padding_mask is not None:
+                mask = padding_mask[:, index, : chunk.chunk_frames]
+            frames = x[:, index, : chunk.chunk_frames]
+            _, after = self(frames, padding_mask=mask, chunk=own, state=state)
+            assert after is not None  # A state was given.
+            state = after
         # Every window is a stream of its own that stands before its chunk.
+        states = {
+            name: torch.stack([each[name] for each in before], dim=1).flatten(0, 1)
+            for name in state
+        }
         y, _ = self(
             x.flatten(0, 1),
             padding_mask=None if padding_mask is None else padding_mask.flatten(0, 1),
             chunk=chunk,
-            state={name: tensor.flatten(0, 1) for name, tensor in before.items()},
+            state=states,
         )
         return y.unflatten(0, x.shape[:2]), state
-
-    def _states_before(
-        self,
-        x: torch.Tensor,
-        padding_mask: torch.Tensor | None,
-        chunk: ChunkRule,
-        state: State,
-    ) -> tuple[State, State]:
-        """The states (B, N, ...) before each of N chunks (B, N, C, D), and after them.
-
-        Here step by step; a mixer that can do all chunks at once is faster.
-        """
-        before = []
-        for index in range(x.shape[1]):
-            before.append(state)
-            mask = None if padding_mask is None else padding_mask[:, index]
-            _, after = self(x[:, index], padding_mask=mask, chunk=chunk, state=state)
-            assert after is not None  # A state was given.
-            state = after
-        names = list(state)
-        return {n: torch.stack([s[n] for s in before], dim=1) for n in names}, state
 
     def init_state(
         self,
@@ -303,9 +290,9 @@ class TokenMixer(nn.Module):
             raise ValueError(
                 f"{name} as configured cannot honour a chunk rule: {chunk}"
             )
-        if chunk is not None and chunk.right_frames:
-            if state is None:
-                raise ValueError(f"{name} honours right frames in look_ahead: {chunk}")
+        if chunk is not None and state is None:
+            chunk.check_no_look_ahead()
+        elif chunk is not None:
             chunk.check_window(x.shape[1])
 
 

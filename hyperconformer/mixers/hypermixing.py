@@ -6,7 +6,7 @@ Speech Recognition, https://arxiv.org/abs/2305.18281.
 """
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -368,29 +368,43 @@ class MultiHeadHyperMixing(TokenMixer):
             reason = "streaming HyperMixing needs a chunk rule, got none"
         return reason
 
-    def _states_before(self, x, padding_mask, chunk, state):
+    def look_ahead(self, x, *, padding_mask=None, chunk, state=None):
         """Sums of all chunks at once; see :meth:`TokenMixer.look_ahead`."""
-        mask = None if padding_mask is None else padding_mask.flatten(1)
-        seen, frames = state["frames_seen"], x.flatten(1, 2)
-        before, after = chunked.sums_before(
-            frames,
+        own = replace(chunk, right_frames=0)
+        if state is None:
+            state = self.init_state(
+                x.shape[0], chunk=own, device=x.device, dtype=x.dtype
+            )
+        windows = x.flatten(0, 1)
+        hidden = None if padding_mask is None else padding_mask.flatten(0, 1)
+        real = chunked.real_frames(
+            x[:, :, : own.chunk_frames].flatten(1, 2),
+            None
+            if padding_mask is None
+            else padding_mask[:, :, : own.chunk_frames].flatten(1),
+            min(x.shape[2], own.chunk_frames),
+        )
+        seen = state["frames_seen"][:, None] + F.pad(real.cumsum(1), (1, 0))
+        before = seen[:, :-1].flatten()
+        self.check_inputs(windows, hidden, chunk, state)
+        frames_of_step(windows, hidden, before, own)
+        codes = self._codes_from(before, x.shape[2])
+        out, sums = chunked.hypermixing_look_ahead(
+            x,
             self.hyper.w1_gen.weights(),
+            self.hyper.w2_gen.weights(),
             chunk=chunk,
-            codes=self._codes_from(seen, frames.shape[1]),
-            padding_mask=mask,
+            codes=None if codes is None else codes.unflatten(0, x.shape[:2]),
+            padding_mask=padding_mask,
             decay=None if self.decay is None else self.decay.sigmoid(),
             normalize=self.normalize_by_frames,
             past=state["sums"],
         )
-        new = chunked.real_frames(frames, mask, chunk.chunk_frames).cumsum(1)
-        counts = seen[:, None] + F.pad(new, (1, 0))
-        return (
-            {"frames_seen": counts[:, :-1], "sums": before},
-            {"frames_seen": counts[:, -1], "sums": after},
-        )
+        y = _normalise(out, self.layer_norm).to(x.dtype)
+        return y, {"frames_seen": seen[:, -1], "sums": sums}
 
     def _codes_from(self, seen, frames):
-        """Codes of the next frames, by each stream's own clock, or None.
+        """(B, T, D) codes of the next frames, by each stream's own clock, or None.
 
         Not from a table, which would grow for ever.
         """

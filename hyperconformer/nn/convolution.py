@@ -120,8 +120,8 @@ class ConvolutionModule(nn.Module):
         A step takes whole chunks, but for the last of a stream. Right frames are for
         :meth:`look_ahead`.
         """
-        if chunk is not None and chunk.right_frames:
-            raise ValueError(f"right frames are honoured in look_ahead: {chunk}")
+        if chunk is not None:
+            chunk.check_no_look_ahead()
         x, gate = self._pointwise(x)
         weight, bias, left = self.conv.weight, self.conv.bias, self.left
         is_glu = type(gate) is nn.GLU and not has_hooks(gate)

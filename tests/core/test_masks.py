@@ -55,5 +55,5 @@ def test_impossible_chunk_rules_are_refused(chunk, left):
 
 
 def test_a_mask_cannot_tell_right_frames():
-    with pytest.raises(ValueError, match="no mask over frames"):
+    with pytest.raises(ValueError, match="honoured in look_ahead"):
         chunk_mask(8, ChunkRule(4, right_frames=1))

@@ -147,7 +147,7 @@ def test_gradients_reach_every_frame_that_is_seen(form, rule):
 @every_look_ahead
 def test_the_plain_call_refuses_right_frames(form, rule):
     mixer, x = make(form), frames(FORMS[form][0], 1, T, D)
-    with pytest.raises(ValueError, match="in look_ahead"):
+    with pytest.raises(ValueError, match="honoured in look_ahead"):
         mixer(x, chunk=rule)
     state = mixer.init_state(1, chunk=replace(rule, right_frames=0))
     with pytest.raises(

@@ -52,8 +52,8 @@ def hypermixing_in_chunks(
     _, _, g1, c1 = key_hypernet.to(dtype)
     f2, b2, g2, c2 = query_hypernet.to(dtype)
     if chunk is not None:
-        chunk.check_window(x.shape[1])
-    size = x.shape[1] if chunk is None else min(x.shape[1], chunk.window_frames)
+        chunk.check_no_look_ahead()
+    size = x.shape[1] if chunk is None else min(x.shape[1], chunk.chunk_frames)
     with torch.autocast(x.device.type, enabled=False):
         sums, counts = _sums_of_chunks(x, key_hypernet, size, codes, padding_mask)
         sums, past = visible_sums(sums, counts, chunk, decay, normalize, past)
@@ -66,9 +66,10 @@ def hypermixing_in_chunks(
         ), past
 
 
-def sums_before(
+def hypermixing_look_ahead(
     x,
     key_hypernet,
+    query_hypernet,
     *,
     chunk,
     codes=None,
@@ -77,33 +78,69 @@ def sums_before(
     normalize=False,
     past,
 ):
-    """What :func:`hypermixing_in_chunks` would remember before each chunk.
+    """Mix chunks with the right frames that follow them.
+
+    With S_c up to chunk c as above, its own frames included, the window of chunk c uses
+    S_c and the sum over its right frames, which no other window uses.
 
     Arguments
     ---------
-    x, key_hypernet, chunk, codes, padding_mask, decay, normalize, past
-        As in :func:`hyperconformer.ops.hypermixing.hypermixing_in_chunks`; T is a
-        multiple of the chunk.
+    x : torch.Tensor
+        (B, N, W, D) windows of N chunks.
+    key_hypernet, query_hypernet, decay, normalize, past
+        As in :func:`hyperconformer.ops.hypermixing.hypermixing_in_chunks`.
+    chunk : hyperconformer.core.masks.ChunkRule
+        The rule: the first ``chunk_frames`` of a window are its chunk.
+    codes : torch.Tensor, optional
+        (B, N, W, D) position codes.
+    padding_mask : torch.Tensor, optional
+        (B, N, W) bool, True = padding.
 
     Returns
     -------
-    before : torch.Tensor
-        (B, N, P, H, R, d) before each of the N chunks.
+    out : torch.Tensor
+        (B, N, W, D), 0 in padding, float32 for half precision.
     past : torch.Tensor
-        (B, P, H, R, d) after them.
+        (B, P, H, R, d) after the chunks, without their right frames.
     """
-    with torch.autocast(x.device.type, enabled=False):
+
+    def part(begin, end):
+        cut = slice(begin, end)
+        mask = None if padding_mask is None else padding_mask[:, :, cut].flatten(1)
+        own_codes = None if codes is None else codes[:, :, cut].flatten(1, 2)
+        frames = x[:, :, cut]
+        size = frames.shape[2]
         sums, counts = _sums_of_chunks(
-            x, key_hypernet, chunk.chunk_frames, codes, padding_mask
+            frames.flatten(1, 2), key_hypernet, size, own_codes, mask
         )
-        sums = _with_counts(sums, counts) if normalize else sums
-        visible, after = _visible_sums(sums, counts, chunk, _factor(decay, chunk), past)
-        own = visible if chunk.left_chunks is None else sums
-        all_sums = torch.cat([past, own.permute(2, 3, 0, 1, 4).to(past.dtype)], dim=1)
-        chunks = counts.shape[1]
-        # Before the first chunk is the past, and so on: P sums from each place on.
-        windows = [all_sums[:, n : n + past.shape[1]] for n in range(chunks)]
-    return torch.stack(windows, dim=1), after
+        return (_with_counts(sums, counts) if normalize else sums), counts
+
+    batch, chunks, width, _ = x.shape
+    dtype = torch.promote_types(x.dtype, torch.float32)
+    _, _, g1, c1 = key_hypernet.to(dtype)
+    f2, b2, g2, c2 = query_hypernet.to(dtype)
+    with torch.autocast(x.device.type, enabled=False):
+        sums, counts = part(0, chunk.chunk_frames)
+        sums, past = _visible_sums(sums, counts, chunk, _factor(decay, chunk), past)
+        if width > chunk.chunk_frames:
+            sums = sums + part(chunk.chunk_frames, width)[0]
+        if normalize:
+            sums = _divided(sums)
+        generate_ = generate if is_recorded() else Generate.apply
+        mixture = generate_(
+            sums.flatten(2, 3), _with_biases(g1, c1), _with_biases(g2, c2)
+        )
+        out = computed_again(
+            _expand,
+            x.flatten(1, 2),
+            f2,
+            b2,
+            mixture,
+            width,
+            None if codes is None else codes.flatten(1, 2),
+            None if padding_mask is None else padding_mask.flatten(1),
+        )
+    return out.unflatten(1, (chunks, width)), past
 
 
 def visible_sums(sums, counts, chunk, decay, normalize, past):
@@ -134,9 +171,7 @@ def visible_sums(sums, counts, chunk, decay, normalize, past):
     if normalize:
         sums = _with_counts(sums, counts)
     sums, past = _visible_sums(sums, counts, chunk, _factor(decay, chunk), past)
-    if normalize:
-        sums = sums[:, :-1] / sums[:, -1:].clamp(min=1)
-    return sums, past
+    return (_divided(sums) if normalize else sums), past
 
 
 def init_past(key_hypernet, batch_size, *, chunk=None, normalize=False):
@@ -246,6 +281,11 @@ def _with_counts(sums, counts):
     """The count of frames as one more row."""
     count = counts.to(sums.dtype)[None, None, ..., None].expand_as(sums[:, :1])
     return torch.cat([sums, count], dim=1)
+
+
+def _divided(sums):
+    """Sums divided by their last row, the count of frames."""
+    return sums[:, :-1] / sums[:, -1:].clamp(min=1)
 
 
 def _factor(decay, chunk):

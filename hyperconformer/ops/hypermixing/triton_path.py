@@ -139,8 +139,8 @@ def hypermixing_in_chunks(
     """
     layers = _Layers.of(key_hypernet, query_hypernet)
     if chunk is not None:
-        chunk.check_window(x.shape[1])
-    size = x.shape[1] if chunk is None else min(x.shape[1], chunk.window_frames)
+        chunk.check_no_look_ahead()
+    size = x.shape[1] if chunk is None else min(x.shape[1], chunk.chunk_frames)
     places = _places(x, layers.key, codes, 1.0, padding_mask)._replace(span=size)
     counts = chunked.real_frames(x, padding_mask, size)
     sums = _reduce(x.flatten(0, 1), layers.key, layers.has_sum, *places)
