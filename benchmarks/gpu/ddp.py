@@ -62,16 +62,19 @@ def measure_processes(model, mixer, settings, end):
     """
     with tempfile.TemporaryDirectory() as folder:
         found = pathlib.Path(folder) / "found.json"
-        done = subprocess.run(
-            [sys.executable, "-m", "torch.distributed.run", "--standalone"]
-            + [f"--nproc_per_node={DEVICES}", "--module", "benchmarks.gpu.ddp"]
-            + [settings.device, model, mixer, str(found)],
-            cwd=ROOT,
-            timeout=max(1.0, end - time.monotonic()),
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            text=True,
-        )
+        try:
+            done = subprocess.run(
+                [sys.executable, "-m", "torch.distributed.run", "--standalone"]
+                + [f"--nproc_per_node={DEVICES}", "--module", "benchmarks.gpu.ddp"]
+                + [settings.device, model, mixer, str(found)],
+                cwd=ROOT,
+                timeout=max(1.0, end - time.monotonic()),
+                stdout=subprocess.PIPE,
+                stderr=subprocess.STDOUT,
+                text=True,
+            )
+        except subprocess.TimeoutExpired:
+            raise LeftOut("the time was over") from None
         if done.returncode:
             lines = done.stdout.strip().splitlines()
             print("\n".join(lines[-40:]), file=sys.stderr)

@@ -100,29 +100,30 @@ QUICK_HYPERGLU_CASES = {
 
 def list_cases(settings, end):
     """The cases, those of HyperMixing first; see ``processes.run_part``."""
+    if settings.quick:
+        mixing, glu, wide = _quick_mixing(), QUICK_HYPERGLU_CASES, {}
+    else:
+        mixing, glu, wide = _all_mixing(), HYPERGLU_CASES, WIDE_HYPERGLU_CASES
     cases = []
-    mixing = _quick_mixing() if settings.quick else _all_mixing()
-    glu = QUICK_HYPERGLU_CASES if settings.quick else HYPERGLU_CASES
-    for name, dtype in DTYPES.items():
-        for case, errors in mixing.items():
-            cases.append(_case(settings, f"HyperMixing, {case}", name, errors, dtype))
-        known = glu
-        if not settings.quick and dtype != F32:
-            known = {**glu, **WIDE_HYPERGLU_CASES}
-        for case, options in known.items():
-            errors = functools.partial(_hyperglu, options)
-            cases.append(_case(settings, f"HyperGLU, {case}", name, errors, dtype))
+    for name, errors in mixing.items():
+        for dtype in DTYPES:
+            cases.append(_case(settings, f"HyperMixing, {name}", dtype, errors))
+    for name, options in {**glu, **wide}.items():
+        errors = functools.partial(_hyperglu, options)
+        for dtype in DTYPES:
+            if name not in wide or dtype != "float32":
+                cases.append(_case(settings, f"HyperGLU, {name}", dtype, errors))
     return cases
 
 
-def _case(settings, name, dtype_name, errors, dtype):
+def _case(settings, name, dtype, errors):
     """A case of a function from dtype and device to what ``compare`` returns."""
 
     def measure():
         torch.manual_seed(0)
-        yield from judge(errors(dtype, torch.device(settings.device)))
+        yield from judge(errors(DTYPES[dtype], torch.device(settings.device)))
 
-    return Case(name, dtype_name, measure)
+    return Case(name, dtype, measure)
 
 
 def judge(errors):
