@@ -77,9 +77,11 @@ def _run_until_death(name, list_cases, end, add, first):
     process = FORK.Process(target=_work, args=arguments)
     process.start()
     sender.close()
+    # One that begins after the end still has to name what is left out.
+    limit = max(end, time.monotonic()) + GRACE_S
     place, current, died = first, None, f"{FAILED}: its process died"
     try:
-        while receiver.poll(max(0.0, end + GRACE_S - time.monotonic())):
+        while receiver.poll(max(0.0, limit - time.monotonic())):
             kind, *message = receiver.recv()
             if kind == "row":
                 add(*message)

@@ -208,7 +208,7 @@ def test_a_part_that_cannot_list_its_cases():
 
 
 def test_what_does_not_fit_the_time_is_named(monkeypatch):
-    monkeypatch.setattr(processes, "GRACE_S", 0.5)
+    monkeypatch.setattr(processes, "GRACE_S", 3.0)
 
     def hangs():
         # What a case starts must end with it.
