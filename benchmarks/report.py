@@ -6,6 +6,7 @@ import pathlib
 
 import numpy as np
 
+from benchmarks.markdown import markdown_table
 from benchmarks.timing import FIELDS, Row
 from hyperconformer.core.documents import read_part, replace_part
 from hyperconformer.core.extras import import_pyplot
@@ -108,22 +109,6 @@ def exponent(frames, times, shortest=1000):
         return float("nan")
     logarithms = np.log(np.array(points, dtype=float))
     return float(np.polyfit(logarithms[:, 0], logarithms[:, 1], 1)[0])
-
-
-def markdown_table(header, lines):
-    """A Markdown table, first column left, the others right.
-
-    Example
-    -------
-    >>> print(markdown_table(["a", "b"], [["x", 1]]))
-    | a | b |
-    |---|---:|
-    | x | 1 |
-    """
-    ruler = "|---" + "|---:" * (len(header) - 1) + "|"
-    cells = [[str(cell) for cell in line] for line in [header, *lines]]
-    head, *body = ["| " + " | ".join(line) + " |" for line in cells]
-    return "\n".join([head, ruler, *body])
 
 
 def race_table(rows):

@@ -8,6 +8,7 @@ import torch
 from torch.autograd import forward_ad
 from torch.utils.checkpoint import checkpoint
 
+from benchmarks.gpu.operands import random_hypernet
 from hyperconformer.model.frontend import ConvolutionFrontEnd
 from hyperconformer.nn.dropout import Dropout
 from hyperconformer.ops import cpp
@@ -16,7 +17,6 @@ from hyperconformer.ops.gated_convolution import gated_convolution
 from hyperconformer.ops.hypermixing import Hypernet, hypermixing
 from hyperconformer.training.results import count_macs
 from tests.goldens import relative_error
-from tests.ops.test_hypermixing import random_hypernet
 
 CODE = 'extern "C" int answer() { return %d; }\n'
 

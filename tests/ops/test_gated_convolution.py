@@ -3,6 +3,7 @@
 import pytest
 import torch
 
+from benchmarks.gpu.operands import tail_mask
 from hyperconformer.ops import cpp
 from hyperconformer.ops.gated_convolution import (
     cpp_path,
@@ -10,7 +11,6 @@ from hyperconformer.ops.gated_convolution import (
     reference,
 )
 from tests.goldens import relative_error
-from tests.ops.test_hypermixing import tail_mask
 from tests.ops.test_hypermixing_cpp import threads  # noqa: F401
 
 needs_compiler = pytest.mark.skipif(

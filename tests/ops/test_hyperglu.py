@@ -5,53 +5,11 @@ import torch
 from torch.nn import functional as F
 from torch.utils._python_dispatch import TorchDispatchMode
 
+from benchmarks.gpu.operands import leaves, make_case
 from hyperconformer.ops.hyperglu import LowRankMix, hyperglu
 from hyperconformer.ops.hyperglu.reference import hyperglu_dense
 from hyperconformer.ops.hyperglu.torch_path import band_to_lags, lags_to_band
 from tests.goldens import load_golden, relative_error, section
-
-
-def make_mix(batch, heads, frames, slots, rank, *, diag=True, shortcut=True):
-    U = torch.randn(heads, slots, rank).double() * 0.3
-    Vt = torch.randn(heads, rank, slots).double() * 0.3
-    d = torch.randn(heads, slots).double() * 0.3 if diag else None
-    control = torch.rand(batch, heads, frames, rank).double()
-    return LowRankMix(U, Vt, d, control, shortcut)
-
-
-def make_case(
-    kind="glu",
-    frames=11,
-    block_size=5,
-    past=0,
-    mix1=True,
-    mix2=True,
-    sizes=(2, 2, 3, 4),
-    **mix,
-):
-    batch, heads, width, value_width = sizes
-    score_sets = heads * (2 if kind == "glu" else 1)
-    tensors = {
-        "q": torch.randn(batch, score_sets, frames, width).double(),
-        "k": torch.randn(batch, score_sets, past + frames, width).double(),
-        "v": torch.randn(batch, heads, past + frames, value_width).double(),
-    }
-    shape = (frames, block_size, 3)
-    return {
-        **tensors,
-        "kind": kind,
-        "block_size": block_size,
-        "mix1": make_mix(batch, score_sets, *shape, **mix) if mix1 else None,
-        "mix2": make_mix(batch, heads, *shape, **mix) if mix2 else None,
-    }
-
-
-def leaves(case):
-    """Every floating tensor of a case, made to require a gradient."""
-    mixes = [t for name in ("mix1", "mix2") for t in (case[name] or ())[:4]]
-    tensors = [case["q"], case["k"], case["v"], *mixes]
-    return [t.requires_grad_() for t in tensors if t is not None]
-
 
 CASES = {
     "glu": {},

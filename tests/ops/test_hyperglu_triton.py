@@ -8,8 +8,10 @@ import torch
 
 pytest.importorskip("triton")
 
+from benchmarks.gpu.errors import hyperglu_errors, round_case, run_hyperglu  # noqa: E402
+from benchmarks.gpu.operands import leaves, make_case  # noqa: E402
 from hyperconformer.mixers.hyperglu import HyperGLUMixer  # noqa: E402
-from hyperconformer.ops.hyperglu import LowRankMix, hyperglu, triton_path  # noqa: E402
+from hyperconformer.ops.hyperglu import hyperglu, triton_path  # noqa: E402
 from tests.goldens import relative_error  # noqa: E402
 from tests.ops.interpreted import (  # noqa: E402, F401
     MARKERS,
@@ -17,7 +19,6 @@ from tests.ops.interpreted import (  # noqa: E402, F401
     round_to_nearest,
     run_checks,
 )
-from tests.ops.test_hyperglu import leaves, make_case  # noqa: E402
 
 F32, BF16, F16, F64 = torch.float32, torch.bfloat16, torch.float16, torch.float64
 slow = pytest.mark.slow
@@ -29,39 +30,10 @@ def test_checks_under_the_interpreter(marker):
     run_checks(__file__, marker)
 
 
-def rounded(case, through, dtype, mix_dtype):
-    """The case with its tensors rounded through one dtype, as leaves of others."""
-
-    def cast(tensor, dtype):
-        return None if tensor is None else tensor.detach().to(through).to(dtype)
-
-    new = {**case, **{name: cast(case[name], dtype) for name in "qkv"}}
-    for name in ("mix1", "mix2"):
-        if case[name] is not None:
-            *tensors, shortcut, masked = case[name]
-            tensors = [cast(tensor, mix_dtype) for tensor in tensors]
-            new[name] = LowRankMix(*tensors, shortcut, masked)
-    return new
-
-
-def run(backend, case, **options):
-    """Output and gradients of one path."""
-    inputs = leaves(case)
-    y = hyperglu(**case, backend=backend, **options)
-    weight = torch.linspace(-1, 1, y.numel(), dtype=F64).view(y.shape).to(y.dtype)
-    return [y, *torch.autograd.grad((y * weight).sum(), inputs)]
-
-
 def assert_as_exact_as_torch(case, dtype, **options):
     """At most twice as far from float64 as torch in the same precision."""
-    exact = run("torch", rounded(case, dtype, F64, F64), **options)
-    peer = run("torch", rounded(case, dtype, dtype, F32), **options)
-    got = run("triton", rounded(case, dtype, dtype, F32), **options)
-    assert len(got) == len(exact)
-    for ours, theirs, truth in zip(got, peer, exact):
-        assert ours.shape == truth.shape and ours.dtype == theirs.dtype
-        error, allowed = (ours - truth).abs().max(), (theirs - truth).abs().max()
-        assert error <= 2 * allowed + 1e-5, (tuple(truth.shape), error, allowed)
+    for error, allowed, _ in hyperglu_errors(case, dtype, **options):
+        assert error <= allowed
 
 
 @pytest.mark.parametrize(
@@ -125,11 +97,11 @@ def check_streams_with_a_past(past):
         case[name][0, :, : past - 2] = 0.0
     past_frames = torch.tensor([2, 99])
     options = {"past_frames": past_frames}
-    expected = run("torch", rounded(case, F32, F64, F64), **options)
+    expected = run_hyperglu("torch", round_case(case, F32, F64, F64), **options)
     # The torch path has the gradients that zeros there would get.
     for gradient in expected[2:4]:
         gradient[0, :, : past - 2] = 0.0
-    got = run("triton", rounded(case, F32, F32, F32), **options)
+    got = run_hyperglu("triton", round_case(case, F32, F32, F32), **options)
     for ours, truth in zip(got, expected):
         assert relative_error(ours, truth) < 1e-5
 
@@ -137,14 +109,14 @@ def check_streams_with_a_past(past):
 def check_rows_without_a_visible_key():
     case = make_case("relu", frames=5, sizes=(1, 1, 3, 4))
     case["k"][:, :, :4] = 0.0
-    y, *gradients = run("triton", rounded(case, F32, F32, F32))
+    y, *gradients = run_hyperglu("triton", round_case(case, F32, F32, F32))
     assert y[:, :, :4].abs().max() == 0
     assert all(gradient.isfinite().all() for gradient in gradients)
 
 
 def check_the_operator_by_the_rules_of_torch():
     case = make_case("relu", frames=3, sizes=(1, 1, 3, 4))
-    case = rounded(case, F32, F32, F32)
+    case = round_case(case, F32, F32, F32)
     leaves(case)
     operands = [
         *(case[name].detach().transpose(1, 2).requires_grad_() for name in "qkv"),
@@ -178,7 +150,7 @@ def check_the_mixer_takes_them():
 
 @slow
 def check_compiled_whole():
-    parameters = rounded(make_case("relu", sizes=(1, 1, 3, 4)), F32, F32, F32)
+    parameters = round_case(make_case("relu", sizes=(1, 1, 3, 4)), F32, F32, F32)
 
     def mix(x, control):
         case = {**parameters, "q": x, "k": x, "v": x}
@@ -219,13 +191,13 @@ def check_what_the_kernels_cannot_take(change, message):
         rank, mix = change.pop("rank"), case["mix1"]
         case["mix1"] = mix._replace(U=mix.U.new_zeros(2, 5, rank))
     if "heads" in message or "rank" in message:
-        case = rounded(case, F32, F32, F32)
+        case = round_case(case, F32, F32, F32)
     with pytest.raises(ValueError, match=f"backend of HyperGLU.* {message}"):
         hyperglu(**case, **change, backend="triton")
 
 
 def test_a_forced_path_that_cannot_run_says_why():
-    case = rounded(make_case(), F32, F32, F32)
+    case = round_case(make_case(), F32, F32, F32)
     with pytest.raises(ValueError, match="HyperGLU needs a CUDA device, got .* cpu"):
         hyperglu(**case, backend="triton")
     with pytest.raises(ValueError, match="unknown backend 'cuda'"):
@@ -239,7 +211,7 @@ def test_forward_keeps_nothing_of_a_window(block_size):
     """Shapes alone, of what the operator hands to its backward."""
     with torch.device("meta"):
         case = make_case(frames=50, block_size=block_size, sizes=(2, 2, 4, 32))
-    case = rounded(case, F32, F32, F32)
+    case = round_case(case, F32, F32, F32)
     operands = [case[name].transpose(1, 2) for name in "qkv"]
     for name, scores in (("mix1", "q"), ("mix2", "v")):
         operands += triton_path._with_control(case[name], case[scores])

@@ -6,30 +6,13 @@ import itertools
 import pytest
 import torch
 
+from benchmarks.gpu.operands import random_hypernet, tail_mask
 from hyperconformer.ops.hypermixing import Hypernet, hypermixing, reference, torch_path
 from tests.goldens import relative_error
 
 
-def random_hypernet(heads, width, hidden, mixing, bias=True, dtype=torch.float64):
-    def weight(*shape):
-        return (torch.randn(shape, dtype=dtype) / shape[-1] ** 0.5).requires_grad_()
-
-    return Hypernet(
-        weight(heads, hidden, width),
-        weight(heads, hidden) if bias else None,
-        weight(heads, mixing, hidden),
-        weight(heads, mixing) if bias else None,
-    )
-
-
 def random_tokens(*shape, dtype=torch.float64):
     return torch.randn(shape, dtype=dtype, requires_grad=True)
-
-
-def tail_mask(batch, length):
-    """Utterance b has b tokens less than the longest."""
-    lengths = (length - torch.arange(batch)).clamp(min=1)
-    return torch.arange(length)[None] >= lengths[:, None]
 
 
 def run(backend, tokens, nets, **options):

@@ -3,6 +3,7 @@
 import pytest
 import torch
 
+from benchmarks.gpu.operands import random_hypernet, tail_mask
 from hyperconformer.core.masks import ChunkRule
 from hyperconformer.ops.hypermixing import (
     Hypernet,
@@ -12,7 +13,7 @@ from hyperconformer.ops.hypermixing import (
     hypermixing_in_chunks,
 )
 from tests.goldens import relative_error
-from tests.ops.test_hypermixing import random_hypernet, random_tokens, tail_mask
+from tests.ops.test_hypermixing import random_tokens
 
 RULES = [
     ChunkRule(1),

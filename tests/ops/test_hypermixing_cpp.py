@@ -5,6 +5,7 @@ import concurrent.futures
 import pytest
 import torch
 
+from benchmarks.gpu.operands import random_hypernet, tail_mask
 from hyperconformer.ops import cpp
 from hyperconformer.ops.hypermixing import (
     cpp_path,
@@ -13,7 +14,6 @@ from hyperconformer.ops.hypermixing import (
     hypermixing_packed,
 )
 from tests.goldens import relative_error
-from tests.ops.test_hypermixing import random_hypernet, tail_mask
 
 pytestmark = pytest.mark.skipif(
     cpp.unsupported_reason(cpp_path.SOURCE) is not None, reason="no C++ compiler"

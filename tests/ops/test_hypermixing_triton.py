@@ -15,10 +15,11 @@ import triton  # noqa: E402
 from triton import language as tl  # noqa: E402
 
 from benchmarks import kernel_resources  # noqa: E402
+from benchmarks.gpu.errors import mixing_errors, round_net, run_mixing  # noqa: E402
+from benchmarks.gpu.operands import random_hypernet, tail_mask  # noqa: E402
 from hyperconformer.core.masks import ChunkRule  # noqa: E402
 from hyperconformer.mixers.hypermixing import sinusoidal_codes, sinusoidal_frequencies  # noqa: E402
 from hyperconformer.ops.hypermixing import (  # noqa: E402
-    Hypernet,
     chunked,
     hypermixing,
     hypermixing_in_chunks,
@@ -33,7 +34,6 @@ from tests.ops.interpreted import (  # noqa: E402, F401
     round_to_nearest,
     run_checks,
 )
-from tests.ops.test_hypermixing import random_hypernet, tail_mask  # noqa: E402
 
 F32, BF16, F16 = torch.float32, torch.bfloat16, torch.float16
 
@@ -64,54 +64,13 @@ def random_case(batch, length, width, heads, dtype, bias=True):
         "key_padding_mask": mask,
         "query_padding_mask": mask,
     }
-    return x, [rounded(net, dtype, F32) for net in nets], options
+    return x, [round_net(net, dtype, F32) for net in nets], options
 
 
-def rounded(net, through, dtype):
-    """The weights rounded through one dtype, as leaves of another."""
-    return Hypernet(
-        *(
-            w if w is None else w.detach().to(through).to(dtype).requires_grad_()
-            for w in net
-        )
-    )
-
-
-def run(backend, dtype, x, nets, options, queries=None):
-    """Output and gradients of one path, everything being ``dtype``."""
-    x = x.detach().to(dtype).requires_grad_()
-    inputs = [x]
-    if queries is not None:
-        queries = queries.detach().to(dtype).requires_grad_()
-        inputs.append(queries)
-    codes = options.get("codes")
-    options = {**options, "codes": codes if codes is None else codes.to(dtype)}
-    out = hypermixing(
-        x, x, x if queries is None else queries, *nets, backend=backend, **options
-    )
-    inputs += [w for net in dict.fromkeys(nets) for w in net if w is not None]
-    weight = torch.linspace(-1, 1, out.numel(), dtype=torch.float64).view(out.shape)
-    gradients = torch.autograd.grad((out * weight.to(out.dtype)).sum(), inputs)
-    return [out, *gradients]
-
-
-def assert_as_exact_as_torch(x, nets, options, queries=None):
+def assert_as_exact_as_torch(*arguments):
     """At most twice as far from float64 as torch in the same precision."""
-    dtype = x.dtype
-    tied = nets[0] is nets[1]
-
-    def weights(dtype):
-        first = rounded(nets[0], x.dtype, dtype)
-        return [first, first if tied else rounded(nets[1], x.dtype, dtype)]
-
-    exact = run("reference", torch.float64, x, weights(torch.float64), options, queries)
-    peer = run("reference", dtype, x, weights(dtype), options, queries)
-    got = run("triton", dtype, x, weights(F32), options, queries)
-    assert len(got) == len(exact)
-    for ours, theirs, truth in zip(got, peer, exact):
-        assert ours.shape == truth.shape
-        error, allowed = (ours - truth).abs().max(), (theirs - truth).abs().max()
-        assert error <= 2 * allowed + 1e-5, (tuple(truth.shape), error, allowed)
+    for error, allowed, _ in mixing_errors(*arguments):
+        assert error <= allowed
 
 
 slow = pytest.mark.slow
@@ -140,9 +99,9 @@ def check_sinusoids_equal_their_table(form):
     width, length = 18, 6
     x, nets, options = random_case(1, length, width, 1, F32)
     options["codes"] = sinusoidal_codes(length, width)
-    table = run("triton", F32, x, nets, options)
+    table = run_mixing("triton", F32, x, nets, options)
     options["frequencies"] = sinusoidal_frequencies(width)
-    for ours, theirs in zip(run("triton", F32, x, nets, options), table):
+    for ours, theirs in zip(run_mixing("triton", F32, x, nets, options), table):
         assert (ours - theirs).abs().max() <= 1e-5 * theirs.abs().max()
 
 
@@ -239,9 +198,9 @@ def check_packed_utterances(form):
 def check_what_stands_in_padding_is_never_read(form):
     x, nets, options = random_case(3, 5, 24, 2, F32)
     mask = options["key_padding_mask"]
-    clean = run("triton", F32, x, nets, options)
+    clean = run_mixing("triton", F32, x, nets, options)
     x = x.masked_fill(mask[..., None], float("nan"))
-    dirty = run("triton", F32, x, nets, options)
+    dirty = run_mixing("triton", F32, x, nets, options)
     assert all(map(torch.equal, clean, dirty))
     assert (clean[0][mask] == 0).all()
     assert (clean[1][mask] == 0).all()
@@ -249,12 +208,12 @@ def check_what_stands_in_padding_is_never_read(form):
 
 def check_strided_tokens_and_masks(form):
     x, nets, options = random_case(2, 5, 24, 2, F32)
-    expected = run("triton", F32, x, nets, options)
+    expected = run_mixing("triton", F32, x, nets, options)
     for key in ("key_padding_mask", "query_padding_mask"):
         options[key] = options[key].T.contiguous().T
     options["codes"] = options["codes"].T.contiguous().T
     x = x.transpose(0, 1).contiguous().transpose(0, 1)
-    assert all(map(torch.equal, expected, run("triton", F32, x, nets, options)))
+    assert all(map(torch.equal, expected, run_mixing("triton", F32, x, nets, options)))
 
     # As convolutions leave them: of one utterance, rows are no copy of that.
     x = torch.randn(1, 24, 7).transpose(1, 2)

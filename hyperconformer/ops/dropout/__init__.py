@@ -12,7 +12,6 @@ import torch.nn.functional as F
 
 from hyperconformer.ops.backend import takes_kernels
 from hyperconformer.ops.dropout import cpp_path, torch_path
-from hyperconformer.ops.dropout.reference import kept_elements
 
 STEPS = 1 << 16
 
@@ -64,4 +63,7 @@ def _kept(x, seed, zeroed):
     ones = torch.ones(x.shape)
     if takes_kernels(lambda: cpp_path.unsupported_reason(ones)):
         return cpp_path.dropout(ones, seed, zeroed, 1.0, None)
+    # Imported late: a machine with a GPU may have no NumPy.
+    from hyperconformer.ops.dropout.reference import kept_elements
+
     return torch.from_numpy(kept_elements(x.numel(), seed, zeroed)).view(x.shape)
