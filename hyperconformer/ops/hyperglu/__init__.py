@@ -85,7 +85,7 @@ def hyperglu(
         ``HYPERCONFORMER_BACKEND`` where it is set, else "triton" on devices of
         compute capability 8.0 or 9.0 if the kernels take the arguments, and "torch"
         elsewhere, which is "reference" for what only the dense form does. The kernels
-        take causal offset layout, heads of width 32 at most (64 in half precision),
+        take causal offset layout, heads of width 64 at most (128 in half precision),
         mixings of rank 16 at most, and no float64.
 
     Returns
