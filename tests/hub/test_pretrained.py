@@ -12,9 +12,14 @@ from hyperconformer.transcribe.offline import ASR
 
 @pytest.fixture
 def audio(tmp_path):
-    """A file of noise, and its samples as they are read back."""
-    path = tmp_path / "noise.wav"
-    soundfile.write(path, 0.1 * torch.randn(24000).numpy(), 16000)
+    """A file of noise between pauses, and its samples as they are read back.
+
+    SpeechBrain puts no silence before and after speech that touches an edge.
+    """
+    path, noise = tmp_path / "noise.wav", 0.1 * torch.randn(24000)
+    noise[:2000] *= 0.01
+    noise[-2000:] *= 0.01
+    soundfile.write(path, noise.numpy(), 16000)
     return str(path), torch.from_numpy(soundfile.read(path, dtype="float32")[0])
 
 
