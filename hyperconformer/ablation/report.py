@@ -265,8 +265,8 @@ def _rule(ablation, tests):
         f"difference. The claim is that an arm's {ablation.metric} is {bound}. It "
         "holds, or does not hold, if the mean difference lies on that side of the "
         f"bound and a paired t-test against the bound gives p < {ALPHA:g}; else it is "
-        f"undecided. Both p are two-sided, with Holm's correction for {tests} "
-        "comparisons. The intervals are not corrected."
+        "undecided. Both p are two-sided, with Holm's correction for the number of "
+        f"comparisons, {tests}. The intervals are not corrected."
     )
 
 

@@ -82,7 +82,7 @@ def test_arms_are_compared_seed_by_seed():
     ]
     assert found["hypermixing"][6] == "holds (p < 0.001)"
     assert found["summary_mixing"][6] == "does not hold (p < 0.001)"
-    assert "below the baseline's" in words and "3 comparisons" in words
+    assert "below the baseline's" in words and "comparisons, 3." in words
 
 
 def test_the_margin_moves_the_claim_and_not_the_difference():

@@ -20,7 +20,9 @@ RECORDED = pathlib.Path(__file__).parent / "recorded_mixers_row.json"
 SHIPPED = sorted((ROOT / "hparams/ablations").glob("*.yaml"))
 WITHOUT = [p for p in SHIPPED if not (ROOT / "docs/ablations" / p.stem).is_dir()]
 
-# Relative. The same processor and instructions give every digit again.
+# Relative. The same processor and instructions give every digit again; with SSE instead
+# of AVX2 kernels (ATEN_CPU_CAPABILITY=default) 400 updates end at 1.36417 where 1.36320
+# is recorded, 7e-4 off. The next arm of the table is 3e-2 away.
 LOSS_TOLERANCE = 1e-2
 
 
@@ -53,13 +55,10 @@ def test_every_planned_run_has_its_row(path):
     assert len(table) == len(ablation.arms()) * trials * len(ablation.seeds)
 
 
-def train_again(row, folder, max_updates):
-    """Run a row's command, perhaps for fewer updates, on one CPU thread."""
+def train_again(row, folder):
+    """Run a row's command on one CPU thread; what it measured on the test set."""
     python, *arguments, place = shlex.split(row["command"])
     assert python == "python" and place.startswith("--output_folder=")
-    updates = f"--max_updates={row['updates']}"
-    assert arguments.count(updates) == 1
-    arguments[arguments.index(updates)] = f"--max_updates={max_updates}"
     ended = subprocess.run(
         [
             *(sys.executable, *arguments),
@@ -78,30 +77,36 @@ def train_again(row, folder, max_updates):
     assert ended.returncode == 0, ended.stderr
     results = json.loads((folder / "results.json").read_text())
     assert results["parameters"] == int(row["parameters"])
-    assert results["updates"] == max_updates
+    assert results["updates"] == int(row["updates"])
     return results["splits"]["test"]
 
 
-def seeds_of_hypermixing():
-    return [r for r in rows("mixers") if r["attention_type"] == "hypermixing"]
-
-
-@pytest.mark.slow
-def test_a_shipped_row_begins_as_recorded(tmp_path):
-    """A shorter schedule of the command that stands in the table of mixers."""
-    recorded = json.loads(RECORDED.read_text())
-    measured = train_again(seeds_of_hypermixing()[0], tmp_path, recorded["updates"])
-    assert measured["loss"] == pytest.approx(recorded["loss"], rel=LOSS_TOLERANCE)
+def rows_of_hypermixing(name):
+    return [row for row in rows(name) if row["attention_type"] == "hypermixing"]
 
 
 @pytest.mark.slow
 def test_a_shipped_row_comes_out_again(tmp_path):
+    """The command that stands in the table of mixers, after 400 updates."""
+    (row,) = rows_of_hypermixing("mixers")
+    measured = train_again(row, tmp_path)
+    # The table's own loss is of earlier code: other features, other draws of dropout.
+    recorded = json.loads(RECORDED.read_text())
+    assert measured["loss"] == pytest.approx(recorded["loss"], rel=LOSS_TOLERANCE)
+
+
+@pytest.mark.slow
+def test_a_trained_row_comes_out_again(tmp_path):
     """To its end, where rounding acts as another seed does: within what seeds vary."""
-    table = seeds_of_hypermixing()
-    errors = [float(row["WER"]) for row in table]
-    assert len(errors) == 5
-    measured = train_again(table[0], tmp_path, int(table[0]["updates"]))["WER"]
-    # The 99 % prediction interval of one more run.
-    quantile = stats.t.ppf(0.995, len(errors) - 1)
-    width = quantile * statistics.stdev(errors) * math.sqrt(1 + 1 / len(errors))
-    assert measured == pytest.approx(statistics.fmean(errors), abs=width)
+    table = rows("mixers_trained")
+    errors = {
+        mixer: [float(row["WER"]) for row in table if row["attention_type"] == mixer]
+        for mixer in ("hypermixing", "RoPEMHA")
+    }
+    ours = errors["hypermixing"]
+    measured = train_again(rows_of_hypermixing("mixers_trained")[0], tmp_path)["WER"]
+    # The 99 % prediction interval of one more run; the arms vary alike.
+    deviation = math.sqrt(statistics.fmean(map(statistics.variance, errors.values())))
+    quantile = stats.t.ppf(0.995, sum(map(len, errors.values())) - len(errors))
+    width = quantile * deviation * math.sqrt(1 + 1 / len(ours))
+    assert measured == pytest.approx(statistics.fmean(ours), abs=width)
