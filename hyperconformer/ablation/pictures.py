@@ -5,6 +5,9 @@ import math
 from hyperconformer.core.extras import import_pyplot
 from hyperconformer.evaluation.plots import read_train_log
 
+# Metrics in percent; their differences are points.
+PERCENT = ("WER", "CER")
+
 # Measure of a length to its title, its factor to the unit and how it is printed.
 LENGTH_MEASURES = {
     "forward_s": ("Forward, ms", 1e3, "{:.1f}"),
@@ -12,24 +15,44 @@ LENGTH_MEASURES = {
     "kept_bytes": ("Kept for the backward pass, MB", 2**-20, "{:.1f}"),
 }
 
+# The same for what an arm costs.
+COST_MEASURES = {
+    "macs_per_audio_s": ("million multiply-adds for a second of speech", 1e-6),
+    "train_s": ("seconds of training", 1.0),
+}
+
 
 def plot_cost(points, metric, picture):
-    """An error rate against multiply-adds, an arm a point.
+    """An error rate against multiply-adds and against training time, an arm a point.
 
     Arguments
     ---------
-    points : list of (str, float, float)
-        Arm, multiply-adds for a second of speech, error rate.
+    points : list of (str, dict, float, (float, float))
+        Arm, its measures named in :data:`COST_MEASURES`, its error rate, and the
+        error's interval over seeds; not a number for a single seed.
     metric : str
         What the error rate is.
     picture : str or pathlib.Path
         Where the PNG goes.
     """
-    figure, (axes,) = _figure(1)
-    for (name, macs, error), style in zip(points, _styles(len(points))):
-        axes.plot([macs / 1e6], [error], linestyle="none", label=name, **style)
-    axes.set(xlabel="million multiply-adds for a second of speech", ylabel=metric)
-    _finish(figure, [axes], picture)
+    figure, all_axes = _figure(len(COST_MEASURES))
+    for axes, (measure, (title, scale)) in zip(all_axes, COST_MEASURES.items()):
+        for (name, costs, error, (low, high)), style in zip(
+            points, _styles(len(points))
+        ):
+            if costs.get(measure) is None:
+                continue
+            axes.errorbar(
+                [costs[measure] * scale],
+                [error],
+                [[error - low], [high - error]],
+                linestyle="none",
+                fillstyle="none",  # so that points that coincide are seen
+                label=name,
+                **style,
+            )
+        axes.set(xlabel=title, ylabel=_with_unit(metric))
+    _finish(figure, all_axes, picture)
 
 
 def plot_curves(logs, metric, picture):
@@ -54,7 +77,7 @@ def plot_curves(logs, metric, picture):
             points = min(map(len, [*curves, updates]))
             mean = [sum(values) / len(curves) for values in zip(*curves)][:points]
             axes.plot(updates[:points], mean, label=arm, **style)
-            axes.set(xlabel="updates", ylabel=f"validation {name}")
+            axes.set(xlabel="updates", ylabel=f"validation {_with_unit(name)}")
     _finish(figure, all_axes, picture)
 
 
@@ -78,7 +101,7 @@ def plot_axis(lines, axis, metric, picture):
         (line,) = axes.plot(places, means, label=name, **style)
         for place, values in points:
             axes.plot([place] * len(values), values, ".", color=line.get_color())
-    axes.set(xlabel=axis, ylabel=metric)
+    axes.set(xlabel=axis, ylabel=_with_unit(metric))
     places = sorted({place for points in lines.values() for place, _ in points})
     if places[0] > 0 and places[-1] / places[0] > 4:
         axes.set_xscale("log", base=2)
@@ -101,7 +124,7 @@ def plot_search(curves, metric, picture):
     figure, (axes,) = _figure(1)
     for (name, curve), style in zip(curves.items(), _styles(len(curves))):
         axes.plot(range(1, len(curve) + 1), curve, label=name, **style)
-    axes.set(xlabel="trials", ylabel=f"expected best validation {metric}")
+    axes.set(xlabel="trials", ylabel=f"expected best validation {_with_unit(metric)}")
     axes.xaxis.get_major_locator().set_params(integer=True)
     _finish(figure, [axes], picture)
 
@@ -131,6 +154,10 @@ def plot_lengths(lengths, picture):
             axes.set_xticks(places, [f"{place:g}" for place in places])
             axes.set_xticks([], minor=True)
     _finish(figure, all_axes, picture)
+
+
+def _with_unit(metric):
+    return f"{metric} (%)" if metric in PERCENT else metric
 
 
 def _figure(columns):

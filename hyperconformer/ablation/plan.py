@@ -63,6 +63,7 @@ class Ablation:
     budget: dict = dataclasses.field(default_factory=dict)
     metric: str = "WER"
     baseline: dict | None = None
+    margin: float = 0.0
     search: Search | None = None
 
     def arms(self):
@@ -222,6 +223,11 @@ def read_ablation(path):
                 raise ValueError(
                     f"{path}: {label({**arm, **point})}: {error}"
                 ) from error
+    if not (_is_number(ablation.margin) and 0 <= ablation.margin < math.inf):
+        raise ValueError(
+            f"{path}: margin must be a number from 0 on, in the unit of "
+            f"{ablation.metric}, got {ablation.margin!r}"
+        )
     if ablation.baseline is not None and all(
         ablation.baseline_of(arm) is None for arm in arms
     ):

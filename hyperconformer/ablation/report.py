@@ -7,7 +7,15 @@ import statistics
 
 from hyperconformer.ablation import pictures
 from hyperconformer.ablation.plan import label
-from hyperconformer.ablation.statistics import expected_best, read_errors
+from hyperconformer.ablation.statistics import (
+    ALPHA,
+    expected_best,
+    holm,
+    mean_interval,
+    paired_p,
+    read_errors,
+    verdict,
+)
 from hyperconformer.evaluation.bootstrap import error_rate_difference
 
 # Column of a row to its heading in the table and how a value is printed there.
@@ -19,6 +27,7 @@ COLUMNS = {
     "word perplexity": ("word perplexity", "{:.2f}"),
     "parameters": ("parameters", "{:,.0f}"),
     "macs_per_audio_s": ("multiply-adds / s of speech", "{:,.0f}"),
+    "train_s": ("training, s", "{:.0f}"),
     "updates_per_s": ("updates / s", "{:.2f}"),
     "times_real_time": ("x real time", "{:.0f}"),
     "peak_memory_mb": ("memory, MB", "{:.0f}"),
@@ -59,7 +68,7 @@ def write_report(ablation, planned, store, folder):
     done = [row for row in rows if row["status"] == "done"]
     parts = [f"# {ablation.name}", ablation.about.strip(), _state(ablation, rows)]
     if done:
-        parts.append(table(ablation, done, store))
+        parts += [table(ablation, done, store), seed_table(ablation, done)]
         parts += [
             f"![{title}]({file})"
             for title, file in _draw(ablation, done, store, folder).items()
@@ -100,7 +109,7 @@ def write_csv(rows, path):
         flat = {
             "run": row["run"].key,
             **row["arm"],
-            "seed": row["run"].overrides["seed"],
+            "seed": _seed(row),
         }
         # Overrides stand in the command; what is no number or word needs no column.
         flat.update(
@@ -181,6 +190,102 @@ def table(ablation, rows, store):
     return "\n".join("| " + " | ".join(cells) + " |" for cells in lines)
 
 
+def seed_table(ablation, rows):
+    """A Markdown table of means over seeds, paired differences, tests and verdicts.
+
+    Arguments
+    ---------
+    ablation : hyperconformer.ablation.plan.Ablation
+        What was varied.
+    rows : list of dict
+        Those that are done.
+
+    Returns
+    -------
+    str
+        With the rule before it; empty if no arm has two seeds, or with a search.
+    """
+    metric, margin = ablation.metric, ablation.margin
+    arms = {
+        label(arm): {_seed(row): row[metric] for row in members if metric in row}
+        for arm, members in group(rows)
+    }
+    arms = {name: errors for name, errors in arms.items() if len(errors) > 1}
+    if not arms or ablation.search is not None:
+        return ""
+    differences = _differences_by_seed(ablation, arms)
+    p_equal, p_claim = (
+        dict(zip(differences, holm([paired_p(d, at) for d in differences.values()])))
+        for at in (0.0, margin)
+    )
+    form = "{:.2f}" if metric in pictures.PERCENT else COLUMNS[metric][1]
+    headings = ["arm", "seeds", COLUMNS[metric][0], "95 % interval"]
+    if differences:
+        headings += ["minus baseline", "95 % interval", "p", "claim"]
+    lines = [headings, ["---"] + ["---:"] * (len(headings) - 1)]
+    for name, by_seed in sorted(arms.items(), key=lambda arm: _mean_of(arm[1])):
+        errors = list(by_seed.values())
+        cells = [name, str(len(errors)), *_mean_cells(errors, form)]
+        if name in differences:
+            claim = verdict(differences[name], p_claim[name], margin)
+            cells += _mean_cells(differences[name], form.replace(":", ":+"))
+            cells += [_p_cell(p_equal[name]), f"{claim} (p {_p_cell(p_claim[name])})"]
+        lines.append(cells + [""] * (len(headings) - len(cells)))
+    body = "\n".join("| " + " | ".join(cells) + " |" for cells in lines)
+    return f"{_rule(ablation, len(differences))}\n\n{body}"
+
+
+def _differences_by_seed(ablation, arms):
+    """Each arm's errors minus its baseline's, for the seeds that both have.
+
+    Of fewer than two seeds nothing is to be said.
+    """
+    differences = {}
+    for arm in ablation.arms():
+        other = ablation.baseline_of(arm)
+        if other in (None, arm):
+            continue
+        ours, theirs = arms.get(label(arm), {}), arms.get(label(other), {})
+        paired = [ours[seed] - theirs[seed] for seed in ours if seed in theirs]
+        if len(paired) > 1:
+            differences[label(arm)] = paired
+    return differences
+
+
+def _rule(ablation, tests):
+    """How the intervals and verdicts of :func:`seed_table` come about."""
+    if not tests:
+        return "Over seeds: means with t intervals."
+    bound = "below the baseline's"
+    if ablation.margin:
+        bound = f"at most {ablation.margin:g} above the baseline's"
+        bound += ", in points" if ablation.metric in pictures.PERCENT else ""
+    return (
+        "Over seeds: means with t intervals; differences are paired by seed. p: no "
+        f"difference. The claim is that an arm's {ablation.metric} is {bound}. It "
+        "holds, or does not hold, if the mean difference lies on that side of the "
+        f"bound and a paired t-test against the bound gives p < {ALPHA:g}; else it is "
+        "undecided. Both p are two-sided, with Holm's correction for the number of "
+        f"comparisons, {tests}. The intervals are not corrected."
+    )
+
+
+def _mean_cells(values, form):
+    low, high = mean_interval(values)
+    return [
+        form.format(statistics.fmean(values)),
+        f"{form.format(low)} to {form.format(high)}",
+    ]
+
+
+def _p_cell(p_value):
+    return "< 0.001" if p_value < 0.001 else f"{p_value:.3f}"
+
+
+def _seed(row):
+    return row["run"].overrides["seed"]
+
+
 def _shown(value):
     """A setting as a reader wants it; the results file has every digit."""
     return f"{value:.4g}" if isinstance(value, float) else str(value)
@@ -205,6 +310,10 @@ def _cell(members, name):
     return cell
 
 
+def _mean_of(by_seed):
+    return statistics.fmean(by_seed.values())
+
+
 def _mean(members, name, missing):
     values = [row[name] for row in members if row.get(name) is not None]
     return statistics.fmean(values) if values else missing
@@ -212,12 +321,8 @@ def _mean(members, name, missing):
 
 def _difference(members, baseline, store, unit):
     """Over the seeds that both have; of the baseline itself nothing is to be said."""
-    by_seed = {row["run"].overrides["seed"]: row for row in baseline}
-    pairs = [
-        (row, by_seed[row["run"].overrides["seed"]])
-        for row in members
-        if row["run"].overrides["seed"] in by_seed
-    ]
+    by_seed = {_seed(row): row for row in baseline}
+    pairs = [(row, by_seed[_seed(row)]) for row in members if _seed(row) in by_seed]
     if not pairs:
         return ""
     if any(row["run"].key == other["run"].key for row, other in pairs):
@@ -318,7 +423,12 @@ def _draw(ablation, rows, store, folder):
     metric = ablation.metric
     measured = [(arm, found) for arm, found in group(rows) if metric in found[0]]
     costs = [
-        (label(arm), _mean(found, "macs_per_audio_s", None), _mean(found, metric, None))
+        (
+            label(arm),
+            {name: _mean(found, name, None) for name in pictures.COST_MEASURES},
+            _mean(found, metric, None),
+            mean_interval([row[metric] for row in found]),
+        )
         for arm, found in measured
         if "macs_per_audio_s" in found[0]
     ]

@@ -144,6 +144,8 @@ def test_the_baseline_differs_in_what_it_names_alone(write):
         ("metric: wer", "unknown metric 'wer'"),
         ("metric: word perplexity", "unknown metric 'word perplexity'"),
         ("set: {task: language_model}", "unknown metric 'WER'.*token perplexity"),
+        ("margin: -1", "margin must be a number from 0 on, in the unit of WER"),
+        ("margin: wide", "margin must be a number"),
         ("seeds: []", "seeds must be whole numbers"),
         ("seeds: 3", "seeds must be a list"),
         ("seeds: [1, one]", "seeds must be whole numbers"),
