@@ -106,7 +106,10 @@ def parse(arguments):
         prog="python -m benchmarks gpu", description=__doc__
     )
     parser.add_argument(
-        "--device", choices=("cuda", "cpu"), default="cuda", help="what is measured"
+        "--device",
+        choices=("cuda", "cpu"),
+        default="cuda",
+        help="the device to measure",
     )
     parser.add_argument(
         "--results",

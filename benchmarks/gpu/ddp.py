@@ -1,4 +1,4 @@
-"""Training on two devices: gradients equal those of one, and what it gains.
+"""Data-parallel training on two devices: its gradients and speed beside one device.
 
 The second half of this module runs under ``torchrun``, once a device.
 """
@@ -42,7 +42,7 @@ def list_cases(settings, end):
 
 
 def measure_processes(model, mixer, settings, end):
-    """Start the processes and yield what the first of them found.
+    """Start the processes and yield the measures of the first one.
 
     Arguments
     ---------
@@ -58,7 +58,7 @@ def measure_processes(model, mixer, settings, end):
     Failed
         If gradients differ.
     RuntimeError
-        If the processes fail; the message is the end of what they printed.
+        If the processes fail. The message is the first error that they printed.
     """
     with tempfile.TemporaryDirectory() as folder:
         found = pathlib.Path(folder) / "found.json"

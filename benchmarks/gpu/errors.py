@@ -20,11 +20,11 @@ from hyperconformer.ops.hypermixing import (
 F32, F64 = torch.float32, torch.float64
 
 SLACK = 1e-5
-"""Added to what is allowed: torch may be exact where there is one token alone."""
+"""Added to the allowed error: with a single token, torch may be exact."""
 
 
 def compare(got, peer, exact):
-    """Errors of tensors, and what they may be.
+    """The errors of tensors, and the errors that are allowed.
 
     Arguments
     ---------

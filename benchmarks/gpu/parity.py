@@ -137,7 +137,7 @@ def judge(errors):
     Raises
     ------
     Failed
-        If an error is above what is allowed, or no number.
+        If an error is larger than allowed, or not a number.
     """
     relative = [error / max(size, 1e-30) for error, _, size in errors]
     over = [error / allowed for error, allowed, _ in errors]

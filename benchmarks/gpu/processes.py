@@ -26,7 +26,7 @@ def call_in_process(function, *arguments):
     Raises
     ------
     RuntimeError
-        If there is none; the message is that of the function's error.
+        If the function fails. The message is the function's error.
     """
     receiver, sender = FORK.Pipe(duplex=False)
 

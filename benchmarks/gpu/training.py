@@ -196,7 +196,7 @@ def _step(model, name, count, seconds, settings):
 
 
 def _compile(model, name, count, seconds, settings):
-    """Yield what compiling takes, what it gains, and how far the outputs differ."""
+    """Yield the time to compile, the gain, and the difference of the outputs."""
     trainee, _ = make_trainee(model, name, count, seconds, settings.device)
     encoder = trainee.encoder
     eager = time_call(trainee.update, settings.device, settings.quick)

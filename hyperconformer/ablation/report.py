@@ -187,7 +187,7 @@ def table(ablation, rows, store):
             baseline = by_arm.get(label(other), []) if other is not None else []
             cells.insert(len(names) + 2, _difference(members, baseline, store, unit))
         lines.append(cells)
-    return "\n".join("| " + " | ".join(cells) + " |" for cells in lines)
+    return _table_of(lines)
 
 
 def seed_table(ablation, rows):
@@ -231,8 +231,13 @@ def seed_table(ablation, rows):
             cells += _mean_cells(differences[name], form.replace(":", ":+"))
             cells += [_p_cell(p_equal[name]), f"{claim} (p {_p_cell(p_claim[name])})"]
         lines.append(cells + [""] * (len(headings) - len(cells)))
-    body = "\n".join("| " + " | ".join(cells) + " |" for cells in lines)
+    body = _table_of(lines)
     return f"{_rule(ablation, len(differences))}\n\n{body}"
+
+
+def _table_of(lines):
+    """Markdown of lines of cells, headings and ruler included."""
+    return "\n".join("| " + " | ".join(cells) + " |" for cells in lines)
 
 
 def _differences_by_seed(ablation, arms):
@@ -372,7 +377,7 @@ def _search_table(ablation, rows):
     for name, curve in curves.items():
         cells = [f"{curve[n - 1]:.1f}" if n <= len(curve) else "" for n in budgets]
         lines.append([name, *cells])
-    body = "\n".join("| " + " | ".join(cells) + " |" for cells in lines)
+    body = _table_of(lines)
     return f"Expected best {ablation.metric} on the validation set:\n\n{body}"
 
 
@@ -412,7 +417,7 @@ def _length_table(rows):
             found = {p["audio_s"]: p[name] * scale for p in row["against_length"]}
             cells = [form.format(found[s]) if s in found else "" for s in lengths]
             lines.append([label(row["arm"]), *cells])
-        body = "\n".join("| " + " | ".join(cells) + " |" for cells in lines)
+        body = _table_of(lines)
         parts.append(f"{title}:\n\n{body}")
     return "\n\n".join(parts)
 

@@ -387,6 +387,7 @@ class MultiHeadHyperMixing(TokenMixer):
         seen = state["frames_seen"][:, None] + F.pad(real.cumsum(1), (1, 0))
         before = seen[:, :-1].flatten()
         self.check_inputs(windows, hidden, chunk, state)
+        self._check_state(state, chunk)
         frames_of_step(windows, hidden, before, own)
         codes = self._codes_from(before, x.shape[2])
         out, sums = chunked.hypermixing_look_ahead(
@@ -403,6 +404,16 @@ class MultiHeadHyperMixing(TokenMixer):
         y = _normalise(out, self.layer_norm).to(x.dtype)
         return y, {"frames_seen": seen[:, -1], "sums": sums}
 
+    @staticmethod
+    def _check_state(state, chunk):
+        """Refuse a state that was made for another rule."""
+        expected, got = chunked.past_length(chunk), state["sums"].shape[1]
+        if expected != got:
+            raise ValueError(
+                f"a state with sums of {expected} chunks is needed for {chunk}, "
+                f"got one with {got}: make it with init_state(chunk=...)"
+            )
+
     def _codes_from(self, seen, frames):
         """(B, T, D) codes of the next frames, by each stream's own clock, or None.
 
@@ -414,12 +425,7 @@ class MultiHeadHyperMixing(TokenMixer):
         return sinusoids(position, self.d_model)
 
     def _step(self, x, padding_mask, chunk, state):
-        expected, got = chunked.past_length(chunk), state["sums"].shape[1]
-        if expected != got:
-            raise ValueError(
-                f"a state with sums of {expected} chunks is needed for {chunk}, "
-                f"got one with {got}: make it with init_state(chunk=...)"
-            )
+        self._check_state(state, chunk)
         seen = state["frames_seen"]
         new = frames_of_step(x, padding_mask, seen, chunk)
         codes = self._codes_from(seen, x.shape[1])

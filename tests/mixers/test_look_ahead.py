@@ -144,6 +144,15 @@ def test_gradients_reach_every_frame_that_is_seen(form, rule):
     )
 
 
+def test_a_state_of_another_rule_is_refused():
+    mixer, x = make("hypermixing"), frames("hypermixing", 1, 7, D)
+    state = mixer.init_state(1, chunk=ChunkRule(4, left_chunks=2))
+    with pytest.raises(
+        ValueError, match="sums of 1 chunks is needed .* got one with 2"
+    ):
+        mixer.look_ahead(x[:, None], chunk=ChunkRule(4, right_frames=3), state=state)
+
+
 @every_look_ahead
 def test_the_plain_call_refuses_right_frames(form, rule):
     mixer, x = make(form), frames(FORMS[form][0], 1, T, D)

@@ -48,22 +48,14 @@ def hypermixing_in_chunks(
     computes the rest again: for tokens of head width d, ``1 + 2 d / C`` times the
     input.
     """
-    dtype = torch.promote_types(x.dtype, torch.float32)
-    _, _, g1, c1 = key_hypernet.to(dtype)
-    f2, b2, g2, c2 = query_hypernet.to(dtype)
     if chunk is not None:
         chunk.check_no_look_ahead()
     size = x.shape[1] if chunk is None else min(x.shape[1], chunk.chunk_frames)
     with torch.autocast(x.device.type, enabled=False):
         sums, counts = _sums_of_chunks(x, key_hypernet, size, codes, padding_mask)
         sums, past = visible_sums(sums, counts, chunk, decay, normalize, past)
-        generate_ = generate if is_recorded() else Generate.apply
-        mixture = generate_(
-            sums.flatten(2, 3), _with_biases(g1, c1), _with_biases(g2, c2)
-        )
-        return computed_again(
-            _expand, x, f2, b2, mixture, size, codes, padding_mask
-        ), past
+        nets = key_hypernet, query_hypernet
+        return _read(x, sums, *nets, size, codes, padding_mask), past
 
 
 def hypermixing_look_ahead(
@@ -115,27 +107,17 @@ def hypermixing_look_ahead(
         )
         return (_with_counts(sums, counts) if normalize else sums), counts
 
-    batch, chunks, width, _ = x.shape
-    dtype = torch.promote_types(x.dtype, torch.float32)
-    _, _, g1, c1 = key_hypernet.to(dtype)
-    f2, b2, g2, c2 = query_hypernet.to(dtype)
+    _, chunks, width, _ = x.shape
     with torch.autocast(x.device.type, enabled=False):
         sums, counts = part(0, chunk.chunk_frames)
         sums, past = _visible_sums(sums, counts, chunk, _factor(decay, chunk), past)
         if width > chunk.chunk_frames:
             sums = sums + part(chunk.chunk_frames, width)[0]
-        if normalize:
-            sums = _divided(sums)
-        generate_ = generate if is_recorded() else Generate.apply
-        mixture = generate_(
-            sums.flatten(2, 3), _with_biases(g1, c1), _with_biases(g2, c2)
-        )
-        out = computed_again(
-            _expand,
+        out = _read(
             x.flatten(1, 2),
-            f2,
-            b2,
-            mixture,
+            _divided(sums) if normalize else sums,
+            key_hypernet,
+            query_hypernet,
             width,
             None if codes is None else codes.flatten(1, 2),
             None if padding_mask is None else padding_mask.flatten(1),
@@ -275,6 +257,16 @@ def _sums_of_chunks(x, key_hypernet, size, codes, mask):
     counts = real_frames(x, mask, size)
     sums = computed_again(_reduce, x, f1, b1, c1 is not None, size, codes, mask)
     return sums.unflatten(2, counts.shape), counts
+
+
+def _read(x, sums, key_hypernet, query_hypernet, size, codes, mask):
+    """What the tokens of each chunk read of its sums (H, R, B, N, d), (B, T, D)."""
+    dtype = torch.promote_types(x.dtype, torch.float32)
+    _, _, g1, c1 = key_hypernet.to(dtype)
+    f2, b2, g2, c2 = query_hypernet.to(dtype)
+    generate_ = generate if is_recorded() else Generate.apply
+    mixture = generate_(sums.flatten(2, 3), _with_biases(g1, c1), _with_biases(g2, c2))
+    return computed_again(_expand, x, f2, b2, mixture, size, codes, mask)
 
 
 def _with_counts(sums, counts):
