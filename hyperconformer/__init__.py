@@ -59,6 +59,7 @@ if TYPE_CHECKING:  # Type checkers and editors cannot follow __getattr__.
     from hyperconformer.training.augment import RandomGain as RandomGain
     from hyperconformer.training.augment import SpeedPerturb as SpeedPerturb
     from hyperconformer.training.augment import Telephone as Telephone
+    from hyperconformer.training.augment import TimeMask as TimeMask
     from hyperconformer.training.augment import VocalTractWarp as VocalTractWarp
     from hyperconformer.training.chunks import ChunkSampler as ChunkSampler
     from hyperconformer.training.phones import PhoneCTC as PhoneCTC
@@ -103,6 +104,7 @@ _PUBLIC = {
     "StreamingASR": "transcribe.streaming",
     "StreamingModel": "transcribe.streaming",
     "Telephone": "training.augment",
+    "TimeMask": "training.augment",
     "TokenMixer": "mixers.base",
     "Transducer": "model.transducer",
     "TransducerSearcher": "search.transducer",

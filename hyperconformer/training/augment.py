@@ -5,6 +5,7 @@ from collections.abc import Sequence
 
 import torch
 import torchaudio
+from speechbrain.augment.freq_domain import SpectrogramDrop
 from torch import nn
 
 
@@ -130,6 +131,49 @@ class Telephone(nn.Module):
         heard = torchaudio.functional.mu_law_decoding(sent, self.LEVELS)
         wide = torchaudio.functional.resample(heard, self.RATE_HZ, self.sample_rate_hz)
         return wide[:, : wavs.shape[1]]
+
+
+class TimeMask(nn.Module):
+    """Mask stretches of time; "SpecAugment", Park et al., Interspeech 2019, section 2.
+
+    SpeechBrain's ``SpectrogramDrop`` lacks the paper's bound p: no mask is wider than
+    a share of the frames. Without it, a single short word is masked whole.
+
+    Arguments
+    ---------
+    frames : int
+        Masks have 1 to ``frames`` - 1 frames, drawn for each utterance.
+    count : int
+        Masks of an utterance; they may overlap.
+    largest_share : float
+        Bound of a mask's width, as a share of the batch's frames, in (0, 1].
+
+    Raises
+    ------
+    ValueError
+        If ``frames`` is below 2, ``count`` is negative, or the share is outside (0, 1].
+
+    Example
+    -------
+    >>> masked = TimeMask(30, 2, 0.2)(torch.ones(8, 50, 80))
+    >>> bool(masked[..., 0].sum(1).min() >= 50 - 2 * 9)
+    True
+    """
+
+    def __init__(self, frames: int, count: int, largest_share: float = 1.0):
+        super().__init__()
+        if frames < 2 or count < 0 or not 0 < largest_share <= 1:
+            raise ValueError(
+                "time masks need frames >= 2, a count >= 0 and a share in (0, 1], got "
+                f"{frames}, {count}, {largest_share}"
+            )
+        self.frames, self.count, self.largest_share = frames, count, largest_share
+
+    def forward(self, features: torch.Tensor) -> torch.Tensor:
+        """Map (B, T, F) features, mean 0, to the same with zeros, in place."""
+        widest = int(self.largest_share * features.shape[1])
+        frames = max(2, min(self.frames, widest))
+        return SpectrogramDrop(1, frames, self.count, self.count)(features)
 
 
 class VocalTractWarp(nn.Module):

@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+from speechbrain.augment.freq_domain import SpectrogramDrop
 from speechbrain.augment.time_domain import SpeedPerturb as StockSpeedPerturb
 from speechbrain.lobes.features import Fbank
 
@@ -9,6 +10,7 @@ from hyperconformer.training.augment import (
     RandomGain,
     SpeedPerturb,
     Telephone,
+    TimeMask,
     VocalTractWarp,
 )
 
@@ -88,6 +90,28 @@ def test_impossible_telephones_are_refused():
         Telephone(1.5, 16000)
     with pytest.raises(ValueError, match="8000 Hz or more, got 4000"):
         Telephone(0.5, 4000)
+
+
+def test_a_short_utterance_is_not_masked_whole():
+    for frames, share, most in ((400, 1.0, 2 * 29), (400, 0.05, 2 * 19), (40, 0.2, 14)):
+        masked = TimeMask(30, 2, share)(torch.ones(200, frames, 5))
+        lost = (masked[..., 0] == 0).sum(1)
+        assert 0.7 * most < lost.max() <= most
+        assert masked[..., 0].equal(masked[..., 4])  # all filters of a frame
+
+
+def test_time_masks_without_a_bound_are_speechbrains():
+    features = torch.randn(4, 100, 8)
+    torch.manual_seed(0)
+    expected = SpectrogramDrop(1, 20, 2, 2)(features.clone())
+    torch.manual_seed(0)
+    assert TimeMask(20, 2)(features.clone()).equal(expected)
+
+
+@pytest.mark.parametrize("bad", [(1, 2, 0.5), (20, -1, 0.5), (20, 2, 0.0), (20, 2, 2)])
+def test_impossible_time_masks_are_refused(bad):
+    with pytest.raises(ValueError, match="time masks need"):
+        TimeMask(*bad)
 
 
 def heard_filter(hz):
