@@ -45,8 +45,9 @@ def add_options(command):
     command.add_argument(
         "--lm",
         metavar="PATH",
-        help="language model: an ARPA file, or the output folder of `train lm`; "
-        "`none` leaves out the n-grams that a model folder holds",
+        help="language model: an ARPA file in place of the model folder's n-grams, or "
+        "the output folder of `train lm`, which rescores what they find; `none` leaves "
+        "out the n-grams",
     )
     command.add_argument(
         "--lm-weight",
@@ -118,8 +119,11 @@ def _search(options, nbest, asr):
     if nbest != 1:
         chosen["nbest"] = nbest
         chosen.setdefault("beam_size", max(BEAM, nbest))
-    ngram = _language_model(options, asr.ngram)
-    return ngram_search(ngram, asr.recognizer, **chosen)
+    if options.lm and pathlib.Path(options.lm).is_dir():
+        weight = 0.5 if options.lm_weight is None else options.lm_weight
+        chosen.update(lm_folder=options.lm, rescore_weight=weight)
+        return ngram_search(asr.ngram, asr.recognizer, **chosen)
+    return ngram_search(_ngrams(options, asr.ngram), asr.recognizer, **chosen)
 
 
 def _read_hotwords(path):
@@ -131,8 +135,8 @@ def _read_hotwords(path):
     return hotwords
 
 
-def _language_model(options, ngram):
-    """Options of a search: the model that is named, else the model folder's."""
+def _ngrams(options, ngram):
+    """Options of a search: the n-grams that are named, else the model folder's."""
     if options.lm is None:
         if options.lm_weight is None:
             return ngram
@@ -142,6 +146,4 @@ def _language_model(options, ngram):
     if options.lm == "none":
         return {}
     weight = 0.5 if options.lm_weight is None else options.lm_weight
-    if pathlib.Path(options.lm).is_dir():
-        return {"lm_folder": options.lm, "rescore_weight": weight}
     return {"arpa": options.lm, "lm_weight": weight}

@@ -1,7 +1,6 @@
 """CTC beam search with language models and hot words, for utterances and streams."""
 
 import copy
-import dataclasses
 import math
 import os
 import pathlib
@@ -11,22 +10,20 @@ from typing import Any
 import torch
 from sentencepiece import SentencePieceProcessor
 from speechbrain.decoders.ctc import CTCBeam, CTCBeamSearcher
-from torch.nn.utils.rnn import pad_sequence
 
 from hyperconformer.core.extras import import_extra
-from hyperconformer.core.masks import lengths_to_padding_mask
 from hyperconformer.core.text import write_hotword
 from hyperconformer.core.tokens import (
     BLANK_INDEX,
-    BOS_INDEX,
     EOS_INDEX,
     NO_TEXT,
     WORD_START,
 )
 from hyperconformer.core.words import Hypothesis
-from hyperconformer.hub.folder import MAX_BYTES, NGRAM_FILE, load_model
+from hyperconformer.hub.folder import MAX_BYTES, NGRAM_FILE
 from hyperconformer.lm.ngram import HOT_LOG10, NGramScorer, train_arpa
 from hyperconformer.search.base import BeamSearch, Search, Searcher, Token
+from hyperconformer.search.rescoring import Rescorer
 
 # What the CTC beam search leaves out, in natural logarithms: tokens of a frame that are
 # less probable, and hypotheses that are worse than the best by more. SpeechBrain's
@@ -73,11 +70,9 @@ class CTCSearcher(Searcher):
         Words or phrases to favour.
     hotword_weight : float
         For each letter, in natural logarithms, at least 0.
-    lm_folder : str or pathlib.Path, optional
-        Model folder of a language model (``hparams/lm.yaml``) with the recogniser's
-        tokens.
-    rescore_weight : float
-        Weight of that model, at least 0.
+    lm_folder, rescore_weight
+        A neural language model and its weight, see
+        :class:`~hyperconformer.search.rescoring.Rescorer`.
 
     Raises
     ------
@@ -106,25 +101,21 @@ class CTCSearcher(Searcher):
         for name, weight in (
             ("lm_weight", lm_weight),
             ("hotword_weight", hotword_weight),
-            ("rescore_weight", rescore_weight),
         ):
             if not weight >= 0:
                 raise ValueError(f"{name} must be >= 0, got {weight}")
         self.beam_size, self.nbest = beam_size, nbest
         self.lm_weight, self.word_bonus = lm_weight, word_bonus
         self.hotwords, self.hotword_weight = tuple(hotwords), hotword_weight
-        self.rescore_weight = rescore_weight
         self.arpa: str | pathlib.Path | None = None
         self.search: Any = None
-        self.lm: Any = None
         if arpa is not None:
             if not pathlib.Path(arpa).is_file():
                 raise FileNotFoundError(f"no such n-gram model: {arpa}")
             self.arpa = arpa
-        self.lm_folder = lm_folder
-        if lm_folder is not None:
-            config, self.lm_tokenizer = load_model(lm_folder, ["language_model"])
-            self.lm = config["language_model"]
+        self.rescorer = (
+            None if lm_folder is None else Rescorer(lm_folder, rescore_weight)
+        )
 
     @property
     def ngram(self) -> dict[str, Any]:
@@ -151,12 +142,10 @@ class CTCSearcher(Searcher):
         Raises
         ------
         ValueError
-            If a hot word has a character that the recogniser cannot write, the
-            language model has other tokens or words in letters that the recogniser
-            cannot write, or KenLM is needed and not installed.
+            If a hot word has a character that the recogniser cannot write, the n-gram
+            model has words in letters that the recogniser cannot write, or KenLM is
+            needed and not installed.
         """
-        if self.lm is not None:
-            _require_same_tokens(tokenizer, self.lm_tokenizer, self.lm_folder)
         options, scorer = {}, None
         if self.arpa is not None and not _needs_kenlm(self.arpa):
             scorer = NGramScorer(self.arpa, self.lm_weight, self.word_bonus, tokenizer)
@@ -174,8 +163,8 @@ class CTCSearcher(Searcher):
             vocab_list=_pieces(tokenizer),
             beam_size=self.beam_size,
             # All that rescoring may choose from; merged histories would be missing.
-            topk=self.nbest if self.lm is None else self.beam_size,
-            prune_history=self.nbest == 1 and self.lm is None,
+            topk=self.nbest if self.rescorer is None else self.beam_size,
+            prune_history=self.nbest == 1 and self.rescorer is None,
             **options,
         )
         if scorer is not None:
@@ -212,27 +201,9 @@ class CTCSearcher(Searcher):
         vars(search).update(thresholds, matched={})
         return CTCSearch(tokenizer, search, self)
 
-    @torch.no_grad()
-    def rescored(self, hypotheses: list[Hypothesis]) -> list[Hypothesis]:
-        """The hypotheses with the neural language model's log-probabilities, sorted."""
-        if self.lm is None:
-            return hypotheses
-        ended = [
-            torch.tensor([*hypothesis.tokens, EOS_INDEX]) for hypothesis in hypotheses
-        ]
-        lengths = torch.tensor([len(target) for target in ended])
-        targets = pad_sequence(ended, batch_first=True)
-        begin = torch.full((len(targets), 1), BOS_INDEX)
-        real = ~lengths_to_padding_mask(lengths, targets.shape[1])
-        inputs = torch.cat([begin, targets[:, :-1]], dim=1)
-        log_probs = self.lm(inputs, real).log_softmax(-1)
-        scores = log_probs.gather(-1, targets.unsqueeze(-1)).squeeze(-1)
-        scores = self.rescore_weight * scores.masked_fill(~real, 0.0).sum(1)
-        rescored = [
-            dataclasses.replace(hypothesis, score=hypothesis.score + score)
-            for hypothesis, score in zip(hypotheses, scores.tolist())
-        ]
-        return sorted(rescored, key=lambda hypothesis: -hypothesis.score)
+    def order(self, found: list[Hypothesis]) -> list[Hypothesis]:
+        """All that a search has found, the best first."""
+        return found if self.rescorer is None else self.rescorer.rescore(found)
 
 
 class NGramSearcher(CTCSearcher):
@@ -367,7 +338,7 @@ class CTCSearch(BeamSearch):
     def finish(self) -> list[Hypothesis]:
         """The hypotheses, the best first, when no frame follows."""
         self.ended = True
-        self.found = self.searcher.rescored(self.readings())
+        self.found = self.searcher.order(self.readings())
         return self.found[: self.searcher.nbest]
 
     def partial(self) -> tuple[Sequence[Token], str]:
@@ -548,14 +519,6 @@ def _require_own_case(model, tokenizer, arpa):
 
 def _pieces(tokenizer):
     return [tokenizer.id_to_piece(token) for token in range(tokenizer.vocab_size())]
-
-
-def _require_same_tokens(tokenizer, other, lm_folder):
-    if _pieces(tokenizer) != _pieces(other):
-        raise ValueError(
-            f"the language model of {lm_folder} has other tokens than the "
-            "recogniser: train it with the recogniser's tokenizer_file"
-        )
 
 
 def _needs_kenlm(arpa):

@@ -19,7 +19,6 @@ from hyperconformer.core.words import Hypothesis
 from hyperconformer.hub.folder import load_model
 from hyperconformer.model.recognizer import Recognition, Recognizer
 from hyperconformer.search.base import Searcher
-from hyperconformer.search.ctc_beam import _require_same_tokens
 
 
 class JointSearcher(Searcher, S2STransformerBeamSearcher):
@@ -220,3 +219,14 @@ class JointSearcher(Searcher, S2STransformerBeamSearcher):
         is_end = torch.arange(self.n_out, device=log_probs.device) == EOS_INDEX
         log_probs = log_probs.masked_fill(is_last & ~is_end, self.minus_inf)
         return super()._set_eos_minus_inf_step(log_probs, step, min_decode_steps)
+
+
+def _require_same_tokens(tokenizer, other, lm_folder):
+    def pieces(one):
+        return one.id_to_piece(list(range(one.vocab_size())))
+
+    if pieces(tokenizer) != pieces(other):
+        raise ValueError(
+            f"the language model of {lm_folder} has other tokens than the "
+            "recogniser: train it with the recogniser's tokenizer_file"
+        )

@@ -22,6 +22,7 @@ from hyperconformer.core.words import Hypothesis
 from hyperconformer.lm.pronunciation import pronounce_variants
 from hyperconformer.model.recognizer import Recognizer
 from hyperconformer.search.base import BeamSearch, Search, Searcher
+from hyperconformer.search.rescoring import Rescorer
 
 # A logarithm that flashlight can add up; it orders infinite ones by chance.
 IMPOSSIBLE = -1e9
@@ -77,6 +78,9 @@ class LexiconSearcher(Searcher):
         Added for each token of a word of a hot phrase, in natural logarithms, at least
         0: of long words, more is misheard, and fewer others sound alike. Such a word is
         also at least as likely as 1 in 1000 to the n-gram model.
+    lm_folder, rescore_weight
+        A neural language model that orders the best hypotheses anew, and its weight,
+        see :class:`~hyperconformer.search.rescoring.Rescorer`.
 
     Raises
     ------
@@ -88,6 +92,8 @@ class LexiconSearcher(Searcher):
 
     # How many tokens continue a hypothesis at a frame; None = all.
     frame_tokens: ClassVar[int | None] = None
+    # How many of the best hypotheses are ordered anew.
+    rescored: ClassVar[int] = 50
 
     def __init__(
         self,
@@ -100,6 +106,8 @@ class LexiconSearcher(Searcher):
         nbest: int = 1,
         hotwords: Iterable[str] = (),
         hotword_bonus: float = 1.5,
+        lm_folder: str | pathlib.Path | None = None,
+        rescore_weight: float = 0.5,
     ):
         if not 1 <= nbest <= beam_size:
             raise ValueError(
@@ -127,6 +135,9 @@ class LexiconSearcher(Searcher):
         self.beam_size, self.beam_threshold = beam_size, beam_threshold
         self.nbest = nbest
         self.hotwords, self.hotword_bonus = tuple(hotwords), hotword_bonus
+        self.rescorer = (
+            None if lm_folder is None else Rescorer(lm_folder, rescore_weight)
+        )
         self.new_decoder: Callable[[], tuple[Any, Any]]
 
     @property
@@ -272,7 +283,16 @@ class LexiconSearcher(Searcher):
         self, found: list[Hypothesis], frames: Sequence[torch.Tensor]
     ) -> list[Hypothesis]:
         """Of all that the search has found in the frames, the ``nbest`` best."""
+        found = found[: max(self.rescored, self.nbest)]
+        if found and frames:
+            found = self.rescore(found, torch.cat([*frames]))
         return found[: self.nbest]
+
+    def rescore(
+        self, found: list[Hypothesis], frames: torch.Tensor
+    ) -> list[Hypothesis]:
+        """Order hypotheses anew by what the search did not ask."""
+        return found if self.rescorer is None else self.rescorer.rescore(found)
 
     def _alphabet(self, tokenizer):
         """How many tokens words are spelled with, and the one that ends a word."""
@@ -355,7 +375,6 @@ class PhoneSearcher(LexiconSearcher):
 
     takes: ClassVar[Literal["ctc", "encoded"]] = "encoded"
     frame_tokens: ClassVar[int | None] = 6  # of 40: most of the time is theirs
-    rescored: ClassVar[int] = 50
 
     def __init__(
         self,
@@ -384,14 +403,11 @@ class PhoneSearcher(LexiconSearcher):
             for number, phone in enumerate(recognizer.phones, BLANK_INDEX + 1)
         }
 
-    def order(
-        self, found: list[Hypothesis], frames: Sequence[torch.Tensor]
+    def rescore(
+        self, found: list[Hypothesis], frames: torch.Tensor
     ) -> list[Hypothesis]:
-        """Of all that the search has found in the frames, the ``nbest`` best."""
-        found = found[: max(self.rescored, self.nbest)]
-        if not found or not frames:
-            return found
-        letters = self.letters(torch.cat([*frames]))
+        """Order hypotheses anew by their letters, and by the neural language model."""
+        letters = self.letters(frames)
         counts = torch.tensor([len(one.tokens) for one in found])
         losses = nn.functional.ctc_loss(
             letters[:, None].expand(-1, len(found), -1),
@@ -407,7 +423,7 @@ class PhoneSearcher(LexiconSearcher):
             for one, loss in zip(found, losses.tolist())
         ]
         ordered.sort(key=lambda one: one.score, reverse=True)
-        return ordered[: self.nbest]
+        return super().rescore(ordered, frames)
 
     @torch.no_grad()
     def letters(self, frames: torch.Tensor) -> torch.Tensor:
