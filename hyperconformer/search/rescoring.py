@@ -16,7 +16,8 @@ class Rescorer(TransformerLMRescorer):
     """SpeechBrain's rescorer with a language model of :mod:`hyperconformer.lm`.
 
     The model reads texts in tokens of its own, so that one language model serves
-    recognisers of characters and of sub-words.
+    recognisers of characters and of sub-words. SpeechBrain shares the probability of
+    the padding token, which never comes, among the others.
 
     Arguments
     ---------

@@ -28,7 +28,7 @@ from hyperconformer.corpora.librispeech import SOURCE as CORPUS
 from hyperconformer.corpora.manifest import require
 from hyperconformer.transcribe.edges import with_silence
 
-SPLIT = "words-train"
+SPLIT, CHAPTER = "words-train", "words"
 SOURCES = ("train-clean-5", "train-clean-100-part", "common-voice-train", "an4-train")
 SAMPLE_RATE_HZ = 16000
 FRAME = SAMPLE_RATE_HZ // 50  # samples of which the quietest makes a boundary
@@ -126,18 +126,17 @@ def main(options):
                 failed += 1
                 continue
             speaker = utterance.speaker
-            chapter = root / SPLIT / speaker / "0"
+            chapter = root / SPLIT / speaker / CHAPTER
             for samples, text in cuts:
                 chapter.mkdir(parents=True, exist_ok=True)
-                key = f"{speaker}-0-{len(transcripts[speaker]):04d}"
+                key = f"{speaker}-{CHAPTER}-{len(transcripts[speaker]):04d}"
                 soundfile.write(
                     chapter / f"{key}.flac", samples.numpy(), SAMPLE_RATE_HZ
                 )
                 transcripts[speaker][key] = text
     for speaker, texts in transcripts.items():
-        write_transcripts(
-            root / SPLIT / speaker / "0" / f"{speaker}-0.trans.txt", texts
-        )
+        chapter = root / SPLIT / speaker / CHAPTER
+        write_transcripts(chapter / f"{speaker}-{CHAPTER}.trans.txt", texts)
     total = sum(map(len, transcripts.values()))
     print(f"{root / SPLIT}: {total} pieces, {failed} utterances could not be aligned")
 

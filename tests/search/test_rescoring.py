@@ -17,10 +17,12 @@ WORDS = "BAD CAB DAD ACE".split()
 
 
 def log_prob(model, tokenizer, text):
-    """Of one text alone, token by token, with its end."""
+    """Of one text alone, token by token, with its end, when padding cannot come."""
     tokens = [1, *tokenizer.encode(text), 2]
     with torch.no_grad():
-        log_probs = model(torch.tensor([tokens[:-1]]))[0].double().log_softmax(-1)
+        logits = model(torch.tensor([tokens[:-1]]))[0].double()
+    logits[:, 0] = -math.inf
+    log_probs = logits.log_softmax(-1)
     return sum(log_probs[place, token].item() for place, token in enumerate(tokens[1:]))
 
 
@@ -68,7 +70,7 @@ def test_the_order_of_a_search_is_the_language_models(lm_folder, tmp_path, kind)
     frames = torch.randn(40, tokenizer.vocab_size()).log_softmax(-1)
     if kind == "lexicon":
         pytest.importorskip("flashlight.lib.text.decoder")
-        arpa = train_arpa(WORDS, tmp_path / "lm.arpa", 1)
+        arpa = train_arpa(WORDS, tmp_path / "lm.arpa", 2)
         make = lambda **options: LexiconSearcher(arpa, **options)  # noqa: E731
     else:
         frames = frames[:8, : tokenizer.piece_to_id("X")].log_softmax(-1)
@@ -79,7 +81,7 @@ def test_the_order_of_a_search_is_the_language_models(lm_folder, tmp_path, kind)
         search.prepare(tokenizer)
         found = search.decode(frames, tokenizer)
         texts[weight] = [one.text for one in found]
-    assert len(texts[0.0]) > 5 and sorted(texts[0.0]) == sorted(texts[1e4])
+    assert len(texts[0.0]) > 2 and sorted(texts[0.0]) == sorted(texts[1e4])
     by_model = [log_prob(model, lm_tokenizer, text) for text in texts[1e4]]
     # In the order of float32 sums, which may swap two that are equal to rounding.
     assert by_model == pytest.approx(sorted(by_model, reverse=True), abs=1e-3)
