@@ -71,7 +71,7 @@ class CTCSearcher(Searcher):
     hotword_weight : float
         For each letter, in natural logarithms, at least 0.
     lm_folder, rescore_weight
-        A neural language model and its weight, see
+        A neural language model and its weight, at least 0, see
         :class:`~hyperconformer.search.rescoring.Rescorer`.
 
     Raises
@@ -101,6 +101,7 @@ class CTCSearcher(Searcher):
         for name, weight in (
             ("lm_weight", lm_weight),
             ("hotword_weight", hotword_weight),
+            ("rescore_weight", rescore_weight),
         ):
             if not weight >= 0:
                 raise ValueError(f"{name} must be >= 0, got {weight}")
@@ -201,7 +202,7 @@ class CTCSearcher(Searcher):
         vars(search).update(thresholds, matched={})
         return CTCSearch(tokenizer, search, self)
 
-    def order(self, found: list[Hypothesis]) -> list[Hypothesis]:
+    def rescore(self, found: list[Hypothesis]) -> list[Hypothesis]:
         """All that a search has found, the best first."""
         return found if self.rescorer is None else self.rescorer.rescore(found)
 
@@ -338,7 +339,7 @@ class CTCSearch(BeamSearch):
     def finish(self) -> list[Hypothesis]:
         """The hypotheses, the best first, when no frame follows."""
         self.ended = True
-        self.found = self.searcher.order(self.readings())
+        self.found = self.searcher.rescore(self.readings())
         return self.found[: self.searcher.nbest]
 
     def partial(self) -> tuple[Sequence[Token], str]:

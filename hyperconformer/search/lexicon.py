@@ -79,8 +79,8 @@ class LexiconSearcher(Searcher):
         0: of long words, more is misheard, and fewer others sound alike. Such a word is
         also at least as likely as 1 in 1000 to the n-gram model.
     lm_folder, rescore_weight
-        A neural language model that orders the best hypotheses anew, and its weight,
-        see :class:`~hyperconformer.search.rescoring.Rescorer`.
+        A neural language model that orders the best hypotheses anew, and its weight, at
+        least 0, see :class:`~hyperconformer.search.rescoring.Rescorer`.
 
     Raises
     ------
@@ -116,6 +116,7 @@ class LexiconSearcher(Searcher):
         for name, weight in (
             ("lm_weight", lm_weight),
             ("hotword_bonus", hotword_bonus),
+            ("rescore_weight", rescore_weight),
         ):
             if not weight >= 0:
                 raise ValueError(f"{name} must be >= 0, got {weight}")

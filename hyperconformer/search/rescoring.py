@@ -25,19 +25,17 @@ class Rescorer(TransformerLMRescorer):
         Model folder of a language model (``hparams/lm.yaml``), or the output folder of
         its training.
     weight : float
-        Of its log-probabilities, at least 0.
+        Of its log-probabilities.
 
     Raises
     ------
     FileNotFoundError
         If the language model is missing.
     ValueError
-        If the weight is out of range, or the folder holds another kind of model.
+        If the folder holds another kind of model.
     """
 
     def __init__(self, lm_folder: str | pathlib.Path, weight: float):
-        if not weight >= 0:
-            raise ValueError(f"rescore_weight must be >= 0, got {weight}")
         config, tokenizer = load_model(lm_folder, ["language_model"])
         super().__init__(
             config["language_model"],

@@ -58,13 +58,14 @@ class StreamingModel:
         ``top_db: null``.
     recognizer : hyperconformer.model.recognizer.Recognizer
         With a causal front end and a mixer that streams.
-    chunk_ms : float
+    chunk_ms : float, optional
         Length of a chunk, a multiple of the encoder's frame (40 ms).
     left_context_ms : float, optional
         What a chunk sees before it, at least; None = all, where the mixer can.
-    right_context_ms : float
+    right_context_ms : float, optional
         What a chunk sees after it, a multiple of the frame. It is computed again with
-        the next chunk.
+        the next chunk. Lengths that are left open are those of
+        :func:`hyperconformer.core.stream_lengths.stream_lengths`.
 
     Attributes
     ----------
@@ -84,10 +85,11 @@ class StreamingModel:
         self,
         extractor: FeatureExtractor,
         recognizer: Recognizer,
-        chunk_ms: float = 640,
+        chunk_ms: float | None = None,
         left_context_ms: float | None = None,
-        right_context_ms: float = 0,
+        right_context_ms: float | None = None,
     ):
+        chunk_ms, right_context_ms = stream_lengths(chunk_ms, right_context_ms)
         extractor.check_streamable()
         if chunk_ms + right_context_ms > MAX_CHUNK_MS:
             raise ValueError(
@@ -520,9 +522,7 @@ class StreamingASR:
         source, device, trusted
             As :func:`hyperconformer.hub.folder.load_model`; without a source, the
             shipped model that streams.
-        chunk_ms, right_context_ms : float, optional
-            As :func:`hyperconformer.core.stream_lengths.stream_lengths`.
-        left_context_ms : float, optional
+        chunk_ms, left_context_ms, right_context_ms : float, optional
             As :class:`StreamingModel`.
         search : hyperconformer.search.base.Searcher, optional
             As for :meth:`use_search`; None = a beam search with the folder's word
@@ -545,9 +545,8 @@ class StreamingASR:
         config, tokenizer = load_model(
             source, ("extractor", "recognizer"), device, trusted
         )
-        chunk_ms, right_ms = stream_lengths(chunk_ms, right_context_ms)
         modules = config["extractor"], config["recognizer"]
-        model = StreamingModel(*modules, chunk_ms, left_context_ms, right_ms)
+        model = StreamingModel(*modules, chunk_ms, left_context_ms, right_context_ms)
         if search is None:
             search = ngram_search(config["ngram"], config["recognizer"])
         asr = cls(model, tokenizer, search, endpoint_s)

@@ -17,7 +17,7 @@ from hyperconformer.hub.folder import (
     WORDS_FILE,
 )
 
-VERSION = 1
+VERSION = 2
 CARD_FILE = "README.md"
 # What a model is made of; its card speaks of it.
 HASHED = (
@@ -68,8 +68,8 @@ def read_claims(folder: pathlib.Path) -> dict[str, Any]:
     Returns
     -------
     dict
-        ``files``, ``speech``, ``chunk_ms``, ``longest_s``, ``results`` and
-        ``environment``.
+        ``files``, ``speech``, ``chunk_ms``, ``right_context_ms``, ``longest_s``,
+        ``results`` and ``environment``.
 
     Raises
     ------
@@ -90,8 +90,12 @@ def read_claims(folder: pathlib.Path) -> dict[str, Any]:
         raise ValueError(f"{path} is damaged: {error}") from error
     if not isinstance(claims, dict) or claims.get("version") != VERSION:
         version = claims.get("version") if isinstance(claims, dict) else claims
-        raise ValueError(f"{path} has version {version!r}, expected {VERSION}")
-    missing = {"files", "speech", "chunk_ms", "longest_s", "results", "environment"}
+        raise ValueError(
+            f"{path} has version {version!r}, expected {VERSION}: "
+            "measure the model anew with `hyperconformer verify --record`"
+        )
+    missing = {"files", "speech", "results", "environment"}
+    missing |= {"chunk_ms", "right_context_ms", "longest_s"}
     missing -= set(claims)
     missing |= {"name", "utterances", "words", "sha256"} - set(claims.get("speech", ""))
     if missing:

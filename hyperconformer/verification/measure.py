@@ -167,7 +167,7 @@ class Subject:
         The model folder.
     speech : Speech
         What is recognised.
-    chunk_ms : float
+    chunk_ms, right_context_ms : float
         Of streams.
     longest_s : float
         Of :meth:`longest_words`.
@@ -188,13 +188,15 @@ class Subject:
         folder: pathlib.Path,
         speech: Speech,
         chunk_ms: float,
+        right_context_ms: float,
         longest_s: float,
         trusted: bool = False,
         compared: int | None = None,
     ):
         self.asr = ASR.from_hparams(folder, trusted=trusted)
         self.folder, self.speech, self.trusted = folder, speech, trusted
-        self.chunk_ms, self.longest_s = chunk_ms, longest_s
+        self.chunk_ms, self.right_context_ms = chunk_ms, right_context_ms
+        self.longest_s = longest_s
         self.compared = compared
         self.modules = self.asr.extractor, self.asr.recognizer
         self.rate_hz = self.asr.sample_rate_hz
@@ -202,7 +204,8 @@ class Subject:
         self._reports: dict[bool, Report] = {}
 
     def _stream(self):
-        return StreamingModel(*self.modules, self.chunk_ms)
+        right_ms = self.right_context_ms
+        return StreamingModel(*self.modules, self.chunk_ms, right_context_ms=right_ms)
 
     @torch.no_grad()
     def batch(self) -> Result:
@@ -227,14 +230,16 @@ class Subject:
         """Streams of small pieces, and the whole under the same chunk rule."""
         extractor, recognizer = self.modules
         model, differences = self._stream(), []
-        rule = chunk_config(self.chunk_ms, None, model.frame_ms)
+        lengths = self.chunk_ms, None, model.frame_ms, self.right_context_ms
         for _, audio, _ in self.speech.rows[: self.compared]:
             state, frames = model.init_state(1), []
             for samples in [*read_pieces(audio, self.rate_hz), torch.zeros(0)]:
                 new, state = model.feed(state, [samples], last=len(samples) == 0)
                 frames.append(model.ctc_log_probs(new[0]))
             whole = extractor(read_audio(audio, self.rate_hz)[None])
-            expected = recognizer(*whole, dynchunktrain_config=rule).ctc[0]
+            expected = recognizer(
+                *whole, dynchunktrain_config=chunk_config(*lengths)
+            ).ctc[0]
             got = torch.cat(frames).numpy()
             differences.append(_difference(got, expected.numpy()))
         return {"difference": _worst(differences)}
@@ -262,7 +267,10 @@ class Subject:
     def stream_words(self) -> Result:
         """Wrong words of streams, in the default search."""
         asr = StreamingASR.from_hparams(
-            self.folder, self.chunk_ms, trusted=self.trusted
+            self.folder,
+            self.chunk_ms,
+            right_context_ms=self.right_context_ms,
+            trusted=self.trusted,
         )
         self._check_search()
 
@@ -300,6 +308,7 @@ class Subject:
                 self.folder,
                 self.speech.folder / f"export-{streaming}",
                 chunk_ms=self.chunk_ms if streaming else None,
+                right_context_ms=self.right_context_ms if streaming else 0,
                 int8=True,
                 trusted=self.trusted,
             )

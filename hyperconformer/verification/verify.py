@@ -12,6 +12,7 @@ import torch
 
 import hyperconformer
 from hyperconformer.core.extras import MissingExtraError
+from hyperconformer.core.stream_lengths import stream_lengths
 from hyperconformer.export.check import MAX_DIFFERENCE
 from hyperconformer.export.runtime import GRAPH_FILE, INT8_FILE
 from hyperconformer.hub.folder import CLAIMS_FILE, find_model
@@ -28,7 +29,7 @@ from hyperconformer.verification.claims import (
 from hyperconformer.verification.measure import Result, Speech, Subject
 
 PASS, FAIL, NOT_APPLICABLE = "pass", "fail", "not applicable"
-CHUNK_MS, LONGEST_S = 640, 600
+LONGEST_S = 600
 # Other processors round otherwise, which may turn a word: so many of all, at least one.
 ROUNDED = 0.005
 # Utterances whose log-probabilities a quick verification compares.
@@ -49,14 +50,14 @@ CHECKS = {
         lambda subject: subject.batch(),
     ),
     "stream": Check(
-        "streams and the whole, chunks of {chunk_ms:g} ms, difference of "
-        "log-probabilities",
+        "streams and the whole, chunks of {chunk_ms:g} + {right_context_ms:g} ms, "
+        "difference of log-probabilities",
         lambda subject: subject.stream(),
     ),
     "words": Check("default search", lambda subject: subject.words()),
     "greedy": Check("CTC head, greedy", lambda subject: subject.greedy_words()),
     "stream words": Check(
-        "streams, chunks of {chunk_ms:g} ms, default search",
+        "streams, chunks of {chunk_ms:g} + {right_context_ms:g} ms, default search",
         lambda subject: subject.stream_words(),
     ),
     "quieter": Check("20 dB quieter", lambda subject: subject.words(-20), quick=False),
@@ -87,12 +88,13 @@ CHECKS = {
         quick=False,
     ),
     "onnx stream": Check(
-        "ONNX and PyTorch, chunks of {chunk_ms:g} ms, difference of log-probabilities",
+        "ONNX and PyTorch, chunks of {chunk_ms:g} + {right_context_ms:g} ms, "
+        "difference of log-probabilities",
         lambda subject: subject.graph_difference(GRAPH_FILE, streaming=True),
         quick=False,
     ),
     "int8 stream": Check(
-        "ONNX with 8 bits, chunks of {chunk_ms:g} ms, greedy",
+        "ONNX with 8 bits, chunks of {chunk_ms:g} + {right_context_ms:g} ms, greedy",
         lambda subject: subject.graph_words(INT8_FILE, streaming=True),
         quick=False,
     ),
@@ -177,10 +179,16 @@ def verify(
     rows.append(_compare_card(folder, claims))
     with tempfile.TemporaryDirectory() as place:
         sounds = Speech(speech or claims["speech"]["name"], pathlib.Path(place))
-        lengths = claims["chunk_ms"], claims["longest_s"]
         try:
-            compared = QUICK_UTTERANCES if quick else None
-            subject = Subject(folder, sounds, *lengths, trusted, compared)
+            subject = Subject(
+                folder,
+                sounds,
+                claims["chunk_ms"],
+                claims["right_context_ms"],
+                claims["longest_s"],
+                trusted,
+                QUICK_UTTERANCES if quick else None,
+            )
         except ValueError as error:
             rows.append(Row("the model loads", "", "", FAIL, str(error)))
             return Verdict(folder.name, rows, {}, _environment())
@@ -197,7 +205,8 @@ def record(
     source: str | pathlib.Path | None,
     speech: str | pathlib.Path | None = None,
     *,
-    chunk_ms: float = CHUNK_MS,
+    chunk_ms: float | None = None,
+    right_context_ms: float | None = None,
     longest_s: float = LONGEST_S,
     trusted: bool = False,
 ) -> str:
@@ -207,8 +216,8 @@ def record(
     ---------
     source, speech, trusted
         As :func:`verify`; the speech of a model without claims is ``"an4"``.
-    chunk_ms : float
-        Of streams.
+    chunk_ms, right_context_ms : float, optional
+        Of streams, see :func:`hyperconformer.core.stream_lengths.stream_lengths`.
     longest_s : float
         Of the longest input.
 
@@ -227,15 +236,19 @@ def record(
         If a package is missing that a measurement needs.
     """
     folder = find_model(source)
+    chunk_ms, right_context_ms = stream_lengths(chunk_ms, right_context_ms)
+    lengths = {"chunk_ms": chunk_ms, "right_context_ms": right_context_ms}
     if speech is None and (folder / CLAIMS_FILE).is_file():
         speech = read_claims(folder)["speech"]["name"]
     with tempfile.TemporaryDirectory() as place:
         sounds = Speech(speech or "an4", pathlib.Path(place))
-        subject = Subject(folder, sounds, chunk_ms, longest_s, trusted)
+        subject = Subject(
+            folder, sounds, chunk_ms, right_context_ms, longest_s, trusted
+        )
         results = {}
         for key, found in _measure(subject, quick=False, everything=True):
             if fault := _too_large(found):
-                title = TITLES[key].format(chunk_ms=chunk_ms)
+                title = TITLES[key].format(**lengths)
                 raise ValueError(
                     f"{folder}: {title} {show(found)}, {fault}; nothing is claimed"
                 )
@@ -244,7 +257,7 @@ def record(
             "version": VERSION,
             "files": hash_files(folder),
             "speech": sounds.identity(subject.rate_hz),
-            "chunk_ms": chunk_ms,
+            **lengths,
             "longest_s": longest_s,
             "results": results,
             "environment": _environment(),

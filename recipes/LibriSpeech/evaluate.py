@@ -4,8 +4,9 @@
 ``python recipes/LibriSpeech/evaluate.py MODEL LIBRISPEECH_FOLDER/SPLIT`` prints word
 and character error rates with intervals, the real-time factor, the word error rate by
 speaker and by length, and the most frequent confusions. ``--greedy`` leaves out the
-model's n-gram model; ``--chunk-ms`` decodes each utterance as a stream of its own;
-``--csv FILE`` writes the counts of each utterance.
+model's n-gram model; ``--lm FOLDER`` names a neural language model that rescores what
+the n-grams find; ``--chunk-ms`` decodes each utterance as a stream of its own; ``--csv
+FILE`` writes the counts of each utterance.
 """
 
 import argparse
@@ -24,6 +25,7 @@ from hyperconformer import ASR, GreedySearcher, StreamingASR
 from hyperconformer.audio import read_audio
 from hyperconformer.corpora import librispeech
 from hyperconformer.evaluation.error_rates import evaluate, interval, summarize
+from hyperconformer.search.ngram import ngram_search
 from hyperconformer.training.data import manifest_durations
 
 # Upper bounds of the groups of utterances by their number of words.
@@ -34,6 +36,8 @@ def main(options):
     """Recognise the split and print the tables."""
     if options.right_context_ms and not options.chunk_ms:
         raise ValueError("--right-context-ms needs --chunk-ms")
+    if options.lm and options.greedy:
+        raise ValueError("--lm rescores the readings of a search, got --greedy")
     split = pathlib.Path(options.split)
     search = {"search": GreedySearcher()} if options.greedy else {}
     with tempfile.TemporaryDirectory() as folder:
@@ -49,6 +53,10 @@ def main(options):
             )
         else:
             asr = ASR.from_hparams(options.model, **search)
+        if options.lm:
+            rescoring = {"lm_folder": options.lm, "rescore_weight": options.lm_weight}
+            recognizer = asr.recognizer
+            asr.use_search(ngram_search(asr.ngram, recognizer, **rescoring))
         started = time.perf_counter()
         stats = evaluate(asr, manifest[split.name])
         seconds = time.perf_counter() - started
@@ -134,6 +142,8 @@ if __name__ == "__main__":
     parser.add_argument("model", help="model folder")
     parser.add_argument("split", help="folder of a split")
     parser.add_argument("--greedy", action="store_true", help="no n-gram model")
+    parser.add_argument("--lm", help="output folder of a neural language model")
+    parser.add_argument("--lm-weight", type=float, default=0.5, help="its weight (0.5)")
     parser.add_argument("--chunk-ms", type=float, help="as streams, in such chunks")
     parser.add_argument(
         "--right-context-ms", type=float, default=0, help="what such a chunk sees ahead"

@@ -391,6 +391,7 @@ def test_no_word_fits_a_single_frame(arpa, tokenizer):
         ({"lm_weight": -1.0}, "lm_weight must be >= 0"),
         ({"beam_threshold": 0.0}, "beam_threshold must be > 0"),
         ({"hotword_bonus": -1.0}, "hotword_bonus must be >= 0"),
+        ({"rescore_weight": -1.0}, "rescore_weight must be >= 0"),
     ],
 )
 def test_settings_out_of_range_are_refused(arpa, options, message):

@@ -52,14 +52,6 @@ def test_what_the_language_model_cannot_spell_comes_last(lm_folder):
     assert rescored[1].score == -math.inf
 
 
-def test_impossible_weights_are_refused(lm_folder):
-    for searcher in (CTCSearcher, lambda **kind: Rescorer(lm_folder[0], **kind)):
-        key = "weight" if searcher is not CTCSearcher else "rescore_weight"
-        with pytest.raises(ValueError, match="rescore_weight must be >= 0, got -1"):
-            options = {} if key == "weight" else {"lm_folder": lm_folder[0]}
-            searcher(**options, **{key: -1})
-
-
 @pytest.mark.parametrize("kind", ["lexicon", "ctc"])
 def test_the_order_of_a_search_is_the_language_models(lm_folder, tmp_path, kind):
     """Also with a recogniser of other tokens than the language model's."""

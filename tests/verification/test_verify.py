@@ -306,10 +306,10 @@ def test_other_speech(model, tmp_path, monkeypatch):
     [
         (None, f"lacks {CLAIMS_FILE}, which `hyperconformer verify --record` writes"),
         ("{", "verify.json is damaged"),
-        ("[]", r"has version \[\], expected 1"),
-        ('{"version": 7}', "has version 7, expected 1"),
-        ('{"version": 1, "files": {}}', "lacks chunk_ms, environment, longest_s"),
-        ('{"version": 1, "speech": {"name": "an4"}}', "results, sha256, utterances"),
+        ("[]", r"has version \[\], expected 2"),
+        ('{"version": 7}', "has version 7, expected 2"),
+        ('{"version": 2, "files": {}}', "lacks chunk_ms, environment, longest_s"),
+        ('{"version": 2, "speech": {"name": "an4"}}', "results, sha256, utterances"),
     ],
 )
 def test_claims_that_cannot_be_read(model, text, message):
