@@ -79,15 +79,7 @@ def read_claims(folder: pathlib.Path) -> dict[str, Any]:
         If the file is damaged, or of another version.
     """
     path = folder / CLAIMS_FILE
-    if not path.is_file():
-        raise FileNotFoundError(
-            f"nothing is claimed of {folder}: it lacks {CLAIMS_FILE}, which "
-            "`hyperconformer verify --record` writes"
-        )
-    try:
-        claims = json.loads(path.read_text("utf-8"))
-    except ValueError as error:
-        raise ValueError(f"{path} is damaged: {error}") from error
+    claims = _read_json(path)
     if not isinstance(claims, dict) or claims.get("version") != VERSION:
         version = claims.get("version") if isinstance(claims, dict) else claims
         raise ValueError(
@@ -101,6 +93,36 @@ def read_claims(folder: pathlib.Path) -> dict[str, Any]:
     if missing:
         raise ValueError(f"{path} lacks {', '.join(sorted(missing))}")
     return claims
+
+
+def claimed_speech(folder: pathlib.Path) -> str | None:
+    """The name of the speech that earlier claims, of any version, were measured on.
+
+    Raises
+    ------
+    ValueError
+        If the file is damaged.
+    """
+    path = folder / CLAIMS_FILE
+    if not path.is_file():
+        return None
+    claims = _read_json(path)
+    try:
+        return claims["speech"]["name"]
+    except (KeyError, TypeError):
+        raise ValueError(f"{path} does not say on what speech: name it") from None
+
+
+def _read_json(path):
+    if not path.is_file():
+        raise FileNotFoundError(
+            f"nothing is claimed of {path.parent}: it lacks {CLAIMS_FILE}, which "
+            "`hyperconformer verify --record` writes"
+        )
+    try:
+        return json.loads(path.read_text("utf-8"))
+    except ValueError as error:
+        raise ValueError(f"{path} is damaged: {error}") from error
 
 
 def render(claims: dict[str, Any], titles: dict[str, str]) -> str:

@@ -19,6 +19,7 @@ from hyperconformer.hub.folder import CLAIMS_FILE, find_model
 from hyperconformer.verification.claims import (
     CARD_FILE,
     VERSION,
+    claimed_speech,
     hash_files,
     read_card,
     read_claims,
@@ -238,10 +239,9 @@ def record(
     folder = find_model(source)
     chunk_ms, right_context_ms = stream_lengths(chunk_ms, right_context_ms)
     lengths = {"chunk_ms": chunk_ms, "right_context_ms": right_context_ms}
-    if speech is None and (folder / CLAIMS_FILE).is_file():
-        speech = read_claims(folder)["speech"]["name"]
+    speech = speech or claimed_speech(folder) or "an4"
     with tempfile.TemporaryDirectory() as place:
-        sounds = Speech(speech or "an4", pathlib.Path(place))
+        sounds = Speech(speech, pathlib.Path(place))
         subject = Subject(
             folder, sounds, chunk_ms, right_context_ms, longest_s, trusted
         )

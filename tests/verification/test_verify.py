@@ -223,7 +223,7 @@ def test_graphs_are_compared_once(model, manifest, monkeypatch, tmp_path):
     monkeypatch.setattr(
         measure, "export_model", lambda *_, **options: exports.append(options)
     )
-    subject = Subject(model, Speech(manifest, tmp_path), 640, 60)
+    subject = Subject(model, Speech(manifest, tmp_path), 640, 0, 60)
     found = subject.graph_difference("model.onnx")
     assert found == {"difference": 2e-5, "allowed": 3e-4}
     assert subject.graph_words("model.int8.onnx") == {"wrong": 2, "words": 10}
@@ -250,7 +250,7 @@ def test_a_missing_package_is_no_failure(model, manifest, monkeypatch):
 def test_what_decodes_without_its_ngrams_is_not_measured(
     model, manifest, tmp_path, monkeypatch
 ):
-    subject = Subject(model, Speech(manifest, tmp_path), 640, 60)
+    subject = Subject(model, Speech(manifest, tmp_path), 640, 0, 60)
     monkeypatch.setitem(subject.asr.ngram, "words", model / "words.txt")
     monkeypatch.setitem(sys.modules, "flashlight.lib.text", None)
     with pytest.raises(MissingExtraError, match="flashlight"):
@@ -258,14 +258,14 @@ def test_what_decodes_without_its_ngrams_is_not_measured(
     # Such a file of a stranger's is left out.
     (model / "lm.arpa").rename(model / "lm.bin")
     (model / "words.txt").write_text("CAB\n")
-    subject = Subject(model, Speech(manifest, tmp_path), 640, 60)
+    subject = Subject(model, Speech(manifest, tmp_path), 640, 0, 60)
     for measured in (subject.words, subject.longest_words):
         with pytest.raises(MissingExtraError, match="need --trusted"):
             measured()
 
 
 def test_the_longest_input_is_the_speech_again_and_again(model, manifest, tmp_path):
-    subject = Subject(model, Speech(manifest, tmp_path), 640, 20)
+    subject = Subject(model, Speech(manifest, tmp_path), 640, 0, 20)
     found = subject.longest_words()
     assert found["words"] % 10 == 0 and found["words"] >= 20
     assert found["wrong"] <= found["words"] / 10
@@ -285,7 +285,7 @@ def test_streams_search_with_the_ngrams_of_the_folder(
             super().use_search(search)
 
     monkeypatch.setattr(measure, "StreamingASR", Recorded)
-    found = Subject(folder, Speech(manifest, tmp_path), 640, 60).stream_words()
+    found = Subject(folder, Speech(manifest, tmp_path), 640, 0, 60).stream_words()
     assert found["words"] == 10 and found["wrong"] <= 5
     assert isinstance(searches[0], CTCSearcher)
 
@@ -309,7 +309,7 @@ def test_other_speech(model, tmp_path, monkeypatch):
         ("[]", r"has version \[\], expected 2"),
         ('{"version": 7}', "has version 7, expected 2"),
         ('{"version": 2, "files": {}}', "lacks chunk_ms, environment, longest_s"),
-        ('{"version": 2, "speech": {"name": "an4"}}', "results, sha256, utterances"),
+        ('{"version": 2, "speech": {"name": "an4"}}', "results, right_context_ms, sha256, utterances"),
     ],
 )
 def test_claims_that_cannot_be_read(model, text, message):
@@ -317,6 +317,18 @@ def test_claims_that_cannot_be_read(model, text, message):
     path.unlink() if text is None else path.write_text(text)
     with pytest.raises((FileNotFoundError, ValueError), match=message):
         verify.verify(model)
+
+
+def test_claims_of_an_older_version_still_name_the_speech(model, manifest, monkeypatch):
+    monkeypatch.setattr(verify, "CHECKS", {"greedy": CHECKS["greedy"]})
+    path = model / CLAIMS_FILE
+    old = {"version": 1, "speech": {"name": str(manifest)}}
+    path.write_text(json.dumps(old))
+    verify.record(model)
+    assert json.loads(path.read_text())["speech"]["utterances"] > 0
+    path.write_text('{"version": 1}')
+    with pytest.raises(ValueError, match="does not say on what speech: name it"):
+        verify.record(model)
 
 
 def test_speech_that_cannot_be_used(tmp_path):
