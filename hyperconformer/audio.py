@@ -3,6 +3,7 @@
 import functools
 import io
 import math
+import os
 import pathlib
 import re
 import warnings
@@ -27,6 +28,8 @@ MIN_RATE_HZ, MAX_RATE_HZ = 1000, 384000
 BLOCK_SAMPLES = 2**21
 # Floats: a lossy codec overshoots full scale = 1 by less; integers do not stop there.
 MAX_PEAK = 2.0
+# The mean of the channels has less of their power where they cancel each other.
+CANCELLED = 1e-3
 # 32-bit integers: a recording below holds values of 16 bits, of 24 bits or silence.
 PEAK_16_BITS, PEAK_24_BITS = 2**15, 2**23
 
@@ -87,6 +90,8 @@ def read_blocks(path, sample_rate_hz=16000):
     AudioError, hyperconformer.core.store.StoreError
         As :func:`read_audio`, when the fault is come to.
     """
+    if not isinstance(path, str | os.PathLike):
+        raise AudioError(f"an audio file is named by its path, got {path!r}")
     segment = parse_segment(path)
     source = _find_source(segment.file)
     empty, peak = True, 0.0
@@ -98,7 +103,7 @@ def read_blocks(path, sample_rate_hz=16000):
             first, frames = segment.frames(file.frames, file.samplerate)
             if first:
                 file.seek(first)
-            mono = (_mono(block.T) for block in _read(file, frames))
+            mono = _mix(_read(file, frames), f"{path}: ")
             for block in _resample_blocks(mono, file.samplerate, sample_rate_hz):
                 empty = empty and len(block) == 0
                 if peak <= MAX_PEAK:
@@ -114,6 +119,32 @@ def read_blocks(path, sample_rate_hz=16000):
 
 
 _ADVICE = "copy the file again, or convert the part that is there, as with ffmpeg"
+
+
+def _mix(blocks, where):
+    """The mean of the channels, block by block; a warning at the end if they cancel."""
+    channels_power = mono_power = 0.0
+    for block in blocks:
+        mono = _mono(block.T)
+        channels_power += _power(block)
+        mono_power += block.shape[1] * _power(mono)
+        yield mono
+    _check_channels(mono_power, channels_power, where)
+
+
+def _power(samples):
+    return float(np.square(samples, dtype=np.float64).sum())
+
+
+def _check_channels(mono_power, channels_power, where=""):
+    """Warn of channels of opposite phase: what they share is lost in their mean."""
+    if mono_power < CANCELLED * channels_power:
+        warnings.warn(
+            f"{where}the channels cancel each other when they are averaged, as where a "
+            "cable turns the phase of one: take one channel",
+            AudioWarning,
+            stacklevel=3,
+        )
 
 
 def _read(file, frames):
@@ -196,7 +227,9 @@ def prepare_samples(samples, rate_hz, sample_rate_hz):
             f"samples must be (channels, N), got {samples.shape}, which is more "
             "channels than samples: transpose them"
         )
-    return torch.from_numpy(resample(_mono(samples), rate_hz, sample_rate_hz))
+    mono = _mono(samples)
+    _check_channels(len(samples) * _power(mono), _power(samples))
+    return torch.from_numpy(resample(mono, rate_hz, sample_rate_hz))
 
 
 def as_samples(samples, whole=False):

@@ -1,5 +1,6 @@
 """Reading audio of any kind, and refusing what is none."""
 
+import io
 import warnings
 
 import numpy as np
@@ -190,6 +191,38 @@ def test_floats_that_hold_integers_are_warned_of(tmp_path):
     with warnings.catch_warnings():  # a codec's overshoot is no mistake
         warnings.simplefilter("error")
         prepare_samples(1.5 * tone(16000), 16000, 16000)
+
+
+def test_channels_that_cancel_each_other_are_warned_of(tmp_path):
+    left = tone(16000)
+    stereo = np.stack([left, -left])
+    with pytest.warns(AudioWarning, match="the channels cancel each other"):
+        prepare_samples(stereo, 16000, 16000)
+    path = tmp_path / "turned.wav"
+    soundfile.write(path, stereo.T, 16000)
+    with pytest.warns(AudioWarning, match="turned.wav: the channels cancel each other"):
+        read_audio(path)
+    with warnings.catch_warnings():  # one silent channel, silence, independent ones
+        warnings.simplefilter("error")
+        generator = np.random.default_rng(0)
+        for samples in (
+            np.stack([left, 0 * left]),
+            np.zeros((2, 100)),
+            0.1 * generator.standard_normal((2, 16000)),
+        ):
+            prepare_samples(samples, 16000, 16000)
+
+
+def test_samples_without_a_header_are_refused(tmp_path):
+    path = tmp_path / "speech.raw"
+    path.write_bytes(PCM.tobytes())
+    with pytest.raises(AudioError, match="speech.raw cannot be read.*without a header"):
+        read_audio(path)
+
+
+def test_a_file_is_named_by_its_path(tmp_path):
+    with pytest.raises(AudioError, match="named by its path, got <_io.BytesIO"):
+        read_audio(io.BytesIO(b""))
 
 
 def test_transposed_channels_are_refused():

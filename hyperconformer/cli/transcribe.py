@@ -177,7 +177,7 @@ def _find_targets(options, suffix):
 
 def _stream(options):
     from hyperconformer.transcribe.formats import segment_to_json
-    from hyperconformer.transcribe.streaming import StreamingASR, read_pcm, read_pieces
+    from hyperconformer.transcribe.streaming import StreamingASR, read_pcm
 
     check_search(options, options.nbest)
     endpoint_s = 1.0 if options.endpoint_s is None else options.endpoint_s
@@ -199,9 +199,9 @@ def _stream(options):
 
     def write(path):
         if path == "-":
-            pieces = read_pcm(sys.stdin.buffer, rate_hz)
+            pieces = _warn_of_silence(read_pcm(sys.stdin.buffer, rate_hz))
         else:
-            pieces = read_pieces(path, rate_hz)
+            pieces = _read_file(path, rate_hz)
         if options.format != "json":
             return _print_words(asr.partials(pieces), _prefix(options, path))
         for partial in asr.partials(pieces):
@@ -209,6 +209,29 @@ def _stream(options):
                 print(segment_to_json(path, partial), end="", flush=True)
 
     return _for_each(options.files, write)
+
+
+def _warn_of_silence(pieces):
+    """The pieces; a message where there is none, as of a microphone that is off."""
+    empty = True
+    for piece in pieces:
+        empty = False
+        yield piece
+    if empty:
+        _say("hyperconformer: standard input ended without samples")
+
+
+def _read_file(path, rate_hz):
+    """The pieces of a file that is long enough for a word."""
+    from hyperconformer.transcribe.offline import check_duration
+    from hyperconformer.transcribe.streaming import read_pieces
+
+    pieces = read_pieces(path, rate_hz)
+    try:
+        check_duration(sum(map(len, pieces)) / rate_hz)
+    except ValueError as error:
+        raise ValueError(f"{path}: {error}") from error
+    return pieces
 
 
 def _print_words(partials, prefix):

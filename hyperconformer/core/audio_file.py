@@ -69,7 +69,13 @@ def open_audio(source, kind=soundfile.SoundFile):
     with _as_binary(source) as file:
         data = _find_wav_data(file)
     if data is None or data.size != 0 or data.is_known:
-        return kind(source)
+        try:
+            return kind(source)
+        except TypeError as error:  # a name that ends with .raw
+            raise soundfile.SoundFileError(
+                "samples without a header say neither their rate nor their type: "
+                "convert them to WAV, as with ffmpeg or sox"
+            ) from error
     if isinstance(source, io.BytesIO):
         content = io.BytesIO(source.getbuffer())
         header = content.getbuffer()

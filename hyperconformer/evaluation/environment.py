@@ -44,6 +44,8 @@ def describe():
     True
     """
     models = list_shipped_models()
+    # Samples without a header say neither their rate nor their type.
+    formats = sorted(soundfile.available_formats().keys() - {"RAW"})
     lines = [
         f"hyperconformer: {hyperconformer.__version__}",
         f"python: {platform.python_version()} on {platform.system()}",
@@ -54,7 +56,7 @@ def describe():
         f"linear layers by onednn: {_answer(linear.unsupported_machine())}",
         f"triton kernels: {_triton()}",
         *(f"{name}: {_version(name)} ({use})" for name, use in OPTIONAL.items()),
-        f"audio formats: {', '.join(sorted(soundfile.available_formats()))}",
+        f"audio formats: {', '.join(formats)}",
         f"mixers: {', '.join(list_mixers())}",
         f"shipped models: {', '.join(models) or 'none'}",
         f"default model: {_named(DEFAULT_MODEL, models)}",

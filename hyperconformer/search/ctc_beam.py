@@ -1,6 +1,7 @@
 """CTC beam search with language models and hot words, for utterances and streams."""
 
 import copy
+import functools
 import math
 import os
 import pathlib
@@ -103,8 +104,8 @@ class CTCSearcher(Searcher):
             ("hotword_weight", hotword_weight),
             ("rescore_weight", rescore_weight),
         ):
-            if not weight >= 0:
-                raise ValueError(f"{name} must be >= 0, got {weight}")
+            if not 0 <= weight < math.inf:
+                raise ValueError(f"{name} must be >= 0 and finite, got {weight}")
         self.beam_size, self.nbest = beam_size, nbest
         self.lm_weight, self.word_bonus = lm_weight, word_bonus
         self.hotwords, self.hotword_weight = tuple(hotwords), hotword_weight
@@ -147,6 +148,8 @@ class CTCSearcher(Searcher):
             model has words in letters that the recogniser cannot write, or KenLM is
             needed and not installed.
         """
+        if self.rescorer is not None:
+            self.rescorer.check_letters(tokenizer)
         options, scorer = {}, None
         if self.arpa is not None and not _needs_kenlm(self.arpa):
             scorer = NGramScorer(self.arpa, self.lm_weight, self.word_bonus, tokenizer)
@@ -157,7 +160,8 @@ class CTCSearcher(Searcher):
                 "alpha": self.lm_weight,
                 "beta": self.word_bonus,
             }
-        self.search = _BiasedSearcher(
+        make = functools.partial(
+            _BiasedSearcher,
             phrases=[write_hotword(phrase, tokenizer) for phrase in self.hotwords],
             bias=self.hotword_weight,
             blank_index=BLANK_INDEX,
@@ -166,8 +170,14 @@ class CTCSearcher(Searcher):
             # All that rescoring may choose from; merged histories would be missing.
             topk=self.nbest if self.rescorer is None else self.beam_size,
             prune_history=self.nbest == 1 and self.rescorer is None,
-            **options,
         )
+        try:
+            self.search = make(**options)
+        except (OSError, RuntimeError) as error:
+            raise ValueError(
+                f"{self.arpa} is no n-gram model: give an ARPA file, or one in KenLM's "
+                "binary form"
+            ) from error
         if scorer is not None:
             self.search.lm = scorer
         elif self.arpa is not None:

@@ -118,8 +118,8 @@ class LexiconSearcher(Searcher):
             ("hotword_bonus", hotword_bonus),
             ("rescore_weight", rescore_weight),
         ):
-            if not weight >= 0:
-                raise ValueError(f"{name} must be >= 0, got {weight}")
+            if not 0 <= weight < math.inf:
+                raise ValueError(f"{name} must be >= 0 and finite, got {weight}")
         if not beam_threshold > 0:
             raise ValueError(f"beam_threshold must be > 0, got {beam_threshold}")
         self.arpa = pathlib.Path(arpa)
@@ -178,6 +178,8 @@ class LexiconSearcher(Searcher):
             or a hot word has no pronunciation.
         """
         kenlm = import_extra("kenlm", "lm", PURPOSE)
+        if self.rescorer is not None:
+            self.rescorer.check_letters(tokenizer)
         entries = _read_entries(self.words or self.arpa)
         listed = list(entries)
         forms = write_all(listed, tokenizer, self.arpa)

@@ -171,8 +171,9 @@ class TimeMask(nn.Module):
 
     def forward(self, features: torch.Tensor) -> torch.Tensor:
         """Map (B, T, F) features, mean 0, to the same with zeros, in place."""
-        widest = int(self.largest_share * features.shape[1])
-        frames = max(2, min(self.frames, widest))
+        frames = min(self.frames, int(self.largest_share * features.shape[1]))
+        if frames < 2:  # as short as that, nothing may be masked
+            return features
         return SpectrogramDrop(1, frames, self.count, self.count)(features)
 
 

@@ -1,6 +1,7 @@
 """What a recogniser returns, and the file formats that it is written in."""
 
 import json
+import math
 import pathlib
 
 # Subtitles: at most this many characters and seconds, and a new one after a pause.
@@ -37,11 +38,16 @@ def _to_json(fields, spoken):
             for word in spoken.words
         ],
         "nbest": [
-            {"text": hypothesis.text, "score": round(hypothesis.score, 4)}
+            {"text": hypothesis.text, "score": _finite(hypothesis.score)}
             for hypothesis in spoken.nbest
         ],
     }
-    return json.dumps(fields, ensure_ascii=False) + "\n"
+    return json.dumps(fields, ensure_ascii=False, allow_nan=False) + "\n"
+
+
+def _finite(score):
+    """A score, or None where no word fits: JSON has no infinite numbers."""
+    return round(score, 4) if math.isfinite(score) else None
 
 
 def to_srt(path, transcription):

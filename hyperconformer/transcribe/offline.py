@@ -20,6 +20,7 @@ from torch.nn.utils.rnn import pad_sequence
 
 from hyperconformer.audio import MAX_RATE_HZ, AudioError, prepare_samples, read_blocks
 from hyperconformer.core.masks import relative_to_frames
+from hyperconformer.core.text import as_written, unwritable
 from hyperconformer.core.tokens import BLANK_INDEX, NO_TEXT
 from hyperconformer.core.words import Hypothesis, Transcription, Word
 from hyperconformer.hub.folder import DEFAULT_MODEL, load_model
@@ -296,7 +297,7 @@ class ASR:
         sample_rate_hz : int
             Their rate.
         text : str
-            What is said, in the letters that the model writes.
+            What is said, in any letter case.
 
         Returns
         -------
@@ -305,14 +306,27 @@ class ASR:
         Raises
         ------
         ValueError
-            If the text has other letters, or the audio is too short for it, too long
-            or not finite.
+            If the text has characters that the model cannot write, or the audio is too
+            short for it, too long or not finite.
         """
-        samples = prepare_samples(samples, sample_rate_hz, self.sample_rate_hz)
-        recognition = self._recognize([self._one_chunk(samples)])
-        tokens = self.tokenizer.encode(text)
-        frame_s = self.frame_samples / self.sample_rate_hz
-        return align_words(recognition.ctc[0], tokens, self.tokenizer, frame_s)
+        rate = self.sample_rate_hz
+        speech = self._one_chunk(prepare_samples(samples, sample_rate_hz, rate))
+        text = as_written(text, self.tokenizer)
+        if unknown := unwritable(text, self.tokenizer):
+            raise ValueError(
+                f"the model cannot write {' '.join(dict.fromkeys(unknown))}, which the "
+                f"text {text!r} holds"
+            )
+        padded, before, _ = with_silence(speech, rate)
+        recognition = self._recognize([padded])
+        words = align_words(
+            recognition.ctc[0],
+            self.tokenizer.encode(text),
+            self.tokenizer,
+            self.frame_samples / rate,
+        )
+        seconds = len(speech) / rate
+        return tuple(word.moved(-before / rate, seconds) for word in words)
 
     def transcribe_batch(
         self, wavs: torch.Tensor, wav_lens: torch.Tensor
@@ -337,6 +351,9 @@ class ASR:
             If a shape is wrong, an utterance too short or too long, or a sample not
             finite.
         """
+        for name, given in (("wavs", wavs), ("wav_lens", wav_lens)):
+            if not isinstance(given, torch.Tensor):
+                raise ValueError(f"{name} must be a tensor, got {type(given).__name__}")
         if wavs.dim() != 2 or wav_lens.shape != wavs.shape[:1]:
             raise ValueError(
                 "wavs must be (B, N) and wav_lens (B,), got "
@@ -516,12 +533,7 @@ class ASR:
         return samples
 
     def _check_duration(self, samples):
-        seconds = samples / self.sample_rate_hz
-        if seconds < MIN_DURATION_S:
-            raise ValueError(
-                f"the audio lasts {seconds:.4f} s; at least {MIN_DURATION_S} s "
-                "is needed"
-            )
+        check_duration(samples / self.sample_rate_hz)
 
     def _check_parts(self):
         rate = self.sample_rate_hz
@@ -552,3 +564,17 @@ class ASR:
         recognition = self.recognizer(features, lengths)
         # Searches and alignment run on the CPU; a decoder's runs where the model is.
         return recognition._replace(ctc=recognition.ctc.cpu())
+
+
+def check_duration(seconds):
+    """Refuse a recording that is too short to hold a word.
+
+    Raises
+    ------
+    ValueError
+        If it is shorter than ``MIN_DURATION_S``.
+    """
+    if seconds < MIN_DURATION_S:
+        raise ValueError(
+            f"the audio lasts {seconds:.4f} s; at least {MIN_DURATION_S} s is needed"
+        )

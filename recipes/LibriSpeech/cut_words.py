@@ -43,7 +43,7 @@ SEED = 1986
 
 def powers_of(samples):
     """(N // FRAME,) power of each frame, without its offset."""
-    return samples[: len(samples) // FRAME * FRAME].view(-1, FRAME).var(1)
+    return samples[: len(samples) // FRAME * FRAME].view(-1, FRAME).var(1, correction=0)
 
 
 def find_boundaries(samples, words):
@@ -74,9 +74,9 @@ def find_boundaries(samples, words):
 def trim(samples, margin):
     """The piece without the silence around it, but for a margin in samples."""
     powers = powers_of(samples)
-    loud = (powers > SILENT * powers.max()).nonzero()
-    if not len(loud):
+    if len(powers) == 0 or powers.max() == 0:
         return samples[:0]
+    loud = (powers > SILENT * powers.max()).nonzero()
     first = max(int(loud[0]) * FRAME - margin, 0)
     return samples[first : (int(loud[-1]) + 1) * FRAME + margin]
 
@@ -93,7 +93,15 @@ def choose_piece(count, draw):
 
 
 def cut(utterance, asr, draw, pieces):
-    """Yield the samples and the text of so many pieces, which may overlap."""
+    """Yield the samples and the text of so many pieces, which may overlap.
+
+    Raises
+    ------
+    ValueError
+        If there is no audio, no text, or too little audio for it.
+    """
+    if not utterance.audio or not utterance.text:
+        raise ValueError(f"{utterance.id}: audio or transcript is missing")
     samples = read_audio(utterance.audio, SAMPLE_RATE_HZ)
     words = asr.align(samples, SAMPLE_RATE_HZ, utterance.text)
     boundaries = find_boundaries(samples, words)
@@ -117,12 +125,14 @@ def main(options):
     transcripts, failed = collections.defaultdict(dict), 0
     for source in SOURCES:
         require(root / source, LAYOUT, CORPUS)
+    if (root / SPLIT).exists():
+        raise FileExistsError(f"{root / SPLIT} is there already: delete it to cut anew")
     for source in SOURCES:
         pieces = PIECES_OF_AN4 if source == "an4-train" else 1
         for utterance in tqdm(list_utterances(root / source), desc=source, unit="file"):
             try:
                 cuts = list(cut(utterance, asr, draw, pieces))
-            except ValueError:  # too short for its text, or too long
+            except ValueError:  # without audio or text, too short for it, too long
                 failed += 1
                 continue
             speaker = utterance.speaker

@@ -152,7 +152,11 @@ def test_a_pipe_may_be_empty_but_not_end_within_a_sample(
     capsys, streaming_model, monkeypatch
 ):
     arguments = ("transcribe", "-", "--stream", "--model", streaming_model)
-    for pcm, code, message in ((b"", 0, ""), (b"abc", 1, "within a 16-bit sample")):
+    nothing = "standard input ended without samples"
+    for pcm, code, message in (
+        (b"", 0, nothing),
+        (b"abc", 1, "within a 16-bit sample"),
+    ):
         stdin = types.SimpleNamespace(buffer=io.BytesIO(pcm))
         monkeypatch.setattr("sys.stdin", stdin)
         got, _, err = run(capsys, *arguments)
@@ -187,6 +191,15 @@ def test_a_stream_goes_on_after_a_bad_file(capsys, files, streaming_model, tmp_p
     assert "bad.wav: truncated audio" in err and f"1 of 3 files failed: {bad}" in err
 
 
+def test_a_stream_too_short_for_a_word_is_named(capsys, streaming_model, tmp_path):
+    short = tmp_path / "short.wav"
+    soundfile.write(short, [0.1] * 10, 16000)
+    arguments = ("transcribe", short, "--stream", "--model", streaming_model)
+    code, out, err = run(capsys, *arguments)
+    assert code == 1 and out == ""
+    assert "short.wav: the audio lasts 0.0006 s; at least 0.1 s is needed" in err
+
+
 @pytest.mark.integration
 def test_ctrl_c_ends_a_recording(files, streaming_model, interruptible):
     # More than a pipe holds: writing ends when the program reads.
@@ -211,6 +224,7 @@ def test_what_streams_cannot_do_is_named(capsys, files, streaming_model, tiny_mo
         ((streaming_model, "--format", "srt"), "--stream goes without --format srt"),
         ((streaming_model, "--nbest", 0), "--nbest must be from 1 upwards, got 0"),
         ((streaming_model, "--lm", "no.arpa"), "no such n-gram model: no.arpa"),
+        ((streaming_model, "--lm", __file__), "is no n-gram model: give an ARPA file"),
         ((streaming_model, "--lm-weight", 1), "needs a language model"),
         ((streaming_model, "--chunk-ms", 50), "multiple of"),
     ):

@@ -39,7 +39,7 @@ def spoken(words):
 def test_a_piece_holds_its_words(script, tmp_path):
     samples, times = spoken("ONE TWO THREE FOUR FIVE".split())
     soundfile.write(tmp_path / "a.wav", samples.numpy(), RATE_HZ, subtype="FLOAT")
-    utterance = SimpleNamespace(audio=str(tmp_path / "a.wav"), text="")
+    utterance = SimpleNamespace(audio=str(tmp_path / "a.wav"), text="TEXT")
     asr = SimpleNamespace(align=lambda *_: times)
     tones = {word.text: 300 + 100 * index for index, word in enumerate(times)}
     pieces = list(script["cut"](utterance, asr, random.Random(3), 30))
@@ -57,10 +57,22 @@ def test_a_piece_holds_its_words(script, tmp_path):
 def test_a_word_too_short_for_its_letters_is_left_out(script, tmp_path):
     samples, times = spoken(["SEVEN", "X" * 12])
     soundfile.write(tmp_path / "a.wav", samples.numpy(), RATE_HZ)
-    utterance = SimpleNamespace(audio=str(tmp_path / "a.wav"), text="")
+    utterance = SimpleNamespace(audio=str(tmp_path / "a.wav"), text="TEXT")
     asr = SimpleNamespace(align=lambda *_: times)
     texts = {text for _, text in script["cut"](utterance, asr, random.Random(0), 20)}
     assert texts == {"SEVEN", "SEVEN " + "X" * 12}
+
+
+def test_what_cannot_be_cut_is_refused(script, tmp_path):
+    samples, times = spoken("ONE TWO".split())
+    soundfile.write(tmp_path / "a.wav", samples.numpy(), RATE_HZ)
+    asr = SimpleNamespace(align=lambda *_: times)
+    for audio, text in ((None, "ONE TWO"), (str(tmp_path / "a.wav"), None)):
+        utterance = SimpleNamespace(id="7-1-0003", audio=audio, text=text)
+        with pytest.raises(ValueError, match="7-1-0003: audio or transcript is miss"):
+            list(script["cut"](utterance, asr, random.Random(0), 1))
+    for length in (0, 100, 319, 640):  # a last word that begins in the last frame
+        assert len(script["trim"](torch.zeros(length), 10)) == 0
 
 
 @pytest.mark.integration
@@ -72,6 +84,8 @@ def test_the_pieces_of_the_bundled_utterances(script, tmp_path, capsys):
         script["main"](options)
     (tmp_path / SPLITS[3]).symlink_to(DEV)
     script["main"](options)
+    with pytest.raises(FileExistsError, match="words-train is there already"):
+        script["main"](options)
     assert "could not be aligned" in capsys.readouterr().out
     utterances = list_utterances(tmp_path / "words-train")
     assert len(utterances) > 60 and all(one.audio and one.text for one in utterances)

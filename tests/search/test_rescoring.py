@@ -17,11 +17,11 @@ WORDS = "BAD CAB DAD ACE".split()
 
 
 def log_prob(model, tokenizer, text):
-    """Of one text alone, token by token, with its end, when padding cannot come."""
+    """Of one text alone, token by token, with its end; the begin never follows."""
     tokens = [1, *tokenizer.encode(text), 2]
     with torch.no_grad():
         logits = model(torch.tensor([tokens[:-1]]))[0].double()
-    logits[:, 0] = -math.inf
+    logits[:, 1] = -math.inf
     log_probs = logits.log_softmax(-1)
     return sum(log_probs[place, token].item() for place, token in enumerate(tokens[1:]))
 
@@ -45,11 +45,25 @@ def test_each_text_gets_its_weighted_probability(lm_folder):
     assert Rescorer(folder, 0.3).rescore([]) == []
 
 
-def test_what_the_language_model_cannot_spell_comes_last(lm_folder):
-    found = [Hypothesis("Ж", 9.0, ()), Hypothesis("BAD", -9.0, ())]
-    rescored = Rescorer(lm_folder[0], 1.0).rescore(found)
-    assert [one.text for one in rescored] == ["BAD", "Ж"]
-    assert rescored[1].score == -math.inf
+def test_what_the_language_model_cannot_spell_has_a_score(lm_folder):
+    folder, model, tokenizer = lm_folder
+    (rescored,) = Rescorer(folder, 1.0).rescore([Hypothesis("BЖD", 0.0, ())])
+    assert math.isfinite(rescored.score)
+    expected = log_prob(model, tokenizer, "BЖD")
+    assert rescored.score == pytest.approx(expected, abs=1e-4)
+    found = [Hypothesis("Ж", -9.0, ()), Hypothesis("BAD", 9.0, ())]
+    assert [one.score for one in Rescorer(folder, 0.0).rescore(found)] == [9.0, -9.0]
+
+
+def test_letters_that_the_language_model_lacks_are_named(lm_folder, caplog):
+    """In a search of any kind, before the first utterance."""
+    search = CTCSearcher(lm_folder=lm_folder[0])
+    search.prepare(make_tokenizer("bad cab"))
+    assert not caplog.records
+    search.prepare(make_tokenizer("BAD", "XY"))
+    assert "does not know X Y: words with these letters become unlikely" in caplog.text
+    with pytest.raises(ValueError, match="can spell no letter that the recogniser"):
+        search.prepare(make_tokenizer("XY"))
 
 
 @pytest.mark.parametrize("kind", ["lexicon", "ctc"])

@@ -455,7 +455,7 @@ class TestCTCSearcher:
         for hypothesis in before:
             tokens = torch.tensor([[1, *hypothesis.tokens, 2]])
             logits = lm(tokens[:, :-1])[0]
-            logits[:, 0] = -math.inf  # padding never comes
+            logits[:, 1] = -math.inf  # the begin never follows
             log_probs = logits.log_softmax(-1)
             total = log_probs[range(len(log_probs)), tokens[0, 1:]].sum().item()
             expected = hypothesis.score + 0.7 * total

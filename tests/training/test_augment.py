@@ -100,6 +100,11 @@ def test_a_short_utterance_is_not_masked_whole():
         assert masked[..., 0].equal(masked[..., 4])  # all filters of a frame
 
 
+def test_what_is_too_short_to_mask_stays():
+    for frames in (1, 2, 9):
+        assert TimeMask(30, 3, 0.2)(torch.ones(64, frames, 2)).eq(1).all()
+
+
 def test_time_masks_without_a_bound_are_speechbrains():
     features = torch.randn(4, 100, 8)
     torch.manual_seed(0)

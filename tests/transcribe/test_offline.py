@@ -84,16 +84,29 @@ def test_a_known_text_is_aligned(asr):
     words = asr.align(samples, RATE, "CAB DAD")
     assert [word.text for word in words] == ["CAB", "DAD"]
     assert 0 <= words[0].start_s < words[0].end_s <= words[1].start_s < 3
-    with pytest.raises(ValueError, match="unknown character"):
-        asr.align(samples, RATE, "XYZ")
+    assert asr.align(samples, RATE, "cab dad") == words
+    with pytest.raises(ValueError, match="cannot write X Y, which the text 'XY CAB Y'"):
+        asr.align(samples, RATE, "XY CAB Y")
     with pytest.raises(ValueError, match="too few"):
-        asr.align(samples[:2000], RATE, "CAB DAD CAB DAD")
+        asr.align(samples[:2000], RATE, 5 * "CAB DAD ")
     with pytest.raises(ValueError, match="longer than chunk_s"):
         asr.align(noise(21), RATE, "CAB")
 
 
+def test_a_word_that_is_cut_close_is_aligned_with_silence_around_it(asr):
+    """As it is transcribed; the times are those of the recording."""
+    speech = noise(1)
+    padded = torch.nn.functional.pad(speech, (round(0.24 * RATE),) * 2)
+    cut = asr.align(speech, RATE, "CAB")
+    whole = asr.align(padded, RATE, "CAB")
+    assert [word.confidence for word in cut] == [word.confidence for word in whole]
+    assert [word.moved(-0.24, 1.0) for word in whole] == list(cut)
+
+
 def test_batches_that_are_none_are_refused(asr):
     wavs, lengths = torch.zeros(2, RATE), torch.ones(2)
+    with pytest.raises(ValueError, match="wavs must be a tensor, got list"):
+        asr.transcribe_batch([*wavs], lengths)
     with pytest.raises(ValueError, match=r"\(B, N\)"):
         asr.transcribe_batch(wavs[0], lengths)
     with pytest.raises(ValueError, match=r"\(B,\)"):

@@ -309,7 +309,10 @@ def test_other_speech(model, tmp_path, monkeypatch):
         ("[]", r"has version \[\], expected 2"),
         ('{"version": 7}', "has version 7, expected 2"),
         ('{"version": 2, "files": {}}', "lacks chunk_ms, environment, longest_s"),
-        ('{"version": 2, "speech": {"name": "an4"}}', "results, right_context_ms, sha256, utterances"),
+        (
+            '{"version": 2, "speech": {"name": "an4"}}',
+            "results, right_context_ms, sha256, utterances",
+        ),
     ],
 )
 def test_claims_that_cannot_be_read(model, text, message):
