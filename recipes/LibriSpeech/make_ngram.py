@@ -25,6 +25,8 @@ from hyperconformer.core.text import normalize
 from hyperconformer.corpora.librispeech import read_transcripts
 
 PROGRAMS = ("lmplz", "build_binary", "query")
+# Pieces of the other splits' sentences (cut_words.py), which are no sentences.
+PIECES = "words-train"
 
 
 def main(options):
@@ -80,7 +82,12 @@ def main(options):
 
 
 def _read_split_texts(corpus, splits):
-    files = sorted(corpus.glob(f"{splits}/*/*/*.trans.txt"))
+    files = sorted(
+        file
+        for folder in corpus.glob(splits)
+        if folder.name != PIECES
+        for file in folder.glob("*/*/*.trans.txt")
+    )
     return [
         normalize(text) for file in files for text in read_transcripts(file).values()
     ]

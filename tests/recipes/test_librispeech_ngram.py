@@ -2,6 +2,7 @@
 
 import os
 import pathlib
+import runpy
 import shutil
 import subprocess
 import sys
@@ -23,7 +24,11 @@ def run(*arguments, path):
 
 
 def make_corpus(folder):
-    for split, text in (("train-clean-5", "GO ON ZEBRA"), ("dev-clean", "GO ON")):
+    for split, text in (
+        ("train-clean-5", "GO ON ZEBRA"),
+        ("words-train", "PIECE"),
+        ("dev-clean", "GO ON"),
+    ):
         chapter = folder / split / "1" / "2"
         chapter.mkdir(parents=True)
         (chapter / "1-2.trans.txt").write_text(f"1-2-0000 {text}\n")
@@ -34,6 +39,11 @@ def test_missing_programs_are_named(tmp_path):
     done = run(make_corpus(tmp_path), "text.txt", tmp_path / "lm", path=tmp_path)
     assert done.returncode == 1
     assert "lmplz, build_binary, query not on the PATH" in done.stderr
+
+
+def test_pieces_of_sentences_are_no_sentences(tmp_path):
+    read = runpy.run_path(str(SCRIPT))["_read_split_texts"]
+    assert read(make_corpus(tmp_path), "*train*") == ["GO ON ZEBRA"]
 
 
 @pytest.mark.skipif(shutil.which("lmplz") is None, reason="needs a compiled KenLM")
