@@ -62,8 +62,8 @@ def read_audio(path, sample_rate_hz=16000):
     Raises
     ------
     AudioError
-        If the file is missing, no audio, empty, truncated, or holds NaN or infinite
-        samples.
+        If the file is missing, no audio, empty, truncated, holds NaN or infinite
+        samples, or its channels cancel each other.
     hyperconformer.core.store.StoreError
         If an object store cannot be read.
     """
@@ -103,7 +103,7 @@ def read_blocks(path, sample_rate_hz=16000):
             first, frames = segment.frames(file.frames, file.samplerate)
             if first:
                 file.seek(first)
-            mono = _mix(_read(file, frames), f"{path}: ")
+            mono = _mix(_read(file, frames))
             for block in _resample_blocks(mono, file.samplerate, sample_rate_hz):
                 empty = empty and len(block) == 0
                 if peak <= MAX_PEAK:
@@ -121,29 +121,27 @@ def read_blocks(path, sample_rate_hz=16000):
 _ADVICE = "copy the file again, or convert the part that is there, as with ffmpeg"
 
 
-def _mix(blocks, where):
-    """The mean of the channels, block by block; a warning at the end if they cancel."""
+def _mix(blocks):
+    """The mean of the channels, block by block; refused at the end if they cancel."""
     channels_power = mono_power = 0.0
     for block in blocks:
         mono = _mono(block.T)
         channels_power += _power(block)
         mono_power += block.shape[1] * _power(mono)
         yield mono
-    _check_channels(mono_power, channels_power, where)
+    _check_channels(mono_power, channels_power)
 
 
 def _power(samples):
     return float(np.square(samples, dtype=np.float64).sum())
 
 
-def _check_channels(mono_power, channels_power, where=""):
-    """Warn of channels of opposite phase: what they share is lost in their mean."""
+def _check_channels(mono_power, channels_power):
+    """Refuse channels of opposite phase: what they share is lost in their mean."""
     if mono_power < CANCELLED * channels_power:
-        warnings.warn(
-            f"{where}the channels cancel each other when they are averaged, as where a "
-            "cable turns the phase of one: take one channel",
-            AudioWarning,
-            stacklevel=3,
+        raise ValueError(
+            "the channels cancel each other when they are averaged, as where a cable "
+            "turns the phase of one: give one channel"
         )
 
 
@@ -209,7 +207,8 @@ def prepare_samples(samples, rate_hz, sample_rate_hz):
     ------
     ValueError
         If there are none, their type or shape is none of audio, 32-bit integers hold
-        16-bit values, one is not finite, or a rate is out of range.
+        16-bit values, one is not finite, channels cancel each other, or a rate is out
+        of range.
 
     Example
     -------

@@ -10,7 +10,9 @@ from hyperconformer.ablation.plan import label, planned_runs, read_ablation
 from hyperconformer.ablation.report import write_report
 from hyperconformer.ablation.search import Trials
 from hyperconformer.ablation.watch import watch
+from hyperconformer.config import read_config
 from hyperconformer.core.shipped import find_ablation
+from hyperconformer.training.command import parse
 
 
 def ablate(options):
@@ -32,6 +34,7 @@ def ablate(options):
             raise ValueError(f"--jobs must be at least 1, got {options.jobs}")
         ablation = read_ablation(find_ablation(options.file))
         extra = tuple(options.extra)
+        _check_extra(ablation, extra)
         results = pathlib.Path(options.results)
         store, folder = Store(results / "runs"), results / ablation.name
         trials = None
@@ -71,6 +74,12 @@ def ablate(options):
     print(f"report: {report}")
     failed = any((store.row(run) or {}).get("status") == "failed" for _, run in planned)
     return 130 if interrupted else int(failed)
+
+
+def _check_extra(ablation, extra):
+    """Refuse arguments for every run that no run would take."""
+    file, _, overrides = parse([str(ablation.base), *extra])
+    read_config(file, overrides)
 
 
 def _watch(ablation, planned, trials, store):

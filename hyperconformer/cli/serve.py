@@ -71,6 +71,8 @@ def run(options):
     known = {name: value for name, value in vars(options).items() if name in names}
     if options.processes < 1:
         raise ValueError(f"--processes must be at least 1, got {options.processes}")
+    if not 0 <= options.port <= 65535:
+        raise ValueError(f"--port must be from 0 to 65535, got {options.port}")
     serve(
         Settings(
             **known,

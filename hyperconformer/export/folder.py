@@ -8,6 +8,7 @@ import tempfile
 from typing import Any
 
 from hyperconformer.core.tokens import BLANK_INDEX
+from hyperconformer.evaluation.error_rates import list_utterances
 from hyperconformer.export import check, sherpa
 from hyperconformer.export.graph import make_optional, save, to_onnx
 from hyperconformer.export.offline import PHONE_OUTPUT, OfflineGraph
@@ -91,6 +92,8 @@ def export_model(
         raise ValueError(
             f"{folder} exists and is no exported model: name another folder"
         )
+    if manifest is not None:
+        list_utterances(manifest)  # one that cannot be read is named before the work
     config, tokenizer = load_model(source, ("extractor", "recognizer"), trusted=trusted)
     modules = config["extractor"], config["recognizer"]
     model = None

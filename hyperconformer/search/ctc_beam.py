@@ -173,7 +173,7 @@ class CTCSearcher(Searcher):
         )
         try:
             self.search = make(**options)
-        except (OSError, RuntimeError) as error:
+        except (OSError, RuntimeError, UnicodeDecodeError) as error:
             raise ValueError(
                 f"{self.arpa} is no n-gram model: give an ARPA file, or one in KenLM's "
                 "binary form"

@@ -203,7 +203,7 @@ class LexiconSearcher(Searcher):
         self.listed = [word for word, _ in spelled.values()]
         try:
             self.model = kenlm.Model(str(self.arpa))
-        except (OSError, RuntimeError) as error:
+        except (OSError, RuntimeError, UnicodeDecodeError) as error:
             raise ValueError(f"{self.arpa} is no n-gram model: {error}") from error
         self._build(tokenizer)
 

@@ -15,7 +15,10 @@ import threading
 import torch
 import uvicorn
 from fastapi import APIRouter, Depends, FastAPI, Request
-from fastapi.exceptions import RequestValidationError
+from fastapi.exceptions import (
+    RequestValidationError,
+    WebSocketRequestValidationError,
+)
 from fastapi.middleware.cors import CORSMiddleware
 from fastapi.responses import JSONResponse, Response
 from starlette.exceptions import HTTPException
@@ -82,6 +85,12 @@ class Settings:
     token: str | None = None
     origins: tuple[str, ...] = ()
     limits: Limits = Limits()
+
+    @property
+    def asks_for_streams(self) -> bool:
+        """Whether a setting is of streams alone."""
+        lengths = self.chunk_ms, self.left_context_ms, self.right_context_ms
+        return self.endpoint_s != 1.0 or any(one is not None for one in lengths)
 
 
 class Service:
@@ -197,7 +206,7 @@ def load_service(settings):
     Raises
     ------
     FileNotFoundError, ValueError
-        If the model cannot be loaded.
+        If the model cannot be loaded, or settings of streams do not fit it.
     """
     asr = ASR.from_hparams(settings.model, settings.device, settings.trusted)
     try:
@@ -211,6 +220,9 @@ def load_service(settings):
             right_context_ms=settings.right_context_ms,
         )
     except ValueError as error:
+        # Recordings alone are served only where nobody asked for streams.
+        if settings.asks_for_streams:
+            raise
         streaming = str(error)
     names = [DEFAULT_MODEL, DEFAULT_STREAMING_MODEL]
     if settings.model is not None:
@@ -262,6 +274,7 @@ def create_app(service):
         exception_handlers={
             HTTPException: respond,
             RequestValidationError: respond_invalid,
+            WebSocketRequestValidationError: respond_invalid,
         },
     )
     app.state.service = service

@@ -7,8 +7,11 @@ import re
 from collections.abc import Sequence
 from urllib.parse import urlsplit
 
-from fastapi import HTTPException, Request, WebSocket
-from fastapi.exceptions import RequestValidationError
+from fastapi import HTTPException, WebSocket
+from fastapi.exceptions import (
+    RequestValidationError,
+    WebSocketRequestValidationError,
+)
 from fastapi.requests import HTTPConnection
 from fastapi.responses import JSONResponse
 
@@ -93,7 +96,10 @@ async def respond(connection, error):
     return response
 
 
-async def respond_invalid(request: Request, error: RequestValidationError):
+async def respond_invalid(
+    request: HTTPConnection,
+    error: RequestValidationError | WebSocketRequestValidationError,
+):
     """Parameters that are missing or of another type, said as by :func:`respond`."""
     first = error.errors()[0]
     param = ".".join(str(part) for part in first["loc"][1:])

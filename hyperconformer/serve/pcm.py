@@ -29,6 +29,15 @@ END = "end"
 @router.websocket("/v1/stream")
 async def stream(websocket: WebSocket, sample_rate: int | None = None):
     """Recognise a stream of PCM."""
+    unknown = sorted(set(websocket.query_params) - {"sample_rate"})
+    if unknown:
+        names = ", ".join(unknown)
+        raise Refusal(
+            400,
+            f"unsupported: {names}; sample_rate is the only parameter",
+            "unsupported_parameter",
+            names,
+        )
     await PCMConnection(websocket, websocket.app.state.service, sample_rate).run()
 
 
@@ -54,7 +63,8 @@ class PCMConnection(Connection):
         super().__init__(websocket, service)
         rate_hz = service.check_streaming().model.sample_rate_hz
         try:
-            self.decoder = Decoder("pcm", sample_rate_hz or rate_hz, rate_hz)
+            given_hz = rate_hz if sample_rate_hz is None else sample_rate_hz
+            self.decoder = Decoder("pcm", given_hz, rate_hz)
         except ValueError as error:
             raise Refusal(400, str(error), param="sample_rate") from error
 

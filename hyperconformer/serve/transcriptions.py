@@ -51,10 +51,20 @@ async def transcribe(
     service = request.app.state.service
     service.check_running()
     service.check_model(model, service.asr_name)
-    unknown = set(await request.form()) - KNOWN
+    form = await request.form()
+    unknown = set(form) - KNOWN
     if unknown:
         names = ", ".join(sorted(unknown))
-        raise Refusal(400, f"unsupported: {names}", "unsupported_parameter", names)
+        lists = [f"{name}[]" for name in sorted(unknown) if f"{name}[]" in KNOWN]
+        hint = f"; did you mean {', '.join(lists)}?" if lists else ""
+        raise Refusal(
+            400, f"unsupported: {names}{hint}", "unsupported_parameter", names
+        )
+    if len(form.getlist("file")) > 1:
+        raise Refusal(400, "expected one file, got several", param="file")
+    if file.size == 0:
+        text = f"{file.filename or 'file'} is empty: it has no bytes"
+        raise Refusal(400, text, "invalid_audio", "file")
     if granularities is not None and response_format != "verbose_json":
         raise Refusal(
             400,

@@ -220,7 +220,10 @@ def read_lexicon(path):
     try:
         lines = read_text(path).splitlines()
     except FileNotFoundError as error:
-        raise FileNotFoundError(f"no such pronunciation dictionary: {path}") from error
+        raise FileNotFoundError(
+            f"no such pronunciation dictionary: {path}; name another one with "
+            "--phone_ctc.lexicon=FILE, or train without phones with --phone_ctc=null"
+        ) from error
     words = {}
     for number, line in enumerate(lines, start=1):
         if not line.strip() or line.startswith(";;;"):

@@ -129,6 +129,13 @@ def test_dry_run_tells_plan_and_cost_and_does_nothing(project, tmp_path, capsys)
     assert "1 runs to do" in said and "the 1 that are done took" in said
 
 
+def test_arguments_that_no_run_would_take_are_refused(project, capsys):
+    path = project("axes: {lr: [1, 2]}\n")
+    for more in ((), ("--dry-run",)):
+        assert main(["ablate", str(path), *more, "--max_batchs=3"]) == 1
+        assert "unknown key 'max_batchs'" in capsys.readouterr().err
+
+
 @pytest.mark.integration
 @pytest.mark.parametrize("kind", [signal.SIGINT, signal.SIGTERM])
 def test_an_interruption_ends_the_runs_and_records_no_failure(

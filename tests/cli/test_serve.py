@@ -12,6 +12,7 @@ pytest.importorskip("fastapi")  # its extra installs it from Python 3.11 on
         (("--max-streams", 0), "streams must be positive and finite, got 0"),
         (("--max-idle-s", "inf"), "idle_s must be positive and finite, got inf"),
         (("--processes", 0), "--processes must be at least 1, got 0"),
+        (("--port", 99999), "--port must be from 0 to 65535, got 99999"),
         (("--token-file", "/no/such/token"), "/no/such/token"),
         (("--model", "/no/such/model"), "no such model folder: /no/such/model"),
     ],

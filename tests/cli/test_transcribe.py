@@ -225,6 +225,7 @@ def test_what_streams_cannot_do_is_named(capsys, files, streaming_model, tiny_mo
         ((streaming_model, "--nbest", 0), "--nbest must be from 1 upwards, got 0"),
         ((streaming_model, "--lm", "no.arpa"), "no such n-gram model: no.arpa"),
         ((streaming_model, "--lm", __file__), "is no n-gram model: give an ARPA file"),
+        ((streaming_model, "--lm", files[0]), "is no n-gram model: give an ARPA file"),
         ((streaming_model, "--lm-weight", 1), "needs a language model"),
         ((streaming_model, "--chunk-ms", 50), "multiple of"),
     ):

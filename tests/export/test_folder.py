@@ -109,6 +109,18 @@ def test_another_folder_is_not_replaced(tiny_model, tmp_path):
     assert [path.name for path in tmp_path.iterdir()] == ["thesis.tex"]
 
 
+def test_a_manifest_that_cannot_be_read_is_named_first(tiny_model, tmp_path):
+    """Before the graphs are made, which takes minutes."""
+    bad = tmp_path / "bad.csv"
+    bad.write_text("id,wav\n1,a.wav\n")
+    for manifest, error in (
+        (tmp_path / "no.csv", FileNotFoundError),
+        (bad, ValueError),
+    ):
+        with pytest.raises(error, match=manifest.name):
+            export_model("/no/model", tmp_path / "exported", manifest=manifest)
+
+
 def test_a_failure_leaves_nothing(monkeypatch, tiny_model, tmp_path):
     def full(*_):
         raise OSError(28, "No space left on device")

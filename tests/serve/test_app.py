@@ -40,3 +40,19 @@ def test_streams_have_the_chunks_that_were_asked_for(given, rule):
     service = load_service(Settings(model=model, **given))
     assert service.streaming.model.chunk == ChunkRule(*rule)
     service.close()
+
+
+def test_streams_that_were_asked_for_and_cannot_be_are_an_error():
+    """Not a server without streams."""
+    for given, message in (
+        ({"chunk_ms": 50}, "a chunk must last a multiple of 40 ms, got 50"),
+        ({"right_context_ms": 30}, "a right context must last a multiple of 40 ms"),
+        ({"endpoint_s": -1.0}, "endpoint_s must be finite and > 0, got -1"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            load_service(Settings(model="hyperconformer-an4-streaming", **given))
+    with pytest.raises(ValueError, match="streaming needs normalization"):
+        load_service(Settings(model="hyperconformer-an4", chunk_ms=640))
+    service = load_service(Settings(model="hyperconformer-an4"))
+    assert isinstance(service.streaming, str)
+    service.close()

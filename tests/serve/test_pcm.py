@@ -31,10 +31,23 @@ def test_another_rate_is_resampled(serve, tiny_streaming):
     floats = resample(samples.astype(np.float32) / 32768, 24000, 16000)
     messages = recognise(f"{serve().ws}/v1/stream?sample_rate=24000", samples)
     assert texts(messages) == segments(tiny_streaming, floats)
+
+
+@pytest.mark.parametrize(
+    "query,message",
+    [
+        ("sample_rate=7", "from 1000 to 384000 Hz, got 7"),
+        ("sample_rate=0", "from 1000 to 384000 Hz, got 0"),
+        ("sample_rate=abc", "sample_rate: Input should be a valid integer"),
+        ("samplerate=8000", "unsupported: samplerate; sample_rate is the only"),
+    ],
+)
+def test_parameters_that_cannot_be_are_refused(serve, query, message):
     with pytest.raises(InvalidStatus) as caught:
-        connect(f"{serve().ws}/v1/stream?sample_rate=7")
+        connect(f"{serve().ws}/v1/stream?{query}")
     assert caught.value.response.status_code == 400
-    assert "from 1000 to 384000 Hz, got 7" in caught.value.response.body.decode()
+    body = json.loads(caught.value.response.body)
+    assert message in body["error"]["message"]
 
 
 def fails(url, *messages):

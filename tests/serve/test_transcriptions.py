@@ -120,7 +120,7 @@ def test_other_containers_and_rates(client, format):
         ({"timestamp_granularities": ["word"]}, "need response_format verbose_json"),
         ({"stream": True, "response_format": "srt"}, "stream needs response_format"),
         ({"file": ("a.wav", b"garbage")}, "a.wav cannot be read as audio"),
-        ({"file": ("a.wav", b"")}, "a.wav cannot be read as audio"),
+        ({"file": ("a.wav", b"")}, "a.wav is empty: it has no bytes"),
         ({"file": wav(0.01)}, "the audio lasts 0.0100 s; at least 0.1 s"),
         ({"file": ("a.wav", wav()[1][:2000])}, "a.wav: truncated audio"),
     ],
@@ -169,3 +169,20 @@ def test_more_files_than_places_are_refused(serve, tiny_asr, monkeypatch):
         with pytest.raises(openai.BadRequestError):
             create(client, ("a.wav", b"garbage"))
     assert server.service.files.taken == 0
+
+
+def test_form_fields_that_are_wrong_are_named(serve):
+    """As other clients than OpenAI's send them."""
+    url, name, data = f"{serve().http}/v1/audio/transcriptions", *wav()
+    two = [("file", (name, data)), ("file", ("b.wav", data))]
+    for fields, files, message in (
+        (
+            {"keywords": "dad"},
+            two[:1],
+            "unsupported: keywords; did you mean keywords[]?",
+        ),
+        ({}, two, "expected one file, got several"),
+    ):
+        answer = httpx.post(url, data={"model": "tiny", **fields}, files=files)
+        assert answer.status_code == 400
+        assert message in answer.json()["error"]["message"]
