@@ -45,7 +45,7 @@ def test_it_needs_pytorch_and_triton_alone():
     subprocess.run([sys.executable, "-c", code], check=True, cwd=ROOT)
 
 
-@pytest.mark.integration
+@pytest.mark.slow  # a minute or two, most of it torch.compile
 def test_the_whole_command_on_a_cpu(tmp_path):
     code = BLOCKED + (
         "from benchmarks.__main__ import main\n"
