@@ -62,21 +62,23 @@ def measure_processes(model, mixer, settings, end):
     """
     with tempfile.TemporaryDirectory() as folder:
         found = pathlib.Path(folder) / "found.json"
+        process = subprocess.Popen(
+            [sys.executable, "-m", "torch.distributed.run", "--standalone"]
+            + [f"--nproc_per_node={DEVICES}", "--module", "benchmarks.gpu.ddp"]
+            + [settings.device, model, mixer, str(found)],
+            cwd=ROOT,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+        )
         try:
-            done = subprocess.run(
-                [sys.executable, "-m", "torch.distributed.run", "--standalone"]
-                + [f"--nproc_per_node={DEVICES}", "--module", "benchmarks.gpu.ddp"]
-                + [settings.device, model, mixer, str(found)],
-                cwd=ROOT,
-                timeout=max(1.0, end - time.monotonic()),
-                stdout=subprocess.PIPE,
-                stderr=subprocess.STDOUT,
-                text=True,
-            )
+            said, _ = process.communicate(timeout=max(1.0, end - time.monotonic()))
         except subprocess.TimeoutExpired:
+            process.terminate()  # killed, torchrun would leave its processes behind
+            process.communicate()
             raise LeftOut("the time was over") from None
-        if done.returncode:
-            lines = done.stdout.strip().splitlines()
+        if process.returncode:
+            lines = said.strip().splitlines()
             print("\n".join(lines[-40:]), file=sys.stderr)
             errors = [line for line in lines if "Error" in line] or lines[-1:]
             raise RuntimeError(f"torchrun failed: {errors[0] if errors else ''}")

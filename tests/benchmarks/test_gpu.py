@@ -11,6 +11,7 @@ import sys
 import time
 import types
 
+import psutil
 import pytest
 import torch
 from torch.nn.attention import SDPBackend, sdpa_kernel
@@ -405,7 +406,7 @@ def test_an4_needs_a_folder_and_speechbrain(settings, monkeypatch):
         train_an4(settings)
 
 
-@pytest.mark.integration
+@pytest.mark.slow  # on one core, the two wait for each other
 def test_two_processes_have_the_gradients_of_one():
     """On a CPU, which has two processes but one device."""
     end = time.monotonic() + 300
@@ -416,3 +417,12 @@ def test_two_processes_have_the_gradients_of_one():
         patch.setattr(ddp, "TOLERANCE", -1.0)
         with pytest.raises(Failed, match="not those of one"):
             list(ddp.measure_processes(*arguments))
+
+
+@pytest.mark.slow
+def test_processes_that_run_out_of_time_are_ended():
+    with pytest.raises(LeftOut, match="the time was over"):
+        end = time.monotonic() + 8  # torchrun is up, and its processes import torch
+        list(ddp.measure_processes("tiny", "HyperMixing, torch", QUICK, end))
+    left = [process.cmdline() for process in psutil.process_iter(["cmdline"])]
+    assert not [line for line in left if "benchmarks.gpu.ddp" in line]
