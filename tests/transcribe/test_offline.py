@@ -61,7 +61,7 @@ def test_batch_order_and_company_change_nothing(asr):
 
 
 @pytest.mark.parametrize(
-    "name", ["174/84280/174-84280-0014", "2035/147960/2035-147960-0006"]
+    "name", ["1993/147149/1993-147149-0008", "2277/149874/2277-149874-0004"]
 )
 def test_speech_a_little_longer_than_a_chunk_is_recognised_alone(name):
     """Not with the silence that its chunks hold."""
