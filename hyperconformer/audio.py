@@ -126,8 +126,9 @@ def _mix(blocks):
     channels_power = mono_power = 0.0
     for block in blocks:
         mono = _mono(block.T)
-        channels_power += _power(block)
-        mono_power += block.shape[1] * _power(mono)
+        if block.shape[1] > 1:
+            channels_power += _power(block)
+            mono_power += block.shape[1] * _power(mono)
         yield mono
     _check_channels(mono_power, channels_power)
 
@@ -137,7 +138,7 @@ def _power(samples):
 
 
 def _check_channels(mono_power, channels_power):
-    """Refuse channels of opposite phase: what they share is lost in their mean."""
+    """Refuse channels of opposite phase: their mean loses the sound that they share."""
     if mono_power < CANCELLED * channels_power:
         raise ValueError(
             "the channels cancel each other when they are averaged, as where a cable "
@@ -227,7 +228,8 @@ def prepare_samples(samples, rate_hz, sample_rate_hz):
             "channels than samples: transpose them"
         )
     mono = _mono(samples)
-    _check_channels(len(samples) * _power(mono), _power(samples))
+    if len(samples) > 1:
+        _check_channels(len(samples) * _power(mono), _power(samples))
     return torch.from_numpy(resample(mono, rate_hz, sample_rate_hz))
 
 

@@ -45,9 +45,8 @@ def add_options(command):
     command.add_argument(
         "--lm",
         metavar="PATH",
-        help="language model: an ARPA file in place of the model folder's n-grams, or "
-        "the output folder of `train lm`, which rescores what they find; `none` leaves "
-        "out the n-grams",
+        help="language model: an ARPA file replaces the model folder's n-grams, the "
+        "output folder of `train lm` rescores their readings, `none` leaves them out",
     )
     command.add_argument(
         "--lm-weight",
@@ -120,8 +119,7 @@ def _search(options, nbest, asr):
         chosen["nbest"] = nbest
         chosen.setdefault("beam_size", max(BEAM, nbest))
     if options.lm and pathlib.Path(options.lm).is_dir():
-        weight = 0.5 if options.lm_weight is None else options.lm_weight
-        chosen.update(lm_folder=options.lm, rescore_weight=weight)
+        chosen.update(lm_folder=options.lm, rescore_weight=_weight(options))
         return ngram_search(asr.ngram, asr.recognizer, **chosen)
     return ngram_search(_ngrams(options, asr.ngram), asr.recognizer, **chosen)
 
@@ -145,5 +143,9 @@ def _ngrams(options, ngram):
         return {**ngram, "lm_weight": options.lm_weight}
     if options.lm == "none":
         return {}
-    weight = 0.5 if options.lm_weight is None else options.lm_weight
-    return {"arpa": options.lm, "lm_weight": weight}
+    return {"arpa": options.lm, "lm_weight": _weight(options)}
+
+
+def _weight(options):
+    """Of a language model that the command line names."""
+    return 0.5 if options.lm_weight is None else options.lm_weight

@@ -10,6 +10,10 @@ name; ``merge`` joins splits, as for training on 960 hours.
 """
 
 import pathlib
+from collections.abc import Iterable
+
+import numpy as np
+import soundfile
 
 from hyperconformer.core.files import write_atomically
 from hyperconformer.core.text import read_text
@@ -225,6 +229,44 @@ def write_transcripts(path: pathlib.Path, texts: dict[str, str]):
     """
     lines = (f"{identifier} {text}\n" for identifier, text in texts.items())
     write_atomically(path, "".join(lines).encode())
+
+
+def write_split(
+    folder: pathlib.Path,
+    utterances: Iterable[tuple[str, np.ndarray, str]],
+    sample_rate_hz: int,
+    chapter: str = "0",
+) -> dict[str, dict[str, str]]:
+    """Write a split in this layout, one chapter for each speaker.
+
+    Arguments
+    ---------
+    folder : pathlib.Path
+        The split.
+    utterances : iterable of (str, numpy.ndarray, str)
+        Speaker, (N,) samples and text; they are written as they come.
+    sample_rate_hz : int
+        Of the samples.
+    chapter : str
+        Its name. Utterances are named by speaker, chapter and number.
+
+    Returns
+    -------
+    dict of str to dict of str to str
+        The text of each utterance of each speaker.
+    """
+    speakers: dict[str, dict[str, str]] = {}
+    for speaker, samples, text in utterances:
+        texts = speakers.setdefault(speaker, {})
+        name = f"{speaker}-{chapter}-{len(texts):04d}"
+        path = folder / speaker / chapter / f"{name}.flac"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        soundfile.write(path, samples, sample_rate_hz)
+        texts[name] = text
+    for speaker, texts in speakers.items():
+        place = folder / speaker / chapter
+        write_transcripts(place / f"{speaker}-{chapter}.trans.txt", texts)
+    return speakers
 
 
 def _list_chapter(folder):

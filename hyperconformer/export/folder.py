@@ -7,7 +7,7 @@ import shutil
 import tempfile
 from typing import Any
 
-from hyperconformer.core.tokens import BLANK_INDEX
+from hyperconformer.core.tokens import BLANK_INDEX, list_pieces
 from hyperconformer.evaluation.error_rates import list_utterances
 from hyperconformer.export import check, sherpa
 from hyperconformer.export.graph import make_optional, save, to_onnx
@@ -104,7 +104,7 @@ def export_model(
     with tempfile.TemporaryDirectory(prefix=".export-", dir=folder.parent) as place:
         new = pathlib.Path(place, "new")
         new.mkdir()
-        pieces = [tokenizer.id_to_piece(i) for i in range(tokenizer.vocab_size())]
+        pieces = list_pieces(tokenizer)
         _write_graphs(new, graph, contract, int8, sherpa.tokens_text(pieces))
         if PHONE_OUTPUT in graph.outputs:
             text = sherpa.tokens_text(["", *modules[1].phones])

@@ -19,6 +19,7 @@ from hyperconformer.core.tokens import (
     EOS_INDEX,
     NO_TEXT,
     WORD_START,
+    list_pieces,
 )
 from hyperconformer.core.words import Hypothesis
 from hyperconformer.hub.folder import MAX_BYTES, NGRAM_FILE
@@ -165,7 +166,7 @@ class CTCSearcher(Searcher):
             phrases=[write_hotword(phrase, tokenizer) for phrase in self.hotwords],
             bias=self.hotword_weight,
             blank_index=BLANK_INDEX,
-            vocab_list=_pieces(tokenizer),
+            vocab_list=list_pieces(tokenizer),
             beam_size=self.beam_size,
             # All that rescoring may choose from; merged histories would be missing.
             topk=self.nbest if self.rescorer is None else self.beam_size,
@@ -518,7 +519,9 @@ def _letters(words):
 
 def _require_own_case(model, tokenizer, arpa):
     """Refuse a KenLM model in another letter case; its words can only be asked for."""
-    pieces = _pieces(tokenizer)[EOS_INDEX + 1 :]  # a model has the marks in any case
+    pieces = list_pieces(tokenizer)[
+        EOS_INDEX + 1 :
+    ]  # a model has the marks in any case
     words = {piece.replace(WORD_START, "") for piece in pieces}
     others = {word.swapcase() for word in words} - words
     if not any(word in model for word in words) and any(w in model for w in others):
@@ -526,10 +529,6 @@ def _require_own_case(model, tokenizer, arpa):
             f"{arpa} is in another letter case than the recogniser writes: make it "
             "anew of text in the recogniser's case"
         )
-
-
-def _pieces(tokenizer):
-    return [tokenizer.id_to_piece(token) for token in range(tokenizer.vocab_size())]
 
 
 def _needs_kenlm(arpa):

@@ -14,7 +14,7 @@ from speechbrain.decoders import (
 )
 
 from hyperconformer.core.masks import relative_to_frames
-from hyperconformer.core.tokens import BLANK_INDEX, BOS_INDEX, EOS_INDEX
+from hyperconformer.core.tokens import BLANK_INDEX, BOS_INDEX, EOS_INDEX, list_pieces
 from hyperconformer.core.words import Hypothesis
 from hyperconformer.hub.folder import load_model
 from hyperconformer.model.recognizer import Recognition, Recognizer
@@ -222,10 +222,7 @@ class JointSearcher(Searcher, S2STransformerBeamSearcher):
 
 
 def _require_same_tokens(tokenizer, other, lm_folder):
-    def pieces(one):
-        return one.id_to_piece(list(range(one.vocab_size())))
-
-    if pieces(tokenizer) != pieces(other):
+    if list_pieces(tokenizer) != list_pieces(other):
         raise ValueError(
             f"the language model of {lm_folder} has other tokens than the "
             "recogniser: train it with the recogniser's tokenizer_file"

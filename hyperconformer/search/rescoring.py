@@ -15,6 +15,7 @@ from hyperconformer.core.tokens import (
     EOS_INDEX,
     NO_TEXT,
     WORD_START,
+    list_pieces,
 )
 from hyperconformer.core.words import Hypothesis
 from hyperconformer.hub.folder import load_model
@@ -64,11 +65,11 @@ class Rescorer(TransformerLMRescorer):
         Raises
         ------
         ValueError
-            If the language model knows none of them.
+            If the language model knows no letter of the recogniser.
         """
         pieces = [
-            tokenizer.id_to_piece(token).replace(WORD_START, "")
-            for token in range(tokenizer.vocab_size())
+            piece.replace(WORD_START, "")
+            for token, piece in enumerate(list_pieces(tokenizer))
             if token not in (BLANK_INDEX, *NO_TEXT)
         ]
         letters = sorted({letter for piece in pieces for letter in piece})

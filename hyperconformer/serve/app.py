@@ -90,7 +90,9 @@ class Settings:
     def asks_for_streams(self) -> bool:
         """Whether a setting is of streams alone."""
         lengths = self.chunk_ms, self.left_context_ms, self.right_context_ms
-        return self.endpoint_s != 1.0 or any(one is not None for one in lengths)
+        return self.endpoint_s != Settings.endpoint_s or any(
+            one is not None for one in lengths
+        )
 
 
 class Service:

@@ -13,6 +13,7 @@ from sentencepiece import SentencePieceProcessor
 from hyperconformer.config import read_config, resolve_config
 from hyperconformer.core.extras import import_pyplot
 from hyperconformer.core.files import write_atomically
+from hyperconformer.core.tokens import list_pieces
 from hyperconformer.corpora import prepare
 from hyperconformer.evaluation.environment import describe_environment
 from hyperconformer.hub.folder import TOKENIZER_FILE, check_file, find_model, save_model
@@ -317,8 +318,7 @@ def prepare_tokenizer(settings, manifests, output, earlier=None):
 def _require_equal(given, expected, advice):
     """Refuse a tokenizer whose tokens differ from those of the weights."""
     tokens, weights = (
-        [tokenizer.id_to_piece(token) for token in range(tokenizer.vocab_size())]
-        for tokenizer in map(load_tokenizer, (given, expected))
+        list_pieces(tokenizer) for tokenizer in map(load_tokenizer, (given, expected))
     )
     if tokens == weights:
         return

@@ -21,7 +21,7 @@ from torch.nn.utils.rnn import pad_sequence
 from hyperconformer.audio import MAX_RATE_HZ, AudioError, prepare_samples, read_blocks
 from hyperconformer.core.masks import relative_to_frames
 from hyperconformer.core.text import as_written, unwritable
-from hyperconformer.core.tokens import BLANK_INDEX, NO_TEXT
+from hyperconformer.core.tokens import BLANK_INDEX, NO_TEXT, list_pieces
 from hyperconformer.core.words import Hypothesis, Transcription, Word
 from hyperconformer.hub.folder import DEFAULT_MODEL, load_model
 from hyperconformer.model.features import FeatureExtractor
@@ -118,9 +118,7 @@ class ASR:
         self.frame_samples = (
             extractor.features.compute_STFT.hop_length * recognizer.frontend.stride
         )
-        pieces = [
-            tokenizer.id_to_piece(token) for token in range(tokenizer.vocab_size())
-        ]
+        pieces = list_pieces(tokenizer)
         self.starts_word = torch.tensor(
             [piece.startswith(WORD_START) for piece in pieces]
         )

@@ -6,17 +6,15 @@
 """
 
 import argparse
-import collections
 import pathlib
 import sys
 import tempfile
 
-import soundfile
 from tqdm import tqdm
 
 from hyperconformer.audio import read_audio
 from hyperconformer.corpora import an4
-from hyperconformer.corpora.librispeech import write_transcripts
+from hyperconformer.corpora.librispeech import write_split
 from hyperconformer.corpora.manifest import read_manifest
 
 SPLIT = "an4-train"
@@ -29,17 +27,12 @@ def main(options):
     with tempfile.TemporaryDirectory() as manifests:
         files = an4.prepare(options.an4, manifests, hold_out=False)
         rows = read_manifest(files["train"])
-    transcripts = collections.defaultdict(dict)
-    for row in tqdm(rows, desc=SPLIT, unit="file"):
-        chapter = target / row["spk_id"] / "0"
-        chapter.mkdir(parents=True, exist_ok=True)
-        key = f"{row['spk_id']}-0-{len(transcripts[chapter]):04d}"
-        samples = read_audio(row["wav"], SAMPLE_RATE_HZ)
-        soundfile.write(chapter / f"{key}.flac", samples.numpy(), SAMPLE_RATE_HZ)
-        transcripts[chapter][key] = row["wrd"]
-    for chapter, texts in transcripts.items():
-        write_transcripts(chapter / f"{chapter.parent.name}-0.trans.txt", texts)
-    print(f"{target}: {len(rows)} utterances of {len(transcripts)} speakers")
+    utterances = (
+        (row["spk_id"], read_audio(row["wav"], SAMPLE_RATE_HZ).numpy(), row["wrd"])
+        for row in tqdm(rows, desc=SPLIT, unit="file")
+    )
+    speakers = write_split(target, utterances, SAMPLE_RATE_HZ)
+    print(f"{target}: {len(rows)} utterances of {len(speakers)} speakers")
 
 
 if __name__ == "__main__":

@@ -8,12 +8,10 @@ is cut out; of AN4's, which spell and count, three.
 """
 
 import argparse
-import collections
 import pathlib
 import random
 import sys
 
-import soundfile
 import torch
 from tqdm import tqdm
 
@@ -22,7 +20,7 @@ from hyperconformer.audio import read_audio
 from hyperconformer.corpora.librispeech import (
     LAYOUT,
     list_utterances,
-    write_transcripts,
+    write_split,
 )
 from hyperconformer.corpora.librispeech import SOURCE as CORPUS
 from hyperconformer.corpora.manifest import require
@@ -82,7 +80,7 @@ def trim(samples, margin):
 
 
 def choose_piece(count, draw):
-    """A piece of an utterance of so many words: where it begins, and how many words.
+    """Draw a piece of an utterance of ``count`` words: its first word and its length.
 
     >>> choose_piece(1, random.Random(0))
     (0, 1)
@@ -93,7 +91,7 @@ def choose_piece(count, draw):
 
 
 def cut(utterance, asr, draw, pieces):
-    """Yield the samples and the text of so many pieces, which may overlap.
+    """Yield samples and text of ``pieces`` pieces, which may overlap.
 
     Raises
     ------
@@ -116,39 +114,35 @@ def cut(utterance, asr, draw, pieces):
             yield with_silence(piece, SAMPLE_RATE_HZ)[0], text
 
 
-def main(options):
-    """Write the pieces as FLAC and one file of transcripts for each speaker."""
-    torch.set_num_threads(1)
-    asr = ASR.from_hparams(options.model)
-    root = pathlib.Path(options.librispeech)
+def cut_all(root, asr, failed):
+    """Yield speaker, samples and text of every piece; list the utterances that fail."""
     draw = random.Random(SEED)
-    transcripts, failed = collections.defaultdict(dict), 0
-    for source in SOURCES:
-        require(root / source, LAYOUT, CORPUS)
-    if (root / SPLIT).exists():
-        raise FileExistsError(f"{root / SPLIT} is there already: delete it to cut anew")
     for source in SOURCES:
         pieces = PIECES_OF_AN4 if source == "an4-train" else 1
         for utterance in tqdm(list_utterances(root / source), desc=source, unit="file"):
             try:
                 cuts = list(cut(utterance, asr, draw, pieces))
             except ValueError:  # without audio or text, too short for it, too long
-                failed += 1
+                failed.append(utterance.id)
                 continue
-            speaker = utterance.speaker
-            chapter = root / SPLIT / speaker / CHAPTER
             for samples, text in cuts:
-                chapter.mkdir(parents=True, exist_ok=True)
-                key = f"{speaker}-{CHAPTER}-{len(transcripts[speaker]):04d}"
-                soundfile.write(
-                    chapter / f"{key}.flac", samples.numpy(), SAMPLE_RATE_HZ
-                )
-                transcripts[speaker][key] = text
-    for speaker, texts in transcripts.items():
-        chapter = root / SPLIT / speaker / CHAPTER
-        write_transcripts(chapter / f"{speaker}-{CHAPTER}.trans.txt", texts)
-    total = sum(map(len, transcripts.values()))
-    print(f"{root / SPLIT}: {total} pieces, {failed} utterances could not be aligned")
+                yield utterance.speaker, samples.numpy(), text
+
+
+def main(options):
+    """Write the pieces as FLAC and one file of transcripts for each speaker."""
+    torch.set_num_threads(1)
+    root, failed = pathlib.Path(options.librispeech), []
+    for source in SOURCES:
+        require(root / source, LAYOUT, CORPUS)
+    target = root / SPLIT
+    if target.exists():
+        raise FileExistsError(f"{target} is there already: delete it to cut anew")
+    asr = ASR.from_hparams(options.model)
+    pieces = cut_all(root, asr, failed)
+    speakers = write_split(target, pieces, SAMPLE_RATE_HZ, CHAPTER)
+    total = sum(map(len, speakers.values()))
+    print(f"{target}: {total} pieces, {len(failed)} utterances could not be aligned")
 
 
 if __name__ == "__main__":
