@@ -6,6 +6,8 @@
 ``words.txt`` from NGRAM_FOLDER (see make_ngram.py). The feature statistics stay in
 single precision. ``--checkpoint FOLDER`` takes the weights of one checkpoint of RUN in
 place of the average, with the phone head that ``phone_ctc`` trained on the last layer.
+``--prior-weight`` and ``--prior-split`` divide the phones' probabilities by a power of
+their mean over a split. RUN may be a published model too.
 """
 
 import argparse
@@ -13,11 +15,16 @@ import json
 import pathlib
 import shutil
 import sys
+import tempfile
 
 import torch
 from safetensors.torch import load_file, save_file
+from speechbrain.dataio.dataio import load_data_csv
+from tqdm import tqdm
 
 from hyperconformer import ASR
+from hyperconformer.audio import read_audio
+from hyperconformer.corpora import librispeech
 from hyperconformer.hub.folder import (
     CONFIG_FILE,
     KENLM_FILE,
@@ -32,6 +39,8 @@ from hyperconformer.training.resume import read_earlier_settings
 
 def main(options):
     """Write the folder and load it."""
+    if (options.prior_weight is None) != (options.prior_split is None):
+        raise ValueError("--prior-weight and --prior-split need each other")
     source, target = find_model(options.run), pathlib.Path(options.model)
     ngram = pathlib.Path(options.ngram)
     target.mkdir(parents=True, exist_ok=True)
@@ -57,7 +66,12 @@ def main(options):
     }
     model = ASR.from_hparams(source=source)
     write_settings(target, config, {"recognizer": model.recognizer})
-    ASR.from_hparams(source=target, trusted=True)
+    asr = ASR.from_hparams(source=target, trusted=True)
+    if options.prior_weight is not None:
+        priors = mean_phone_probabilities(asr, pathlib.Path(options.prior_split))
+        bias = asr.recognizer.phone_head.bias - options.prior_weight * priors.log()
+        weights["recognizer.phone_head.bias"] = _halve("phone_head.bias", bias)
+        save_file(weights, target / WEIGHTS_FILE)
     for file in sorted(target.iterdir()):
         print(f"{file} {file.stat().st_size / 1e6:.2f} MB")
 
@@ -91,6 +105,33 @@ def take_checkpoint(checkpoint, weights):
     return (checkpoint / "phones.ckpt").read_text(encoding="utf-8").split("\n")
 
 
+@torch.no_grad()
+def mean_phone_probabilities(asr, split):
+    """The phone head's priors: its mean probabilities over all frames of a split.
+
+    Of EESEN (arXiv:1507.08240), section 3.3: a search that has a language model of its
+    own should not be told twice how frequent phones are. Dividing probabilities by
+    their priors' power changes nothing but the head's bias.
+
+    Returns
+    -------
+    torch.Tensor
+        (number of phones + 1,), the blank first.
+    """
+    if not asr.recognizer.phones:
+        raise ValueError("--prior-weight needs a model with a phone head")
+    with tempfile.TemporaryDirectory() as folder:
+        manifests = librispeech.prepare(split.parent, folder, splits=[split.name])
+        rows = load_data_csv(manifests[split.name]).values()
+        total, frames = 0.0, 0
+        for row in tqdm(rows, desc="priors", unit="file"):
+            samples = read_audio(row["wav"], asr.sample_rate_hz)[None]
+            recognition = asr.recognizer(*asr.extractor(samples, torch.ones(1)))
+            probabilities = asr.recognizer.phone_log_probs(recognition.encoded[0]).exp()
+            total, frames = total + probabilities.sum(0), frames + len(probabilities)
+    return total / frames
+
+
 def _halve(name, weight):
     if not weight.is_floating_point():
         return weight
@@ -112,6 +153,12 @@ if __name__ == "__main__":
     )
     parser.add_argument("--lm-weight", type=float, required=True)
     parser.add_argument("--word-bonus", type=float, required=True)
+    parser.add_argument(
+        "--prior-weight", type=float, help="power of the phones' priors, such as 0.3"
+    )
+    parser.add_argument(
+        "--prior-split", help="folder of a split, over which the priors are measured"
+    )
     try:
         main(parser.parse_args())
     except (OSError, ValueError) as error:

@@ -9,13 +9,14 @@ import pytest
 import torch
 from safetensors import safe_open
 
-from hyperconformer import ASR, LexiconSearcher
+from hyperconformer import ASR, GreedySearcher, LexiconSearcher
 from hyperconformer.model.recognizer import Recognizer
 from hyperconformer.training.phones import PhoneCTC
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
 SCRIPT = ROOT / "recipes/LibriSpeech/publish.py"
 RUN = ROOT / "pretrained/hyperconformer-an4"
+PUBLISHED = ROOT / "pretrained/hyperconformer-librispeech"
 SPEECH = ROOT / "tests/data/an4/cen6-fvap-b.wav"
 
 
@@ -96,3 +97,32 @@ def test_a_phone_head_of_another_layer_is_refused(publish, checkpoint):
     publish.require_phones_at(2, folder)
     with pytest.raises(ValueError, match="must be the last layer, 4, got 2"):
         publish.require_phones_at(4, folder)
+
+
+@pytest.mark.integration
+def test_phones_are_divided_by_their_priors(tmp_path, publish):
+    pytest.importorskip("flashlight.lib.text.decoder")
+    split, source = ROOT / "tests/data/librispeech_dev19", PUBLISHED
+    model = tmp_path / "model"
+    weights = ["--lm-weight", "0.85", "--word-bonus", "0"]
+    priors = ["--prior-weight", "0.5", "--prior-split", split]
+    command = [sys.executable, SCRIPT, source, source, model, *weights, *priors]
+    done = subprocess.run(command, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    before = ASR.from_hparams(source=source, search=GreedySearcher())
+    after = ASR.from_hparams(source=model, search=GreedySearcher())
+    mean = publish.mean_phone_probabilities(before, split)
+    assert mean.sum() == pytest.approx(1.0, abs=1e-5) and mean[0] > 0.3
+    change = after.recognizer.phone_head.bias - before.recognizer.phone_head.bias
+    # The bias is stored in half precision, whose step is 2^-7 between 8 and 16.
+    assert (change + 0.5 * mean.log()).abs().max() < 2**-7
+
+
+def test_priors_need_a_phone_head_and_a_split(publish):
+    asr = ASR.from_hparams(source=RUN)
+    with pytest.raises(ValueError, match="needs a model with a phone head"):
+        publish.mean_phone_probabilities(asr, ROOT / "tests/data/librispeech_dev19")
+    command = [SCRIPT, RUN, RUN, "x", "--lm-weight", "1", "--word-bonus", "0"]
+    command = [sys.executable, *command, "--prior-weight", "0.3"]
+    done = subprocess.run(command, capture_output=True, text=True)
+    assert done.returncode == 1 and "need each other" in done.stderr
