@@ -109,7 +109,7 @@ def take_checkpoint(checkpoint, weights):
 def mean_phone_probabilities(asr, split):
     """The phone head's priors: its mean probabilities over all frames of a split.
 
-    Of EESEN (arXiv:1507.08240), section 3.3: a search that has a language model of its
+    Of EESEN (arXiv:1507.08240): a search that has a language model of its
     own should not be told twice how frequent phones are. Dividing probabilities by
     their priors' power changes nothing but the head's bias.
 
