@@ -21,8 +21,8 @@ import unicodedata
 
 from tqdm import tqdm
 
-from hyperconformer.core.text import normalize
-from hyperconformer.corpora.librispeech import read_transcripts
+from hyperconformer.core.text import normalize, read_text
+from hyperconformer.corpora.librispeech import list_utterances
 
 # The book stands between lines that begin so.
 START = re.compile(r"^\W*(START OF (THE|THIS) PROJECT|END\W+THE SMALL PRINT).*$", re.M)
@@ -75,7 +75,7 @@ def main(options):
     known = {
         hash(line.strip())
         for path in options.known
-        for line in pathlib.Path(path).read_text(encoding="utf-8").splitlines()
+        for line in read_text(pathlib.Path(path)).splitlines()
     }
     left_out = {"not English prose": [], "shared with a split": [], "known": []}
     count = 0
@@ -84,7 +84,8 @@ def main(options):
         open(options.text, "w", encoding="utf-8") as file,
         multiprocessing.Pool(options.processes) as pool,
     ):
-        cleaned = pool.imap(clean, books)
+        # Each chunk is sent with all that is kept out.
+        cleaned = pool.imap(clean, books, chunksize=16)
         for book, (reason, sentences) in zip(
             books, tqdm(cleaned, total=len(books), unit="book"), strict=True
         ):
@@ -166,12 +167,10 @@ def _spoken(sentence):
 
 
 def _transcripts(split):
-    files = sorted(split.glob("*/*/*.trans.txt"))
-    if not files:
+    texts = [one.text for one in list_utterances(split) if one.text]
+    if not texts:
         raise FileNotFoundError(f"no */*/*.trans.txt in {split}")
-    for file in files:
-        for text in read_transcripts(file).values():
-            yield normalize(text).split()
+    return [normalize(text).split() for text in texts]
 
 
 def _sequences(words):

@@ -15,16 +15,15 @@ import json
 import pathlib
 import shutil
 import sys
-import tempfile
 
 import torch
 from safetensors.torch import load_file, save_file
-from speechbrain.dataio.dataio import load_data_csv
 from tqdm import tqdm
 
 from hyperconformer import ASR
 from hyperconformer.audio import read_audio
-from hyperconformer.corpora import librispeech
+from hyperconformer.corpora.librispeech import LAYOUT, SOURCE, list_utterances
+from hyperconformer.corpora.manifest import require
 from hyperconformer.hub.folder import (
     CONFIG_FILE,
     KENLM_FILE,
@@ -41,6 +40,8 @@ def main(options):
     """Write the folder and load it."""
     if (options.prior_weight is None) != (options.prior_split is None):
         raise ValueError("--prior-weight and --prior-split need each other")
+    if options.prior_split is not None:
+        require(pathlib.Path(options.prior_split), LAYOUT, SOURCE)
     source, target = find_model(options.run), pathlib.Path(options.model)
     ngram = pathlib.Path(options.ngram)
     target.mkdir(parents=True, exist_ok=True)
@@ -109,9 +110,9 @@ def take_checkpoint(checkpoint, weights):
 def mean_phone_probabilities(asr, split):
     """The phone head's priors: its mean probabilities over all frames of a split.
 
-    Of EESEN (arXiv:1507.08240): a search that has a language model of its
-    own should not be told twice how frequent phones are. Dividing probabilities by
-    their priors' power changes nothing but the head's bias.
+    EESEN (arXiv:1507.08240) divides probabilities by them: a search that has a language
+    model should not be told twice how frequent phones are. The division changes nothing
+    but the head's bias.
 
     Returns
     -------
@@ -120,15 +121,15 @@ def mean_phone_probabilities(asr, split):
     """
     if not asr.recognizer.phones:
         raise ValueError("--prior-weight needs a model with a phone head")
-    with tempfile.TemporaryDirectory() as folder:
-        manifests = librispeech.prepare(split.parent, folder, splits=[split.name])
-        rows = load_data_csv(manifests[split.name]).values()
-        total, frames = 0.0, 0
-        for row in tqdm(rows, desc="priors", unit="file"):
-            samples = read_audio(row["wav"], asr.sample_rate_hz)[None]
-            recognition = asr.recognizer(*asr.extractor(samples, torch.ones(1)))
-            probabilities = asr.recognizer.phone_log_probs(recognition.encoded[0]).exp()
-            total, frames = total + probabilities.sum(0), frames + len(probabilities)
+    files = [one.audio for one in list_utterances(split) if one.audio]
+    if not files:
+        raise FileNotFoundError(f"no audio in {split}, expected {LAYOUT}")
+    total, frames = 0.0, 0
+    for file in tqdm(files, desc="priors", unit="file"):
+        samples = read_audio(file, asr.sample_rate_hz)[None]
+        recognition = asr.recognizer(*asr.extractor(samples, torch.ones(1)))
+        probabilities = asr.recognizer.phone_log_probs(recognition.encoded[0]).exp()
+        total, frames = total + probabilities.sum(0), frames + len(probabilities)
     return total / frames
 
 

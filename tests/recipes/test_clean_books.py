@@ -19,7 +19,7 @@ STORY = """CHAPTER I
 "Is it you, Mr. Brown?" said the Café's owner. It _was_ he,
 and he'd come with J. Smith!
 
-In 1815 he was born. The end of the day was a sad one for all of them.
+He was born in 1815. The end of the day was a sad one for all of them.
 
 Contents of the volume
 """
