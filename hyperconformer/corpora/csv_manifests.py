@@ -45,7 +45,7 @@ def list_utterances(manifest: pathlib.Path, data_root=None) -> list[Utterance]:
     Raises
     ------
     ValueError
-        If the file is not UTF-8, is not CSV, or lacks a column.
+        If the file is not UTF-8, is not CSV, lacks a column or has one twice.
     """
     try:
         lines = io.StringIO(read_text(manifest), newline="")
@@ -60,6 +60,9 @@ def list_utterances(manifest: pathlib.Path, data_root=None) -> list[Utterance]:
             f"{manifest} should hold utterances with the columns ID, wav and wrd, but "
             f"holds {len(rows)} with: {', '.join(columns) or 'none'}"
         )
+    repeated = [name for name in (*COLUMNS, "spk_id") if columns.count(name) > 1]
+    if repeated:
+        raise ValueError(f"{manifest} has these columns twice: {', '.join(repeated)}")
     if set(SEGMENT_COLUMNS) <= set(columns):
         raise ValueError(
             f"{manifest} has the columns start and stop, which are not read: give a "

@@ -120,6 +120,7 @@ def test_csv_rows_that_cannot_be_used_are_named(own, tmp_path):
         (b"ID,wav,wrd\n", "holds 0 with: ID, wav, wrd"),
         (b"ID,wav,wrd\na,b.wav,\xe9\n", "train.csv is not UTF-8"),
         (b'ID,wav,wrd\na,b.wav,"GO\n', "train.csv is not a CSV file"),
+        (b"ID,wav,wrd,wrd\na,b.wav,GO,NO\n", "train.csv has these columns twice: wrd"),
         (b"ID,wav,start,stop,wrd\na,b.wav,0,99,GO\n", "start and stop, .*#t=START,END"),
         (b"ID,wav,wrd\na,b.wav,GO\n", "all 1 utterances were skipped: 1 transcript wi"),
     ],
