@@ -108,7 +108,7 @@ def _run(experiment, run_options):
     modules = {"recognizer": settings.recognizer}
     phones = settings.phone_ctc
     if phones is not None and not run_options.get("test_only"):
-        phones.require(
+        phones.prepare(
             read_transcripts(manifests[settings.train_split], tokenizer),
             len(settings.recognizer.transformer.encoder.layers),
         )

@@ -18,6 +18,7 @@ from hyperconformer.core.text import normalize, read_text
 from hyperconformer.core.tokens import BLANK_INDEX
 from hyperconformer.model.recognizer import log_probs
 from hyperconformer.nn.linear import Linear
+from hyperconformer.training.ctc_crf import estimate_trigrams, score_all_sequences
 
 # WORD  PH PH ..., or WORD(2)  PH PH ... for another pronunciation; # a comment.
 ENTRY = re.compile(r"(?P<word>\S+?)(\(\d+\))?\s+(?P<phones>[^\s#][^#]*)(#.*)?")
@@ -46,6 +47,10 @@ class PhoneCTC(nn.Module):
         Weight of the phone loss, in (0, 1).
     pronunciations : dict of str to str, optional
         Pronunciations that replace those of the lexicon, as ``{A: EY}``.
+    competition : float
+        Weight of all phone sequences' log-probability, which is added to the phones'
+        CTC loss, in [0, 1]: 0 is CTC, 1 is CTC-CRF
+        (:mod:`hyperconformer.training.ctc_crf`). For models that CTC has trained.
 
     Raises
     ------
@@ -62,15 +67,16 @@ class PhoneCTC(nn.Module):
         layer: int,
         weight: float,
         pronunciations: dict[str, str] | None = None,
+        competition: float = 0.0,
     ):
         super().__init__()
-        if layer < 1 or not 0 < weight < 1:
+        if layer < 1 or not 0 < weight < 1 or not 0 <= competition <= 1:
             raise ValueError(
-                "layer must be >= 1 and weight in (0, 1), "
-                f"got layer = {layer} and weight = {weight}"
+                "layer must be >= 1, weight in (0, 1) and competition in [0, 1], got "
+                f"layer = {layer}, weight = {weight} and competition = {competition}"
             )
         self.lexicon = lexicon
-        self.layer, self.weight = layer, weight
+        self.layer, self.weight, self.competition = layer, weight, competition
         words = read_lexicon(self.lexicon)
         words.update(
             {
@@ -87,8 +93,10 @@ class PhoneCTC(nn.Module):
         self.norm = nn.LayerNorm(d_model)
         self.head = Linear(d_model, len(names) + 1)
 
-    def require(self, transcripts: Iterable[str], num_layers: int) -> None:
+    def prepare(self, transcripts: Iterable[str], num_layers: int) -> None:
         """Check that the lexicon has every word, and the encoder the layer.
+
+        With ``competition``, a trigram model of the transcripts' phones is estimated.
 
         Arguments
         ---------
@@ -106,13 +114,21 @@ class PhoneCTC(nn.Module):
             raise ValueError(
                 f"phone_ctc uses layer {self.layer}, but the encoder has {num_layers}"
             )
-        spoken = {word for text in transcripts for word in text.split()}
+        sentences = [text.split() for text in transcripts]
+        spoken = {word for words in sentences for word in words}
         missing = sorted(spoken - set(self.words))
         if missing:
             raise ValueError(
                 f"{self.lexicon} lacks {len(missing)} words of the training set: "
                 f"{', '.join(missing[:10])}"
             )
+        if self.competition > 0:
+            self.trigrams = estimate_trigrams(
+                (self._spell(words) for words in sentences), len(self.phones)
+            )
+
+    def _spell(self, words):
+        return [phone for word in words for phone in self.words[word]]
 
     def forward(
         self,
@@ -136,21 +152,27 @@ class PhoneCTC(nn.Module):
         torch.Tensor
             Scalar.
         """
-        phones = [
-            torch.tensor([phone for word in text.split() for phone in self.words[word]])
-            for text in transcripts
-        ]
-        counts = torch.tensor([len(one) for one in phones])
+        phones = [torch.tensor(self._spell(text.split())) for text in transcripts]
+        counts = torch.tensor([len(one) for one in phones]).to(relative_lengths.device)
         targets = pad_sequence(phones, batch_first=True).to(hidden[0].device)
         # Layer drop leaves fewer layers.
         heard = hidden[min(self.layer, len(hidden) - 1)]
-        return ctc_loss(
-            log_probs(self.head(self.norm(heard))),
+        scores = log_probs(self.head(self.norm(heard)))
+        losses = ctc_loss(
+            scores,
             targets,
             relative_lengths,
-            (counts / targets.shape[1]).to(relative_lengths.device),
+            counts / targets.shape[1],
             blank_index=BLANK_INDEX,
+            reduction="none",
         )
+        if self.competition > 0:
+            lengths = (relative_lengths * scores.shape[1]).round().long()
+            others = score_all_sequences(scores, lengths, self.trigrams)
+            # Where the phones do not fit into the frames, the CTC loss is 0.
+            others = torch.where(losses > 0, others, 0.0)
+            losses = losses + self.competition * others
+        return (losses / counts.clamp(min=1)).mean()
 
 
 @register_checkpoint_hooks

@@ -25,6 +25,9 @@ from hyperconformer.core.text import normalize
 from hyperconformer.corpora.librispeech import read_transcripts
 
 PROGRAMS = ("lmplz", "build_binary", "query")
+# Of a probability and a back-off weight. With 8 bits, the development set's perplexity
+# is no lower, and the file is a fifth larger.
+BITS = "4"
 # Pieces of the other splits' sentences (cut_words.py), which are no sentences.
 PIECES = "words-train"
 
@@ -69,7 +72,7 @@ def main(options):
             *("--text", str(scratch / "text"), "--arpa", str(scratch / "lm.arpa")),
         )
         _run(
-            *("build_binary", "-q", "8", "-b", "8", "-a", "22", "trie"),
+            *("build_binary", "-q", BITS, "-b", BITS, "-a", "22", "trie"),
             *(str(scratch / "lm.arpa"), str(scratch / "lm.bin")),
         )
         (scratch / "lm.bin").replace(folder / "lm.bin")

@@ -6,6 +6,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
+from hyperconformer.training.ctc_crf import estimate_trigrams, score_all_sequences
 from hyperconformer.training.phones import PhoneCTC, read_lexicon
 from hyperconformer.training.resume import WholeCheckpointer
 
@@ -71,6 +72,34 @@ def test_the_loss_is_computed_in_single_precision(lexicon):
     assert loss.item() == pytest.approx(expected.item(), rel=1e-6)
 
 
+def test_other_phone_sequences_compete(lexicon):
+    torch.manual_seed(0)
+    hidden, lengths = [torch.randn(2, 12, 8, requires_grad=True)], torch.ones(2)
+    texts = ["BE A SEA", "A"]
+    losses = {}
+    for competition in (0.0, 0.5):
+        torch.manual_seed(1)
+        phones = PhoneCTC(lexicon, 8, 1, 0.4, competition=competition)
+        phones.prepare(texts, num_layers=1)
+        losses[competition] = phones(hidden, lengths, texts)
+    # Sorted: AH 1, B 2, IY 3, P 4, S 5.
+    scores = phones.head(phones.norm(hidden[0])).log_softmax(-1)
+    trigrams = estimate_trigrams([[2, 3, 1, 5, 3], [1]], 5)
+    others = score_all_sequences(scores, torch.tensor([12, 12]), trigrams)
+    expected = losses[0.0] + 0.5 * (others / torch.tensor([5, 1])).mean()
+    assert losses[0.5].item() == pytest.approx(expected.item(), abs=1e-5)
+
+
+def test_phones_that_do_not_fit_into_the_frames_do_not_compete(lexicon):
+    phones = PhoneCTC(lexicon, 8, 1, 0.4, competition=1.0)
+    phones.prepare(["BE A SEA"], num_layers=1)
+    hidden = [torch.randn(1, 4, 8, requires_grad=True)]
+    loss = phones(hidden, torch.ones(1), ["BE A SEA"])  # 5 phones, 4 frames
+    loss.backward()
+    assert loss.item() == 0
+    assert hidden[0].grad.eq(0).all()
+
+
 def test_a_dropped_layer_is_no_error(lexicon):
     phones = PhoneCTC(lexicon, 8, layer=3, weight=0.4)
     hidden = [torch.randn(1, 9, 8) for _ in range(3)]
@@ -79,16 +108,20 @@ def test_a_dropped_layer_is_no_error(lexicon):
 
 def test_words_without_pronunciation_are_named(lexicon):
     phones = PhoneCTC(lexicon, 8, layer=1, weight=0.4)
-    phones.require(["A SEA", "BE"], num_layers=1)
+    phones.prepare(["A SEA", "BE"], num_layers=1)
     with pytest.raises(ValueError, match="words.dic lacks 2 words.*: AN, X"):
-        phones.require(["A X", "AN SEA X"], num_layers=1)
+        phones.prepare(["A X", "AN SEA X"], num_layers=1)
     with pytest.raises(ValueError, match="layer 1, but the encoder has 0"):
-        phones.require([], num_layers=0)
+        phones.prepare([], num_layers=0)
 
 
 @pytest.mark.parametrize(
     "options, message",
-    [({"layer": 0}, "layer = 0"), ({"weight": 1.0}, "weight = 1.0")],
+    [
+        ({"layer": 0}, "layer = 0"),
+        ({"weight": 1.0}, "weight = 1.0"),
+        ({"competition": 1.5}, "competition = 1.5"),
+    ],
 )
 def test_settings_out_of_range_are_refused(lexicon, options, message):
     with pytest.raises(ValueError, match=message):
