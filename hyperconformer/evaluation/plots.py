@@ -82,9 +82,12 @@ def plot_training(log, picture):
     pyplot = import_pyplot()
     columns = read_train_log(log)
     figure, (losses, measures) = pyplot.subplots(1, 2, figsize=(10, 4))
-    for name in ("train loss", "valid loss"):
+    names = ("train loss", "valid loss")
+    for name in names:
         losses.plot(columns["epoch"], columns[name], label=name.split()[0])
-    losses.set(xlabel="epoch", ylabel="loss", yscale="log")
+    # CTC-CRF's loss may be negative, which a logarithmic axis would hide.
+    positive = all(loss > 0 for name in names for loss in columns[name])
+    losses.set(xlabel="epoch", ylabel="loss", yscale="log" if positive else "linear")
     for name in columns:
         kind, _, measure = name.partition(" ")
         if kind == "valid" and measure != "loss":

@@ -15,6 +15,7 @@ from hyperconformer.core.tokens import BLANK_INDEX
 from hyperconformer.evaluation.error_rates import evaluate, summarize
 from hyperconformer.export.runtime import OnnxModel
 from hyperconformer.model.features import FeatureExtractor
+from hyperconformer.model.recognizer import Recognizer
 
 # What an export may differ by; in log-probabilities also by as much as PyTorch's own
 # float32, which rounds more where a model is deep or its scores are large.
@@ -27,10 +28,11 @@ class Row(NamedTuple):
     """What was measured of PyTorch or of a graph.
 
     ``difference`` is the largest of log-probabilities to those of PyTorch with
-    :func:`precise_spectra`, ``wer`` in percent, ``same`` the utterances with PyTorch's
-    words, ``rtf`` the processor's seconds for each second of audio on one thread,
-    ``size`` in bytes, ``memory`` in MiB: what the peak of a process grew by from before
-    the graph was loaded; None where it is not measured.
+    :func:`precise_spectra` and, for whole utterances, :func:`in_float64`, ``wer`` in
+    percent, ``same`` the utterances with PyTorch's words, ``rtf`` the processor's
+    seconds for each second of audio on one thread, ``size`` in bytes, ``memory`` in
+    MiB: what the peak of a process grew by from before the graph was loaded; None where
+    it is not measured.
     """
 
     name: str
@@ -114,6 +116,27 @@ def precise_spectra(extractor: FeatureExtractor) -> FeatureExtractor:
 
     stft.__class__, stft.window = Precise, stft.window.double()
     return extractor
+
+
+def in_float64(recognizer: Recognizer) -> Recognizer:
+    """A copy that computes in float64, from features of any precision.
+
+    Two computations in float32 may differ by the sum of what each rounds.
+
+    Arguments
+    ---------
+    recognizer : hyperconformer.model.recognizer.Recognizer
+        Not changed.
+
+    Returns
+    -------
+    hyperconformer.model.recognizer.Recognizer
+    """
+    recognizer = copy.deepcopy(recognizer).double()
+    recognizer.register_forward_pre_hook(
+        lambda _, arguments: (arguments[0].double(), *arguments[1:])
+    )
+    return recognizer
 
 
 class TorchModel:
@@ -234,10 +257,12 @@ def compare(
     models.update({name: OnnxModel(folder, name) for name in files})
     rate = modules[0].features.compute_STFT.sample_rate
     precise = precise_spectra(modules[0])
-    same = copy.copy(model)
-    if same is not None:
-        same.extractor = precise
-    reference = TorchModel((precise, modules[1]), same)
+    same, recognizer = copy.copy(model), modules[1]
+    if same is None:
+        recognizer = in_float64(recognizer)
+    else:
+        same.extractor = precise  # the state of a stream is in float32
+    reference = TorchModel((precise, recognizer), same)
     every = _All(models, reference, tokenizer, rate)
     threads = torch.get_num_threads()
     torch.set_num_threads(1)

@@ -1,10 +1,11 @@
 """CTC-CRF: CTC whose label sequences compete with all others.
 
 "CRF-based Single-stage Acoustic Modeling with CTC Topology", H. Xiang and Z. Ou, ICASSP
-2019. The loss of an utterance is ``-log P(labels, audio) + log P(any labels, audio)``.
-Each frame's log-probabilities are potentials, and a trigram model of the labels weighs
-the label sequences, so that the model learns what a language model cannot tell. This is
-lattice-free MMI (Povey et al., Interspeech 2016) on CTC's topology.
+2019 (doi:10.1109/ICASSP.2019.8682256). The loss of an utterance is ``log P(all
+sequences, audio) - log P(its labels, audio)``: each frame's log-probabilities are
+potentials, and a trigram model of the labels weighs the sequences. So the model learns
+what a language model cannot tell. This is lattice-free MMI (Povey et al., Interspeech
+2016) on CTC's topology.
 """
 
 import torch
