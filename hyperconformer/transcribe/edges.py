@@ -1,13 +1,16 @@
 """Recordings that begin or end with speech get silence there.
 
 Models are trained on recordings with a pause around the speech. Of a word that is cut
-out tightly they often hear nothing.
+out tightly they often hear nothing. Silence shifts the mean of an utterance, so only
+models whose features do not depend on it get some (:func:`silence_for`).
 """
 
 from collections.abc import Iterable, Iterator
 
 import torch
 import torch.nn.functional as F
+
+from hyperconformer.model.features import FeatureExtractor
 
 # What is put before or after speech. A multiple of the frame of 40 ms.
 SILENCE_S = 0.24
@@ -25,6 +28,8 @@ class Edges:
         (N,) samples each.
     sample_rate_hz : int
         Their rate.
+    silence_s : float
+        Seconds of silence.
 
     Attributes
     ----------
@@ -39,13 +44,19 @@ class Edges:
     (3840, 0)
     """
 
-    def __init__(self, blocks: Iterable[torch.Tensor], sample_rate_hz: int = 16000):
+    def __init__(
+        self,
+        blocks: Iterable[torch.Tensor],
+        sample_rate_hz: int = 16000,
+        silence_s: float = SILENCE_S,
+    ):
         self.blocks, self.sample_rate_hz = blocks, sample_rate_hz
+        self.silence_s = silence_s
         self.before = self.after = 0
 
     def __iter__(self) -> Iterator[torch.Tensor]:
         near = round(NEAR_S / FRAME_S)
-        silence = torch.zeros(round(SILENCE_S * self.sample_rate_hz))
+        silence = torch.zeros(round(self.silence_s * self.sample_rate_hz))
         last, tail, loudest = None, torch.zeros(0), 0.0
         for block in self._blocks(near):
             powers = self._powers(block)
@@ -53,13 +64,13 @@ class Edges:
             tail = torch.cat([tail, powers])[-near:]
             if last is not None:
                 yield last
-            elif self._is_speech(powers[:near], loudest):
+            elif len(silence) and self._is_speech(powers[:near], loudest):
                 self.before = len(silence)
                 yield silence.to(block)
             last = block
         if last is not None:
             yield last
-            if self._is_speech(tail, loudest):
+            if len(silence) and self._is_speech(tail, loudest):
                 self.after = len(silence)
                 yield silence.to(last)
 
@@ -89,8 +100,28 @@ class Edges:
         return bool(powers.max() > loudest * 10 ** (-BELOW_DB / 10))
 
 
+def silence_for(extractor: FeatureExtractor) -> float:
+    """The seconds of silence for a model.
+
+    With ``normalization: level`` or ``running_level``, features of speech are the same
+    with silence around it. Other models recognise what their evaluation in training
+    recognised: the recording as it is.
+
+    Arguments
+    ---------
+    extractor : hyperconformer.model.features.FeatureExtractor
+        The model's.
+
+    Returns
+    -------
+    float
+    """
+    levels = "level", "running_level"
+    return SILENCE_S if extractor.normalization in levels else 0.0
+
+
 def with_silence(
-    samples: torch.Tensor, sample_rate_hz: int
+    samples: torch.Tensor, sample_rate_hz: int, silence_s: float = SILENCE_S
 ) -> tuple[torch.Tensor, int, int]:
     """The same of a whole recording.
 
@@ -100,6 +131,8 @@ def with_silence(
         (N,).
     sample_rate_hz : int
         Their rate.
+    silence_s : float
+        Seconds of silence.
 
     Returns
     -------
@@ -108,6 +141,6 @@ def with_silence(
     before, after : int
         Samples of silence.
     """
-    edges = Edges([samples], sample_rate_hz)
+    edges = Edges([samples], sample_rate_hz, silence_s)
     list(edges)
     return F.pad(samples, (edges.before, edges.after)), edges.before, edges.after

@@ -31,7 +31,7 @@ from hyperconformer.search.base import Searcher
 from hyperconformer.search.greedy import GreedySearcher
 from hyperconformer.search.ngram import ngram_search
 from hyperconformer.search.transducer import TransducerSearcher
-from hyperconformer.transcribe.edges import Edges, with_silence
+from hyperconformer.transcribe.edges import Edges, silence_for, with_silence
 from hyperconformer.transcribe.longform import (
     QUIET_S,
     Pauses,
@@ -108,6 +108,7 @@ class ASR:
         if not chunk_s >= 1:
             raise ValueError(f"chunk_s must be >= 1, got {chunk_s}")
         self.extractor = extractor.eval()
+        self.silence_s = silence_for(extractor)
         self.recognizer = recognizer.eval()
         self.tokenizer = tokenizer
         self.sample_rate_hz = sample_rate_hz
@@ -315,7 +316,7 @@ class ASR:
                 f"the model cannot write {' '.join(dict.fromkeys(unknown))}, which the "
                 f"text {text!r} holds"
             )
-        padded, before, _ = with_silence(speech, rate)
+        padded, before, _ = with_silence(speech, rate, self.silence_s)
         recognition = self._recognize([padded])
         words = align_words(
             recognition.ctc[0],
@@ -363,7 +364,7 @@ class ASR:
             self._one_chunk(prepare_samples(wav[:count], rate, rate))
             for wav, count in zip(wavs, counts)
         ]
-        padded = [with_silence(samples, rate) for samples in utterances]
+        padded = [with_silence(wav, rate, self.silence_s) for wav in utterances]
         recognition = self._recognize([samples for samples, _, _ in padded])
         results = []
         for index, (samples, *silence) in enumerate(padded):
@@ -381,7 +382,7 @@ class ASR:
     def _transcribe(self, blocks, on_text=None):
         """Recognise audio that comes in blocks of samples."""
         rate = self.sample_rate_hz
-        edges = Edges(blocks, rate)
+        edges = Edges(blocks, rate, self.silence_s)
         # A stretch of speech may begin in the chunk before the last one that was read
         # whole, and the reader is a chunk ahead.
         tape = Tape(

@@ -2,9 +2,11 @@
 
 import pytest
 import torch
+from speechbrain.lobes.features import Fbank
 
+from hyperconformer.model.features import FeatureExtractor
 from hyperconformer.transcribe import edges
-from hyperconformer.transcribe.edges import Edges, with_silence
+from hyperconformer.transcribe.edges import Edges, silence_for, with_silence
 from hyperconformer.transcribe.offline import ASR
 
 RATE = 16000
@@ -68,8 +70,9 @@ def test_text_is_that_of_the_silence_and_times_are_the_recordings(
     tiny_model, monkeypatch
 ):
     asr, samples = ASR.from_hparams(tiny_model), speech(3)
+    monkeypatch.setattr(asr, "silence_s", edges.SILENCE_S)
     found = asr.transcribe(samples, RATE)
-    monkeypatch.setattr(edges, "BELOW_DB", -float("inf"))  # never
+    monkeypatch.setattr(asr, "silence_s", 0.0)
     plain = asr.transcribe(samples, RATE)
     padded = asr.transcribe(torch.nn.functional.pad(samples, [SILENCE] * 2), RATE)
     assert found.text == padded.text != plain.text
@@ -86,3 +89,18 @@ def test_silence_makes_no_recording_long_enough(tiny_model):
     asr = ASR.from_hparams(tiny_model)
     with pytest.raises(ValueError, match="lasts 0.0500 s; at least 0.1 s"):
         asr.transcribe(speech(0.05), RATE)
+
+
+@pytest.mark.parametrize(
+    "normalization, silence_s",
+    [("utterance", 0), ("global", 0), ("level", 0.24), ("running_level", 0.24)],
+)
+def test_silence_is_for_features_that_do_not_depend_on_it(normalization, silence_s):
+    features = Fbank(sample_rate=RATE, n_mels=8)
+    extractor = FeatureExtractor(
+        features, num_features=8, normalization=normalization, top_db=None
+    )
+    assert silence_for(extractor) == silence_s
+    tight = speech()
+    assert with_silence(tight, RATE, 0.0)[1:] == (0, 0)
+    assert list(Edges([tight], RATE, 0.0))[0].equal(tight)

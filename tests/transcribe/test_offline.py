@@ -93,14 +93,26 @@ def test_a_known_text_is_aligned(asr):
         asr.align(noise(21), RATE, "CAB")
 
 
-def test_a_word_that_is_cut_close_is_aligned_with_silence_around_it(asr):
+def test_a_word_that_is_cut_close_is_aligned_with_silence_around_it(asr, monkeypatch):
     """As it is transcribed; the times are those of the recording."""
+    monkeypatch.setattr(asr, "silence_s", edges.SILENCE_S)
     speech = noise(1)
     padded = torch.nn.functional.pad(speech, (round(0.24 * RATE),) * 2)
     cut = asr.align(speech, RATE, "CAB")
     whole = asr.align(padded, RATE, "CAB")
     assert [word.confidence for word in cut] == [word.confidence for word in whole]
     assert [word.moved(-0.24, 1.0) for word in whole] == list(cut)
+
+
+def test_features_that_depend_on_silence_get_none(asr):
+    """A model recognises what its evaluation in training did."""
+    speech = noise(1)
+    with torch.no_grad():
+        found = asr.recognizer(*asr.extractor(speech[None], torch.ones(1)))
+    (expected,) = GreedySearcher().texts(found, asr.tokenizer)
+    (batch,) = asr.transcribe_batch(speech[None], torch.ones(1))
+    assert asr.extractor.normalization not in ("level", "running_level")
+    assert asr.transcribe(speech, RATE).text == batch.text == expected != ""
 
 
 def test_batches_that_are_none_are_refused(asr):
