@@ -14,6 +14,7 @@ from speechbrain.utils.checkpoints import (
 from torch import nn
 from torch.nn.utils.rnn import pad_sequence
 
+from hyperconformer.core.masks import relative_to_frames
 from hyperconformer.core.text import normalize, read_text
 from hyperconformer.core.tokens import BLANK_INDEX
 from hyperconformer.model.recognizer import log_probs
@@ -167,7 +168,7 @@ class PhoneCTC(nn.Module):
             reduction="none",
         )
         if self.competition > 0:
-            lengths = (relative_lengths * scores.shape[1]).round().long()
+            lengths = relative_to_frames(relative_lengths, scores.shape[1])
             others = score_all_sequences(scores, lengths, self.trigrams)
             # Where the phones do not fit into the frames, the CTC loss is 0.
             others = torch.where(losses > 0, others, 0.0)

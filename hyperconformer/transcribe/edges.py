@@ -116,8 +116,7 @@ def silence_for(extractor: FeatureExtractor) -> float:
     -------
     float
     """
-    levels = "level", "running_level"
-    return SILENCE_S if extractor.normalization in levels else 0.0
+    return SILENCE_S if "level" in extractor.normalization else 0.0
 
 
 def with_silence(
