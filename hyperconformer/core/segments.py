@@ -1,21 +1,27 @@
 """A part of a recording, named as W3C's media fragments name it: ``FILE#t=START,END``.
 
-Start and end are in seconds from the beginning of the file. Wherever the project reads
-audio, such a name may stand for a file.
+Start and end are in seconds from the beginning of the file. ``FILE#t=,END`` is what the
+file has of its first END seconds. Wherever the project reads audio, such a name may
+stand for a file.
 """
 
 import os
 import re
 from typing import NamedTuple
 
-_FRAGMENT = re.compile(r"(?P<file>.+)#t=(?P<start>\d+(\.\d+)?),(?P<end>\d+(\.\d+)?)")
+_SECONDS = r"\d+(\.\d+)?"
+_FRAGMENT = re.compile(rf"(?P<file>.+)#t=(?P<start>{_SECONDS})?,(?P<end>{_SECONDS})")
 
 # How far a segment may end after its file: lists of segments hold rounded times.
 ROUNDING_S = 0.05
 
 
 class Segment(NamedTuple):
-    """A file, and which part of it; without start and end, all of it."""
+    """A file, and which part of it.
+
+    Without an end it is all of the file, without a start what the file has before the
+    end.
+    """
 
     file: str
     start_s: float | None = None
@@ -45,13 +51,16 @@ class Segment(NamedTuple):
         >>> Segment("a.wav", 0.5, 2.0).frames(16000, 8000)
         (4000, 12000)
         """
-        if self.start_s is None:
+        if self.end_s is None:
             return 0, total
-        first, end = round(self.start_s * rate_hz), round(self.end_s * rate_hz)
+        start_s, end = self.start_s or 0.0, round(self.end_s * rate_hz)
+        if self.start_s is None:
+            end = min(end, total)
+        first = round(start_s * rate_hz)
         if first < min(end, total) and end <= total + ROUNDING_S * rate_hz:
             return first, min(end, total) - first
         raise ValueError(
-            f"the segment from {self.start_s} to {self.end_s} s is not inside the "
+            f"the segment from {start_s} to {self.end_s} s is not inside the "
             f"file, which lasts {total / rate_hz:.3f} s"
         )
 
@@ -63,7 +72,9 @@ def name_segment(file, start_s, end_s):
     ---------
     file : str
         The file.
-    start_s, end_s : float
+    start_s : float or None
+        Seconds; None is the start of a file that may be shorter than ``end_s``.
+    end_s : float
         Seconds.
 
     Returns
@@ -74,8 +85,13 @@ def name_segment(file, start_s, end_s):
     -------
     >>> name_segment("a.wav", 0.5, 2)
     'a.wav#t=0.5,2'
+    >>> name_segment("a.wav", None, 2)
+    'a.wav#t=,2'
     """
-    times = (f"{time:.6f}".rstrip("0").rstrip(".") for time in (start_s, end_s))
+    times = (
+        "" if time is None else f"{time:.6f}".rstrip("0").rstrip(".")
+        for time in (start_s, end_s)
+    )
     return f"{file}#t={','.join(times)}"
 
 
@@ -85,7 +101,8 @@ def parse_segment(name):
     Arguments
     ---------
     name : str or pathlib.Path
-        ``FILE`` or ``FILE#t=START,END``. A file of that very name is preferred.
+        ``FILE``, ``FILE#t=START,END`` or ``FILE#t=,END``. A file of that very name is
+        preferred.
 
     Returns
     -------
@@ -101,4 +118,5 @@ def parse_segment(name):
     match = _FRAGMENT.fullmatch(str(name))
     if match is None or os.path.exists(name):
         return Segment(str(name))
-    return Segment(match["file"], float(match["start"]), float(match["end"]))
+    start_s = None if match["start"] is None else float(match["start"])
+    return Segment(match["file"], start_s, float(match["end"]))

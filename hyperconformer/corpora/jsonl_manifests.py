@@ -6,8 +6,9 @@ The data folder holds one file per split (``train.jsonl``, ``valid.jsonl``,
     {"audio_filepath": "clips/1.wav", "text": "turn it on"}
     {"audio_filepath": "talk.flac", "offset": 12.5, "duration": 3.2, "text": "good day"}
 
-With ``offset`` (seconds), the utterance is the segment of ``duration`` seconds from
-there. Without it, the utterance is the whole file, whose duration is measured.
+The utterance is the segment of ``duration`` seconds from ``offset`` (seconds) on.
+Without ``offset`` it begins with the file, and ends with it if the file is shorter than
+``duration``; without ``duration`` too, it is the whole file.
 ``speaker`` is optional; other keys are ignored. A relative path is relative to the
 manifest's folder or, if there is no such file, to the working folder.
 """
@@ -90,14 +91,18 @@ def _utterance(manifest, number, line):
     if not path:
         return faulty("no audio_filepath")
     name, audio = _name(path), resolve_audio(path, manifest)
-    if entry.get("offset") is not None:
-        times = entry["offset"], entry.get("duration")
-        if not _are_times(*times):
-            got = f"got {times[0]!r} and {times[1]!r}"
+    start_s, duration_s = entry.get("offset"), entry.get("duration")
+    if start_s is not None:
+        if not (_is_time(start_s) and _is_time(duration_s) and duration_s > 0):
+            got = f"got {start_s!r} and {duration_s!r}"
             return faulty("offset needs a duration", f"both in seconds, {got}")
-        start_s, end_s = times[0], sum(times)
+        end_s = start_s + duration_s
         audio = name_segment(audio, start_s, end_s)
         name += f"-{round(1000 * start_s)}-{round(1000 * end_s)}"
+    elif duration_s is not None:
+        if not (_is_time(duration_s) and duration_s > 0):
+            return faulty("invalid duration", f"in seconds, got {duration_s!r}")
+        audio = name_segment(audio, None, duration_s)
     return Utterance(name, str(entry.get("speaker", "")), audio, text.strip())
 
 
@@ -107,13 +112,9 @@ def _name(path):
     return "/".join(part for part in parts if part not in ("/", ".."))
 
 
-def _are_times(offset_s, duration_s):
-    times = offset_s, duration_s
-    return (
-        all(isinstance(time, (int, float)) and math.isfinite(time) for time in times)
-        and offset_s >= 0
-        and duration_s > 0
-    )
+def _is_time(seconds):
+    number = isinstance(seconds, int | float) and not isinstance(seconds, bool)
+    return number and math.isfinite(seconds) and seconds >= 0
 
 
 prepare = make_prepare("jsonl", list_utterances, LAYOUT)

@@ -187,20 +187,22 @@ def _estimate_bytes(path):
     """Estimate the bytes of a file, or of a segment, in a shard."""
     segment = parse_segment(path)
     size = os.path.getsize(segment.file)
-    if segment.start_s is None:
+    if segment.end_s is None:
         return size
-    duration_s = soundfile.info(segment.file).duration
-    return size * (segment.end_s - segment.start_s) / duration_s
+    info = soundfile.info(segment.file)
+    return size * segment.frames(info.frames, info.samplerate)[1] / info.frames
 
 
 def _read(path):
     """Return suffix and bytes of a file; a segment is cut out as FLAC."""
     segment = parse_segment(path)
     file = pathlib.Path(segment.file)
-    if segment.start_s is None:
+    if segment.end_s is None:
         return file.suffix, file.read_bytes()
     with soundfile.SoundFile(file) as source:
         first, frames = segment.frames(source.frames, source.samplerate)
+        if frames == source.frames:
+            return file.suffix, file.read_bytes()
         source.seek(first)
         # FLAC has no more than 24 bits.
         wide = source.subtype in ("PCM_24", "PCM_32", "FLOAT", "DOUBLE")

@@ -199,6 +199,7 @@ def test_jsonl_reads_files_and_parts_of_files(own, tmp_path, monkeypatch):
             {"audio_filepath": f"{own}/clips/1.wav", "duration": 9, "text": "stop"},
             {**part, "text": "go on"},
             {"audio_filepath": "clips/2.wav", "offset": None, "text": "no"},
+            {"audio_filepath": "talk.flac", "duration": 1.5, "text": "well"},
         ],
     )
     rows = read_manifest(prepare("jsonl", "own", "out")["train"])
@@ -208,10 +209,13 @@ def test_jsonl_reads_files_and_parts_of_files(own, tmp_path, monkeypatch):
         f"{outside}/clips/1",
         "talk-1250-2050",
         "clips/2",
+        "talk",
     ]
-    assert [row["duration"] for row in rows] == ["0.5", "0.6", "0.8", "0.7"]
-    assert [row["spk_id"] for row in rows] == ["7", "", "", ""]
+    # A file may be shorter than a duration without offset, and is cut if it is longer.
+    assert [row["duration"] for row in rows] == ["0.5", "0.6", "0.8", "0.7", "1.5"]
+    assert [row["spk_id"] for row in rows] == ["7", "", "", "", ""]
     whole = read_audio(own / "talk.flac")
+    assert torch.equal(read_audio(rows[4]["wav"]), whole[:24000])
     assert torch.equal(read_audio(rows[2]["wav"]), whole[20000:32800])
 
 
@@ -233,6 +237,9 @@ def test_jsonl_lines_that_cannot_be_used_are_named(own, tmp_path):
         json.dumps({**talk, "offset": float("nan"), "duration": 2}),
         json.dumps({**talk, "offset": 3.5, "duration": 1.0}),
         json.dumps({**talk, "offset": 5, "duration": 1.0}),
+        json.dumps({**talk, "duration": "2"}),
+        json.dumps({**talk, "duration": 0}),
+        json.dumps({**talk, "duration": True}),
         # Rounded times reach a little over the end.
         json.dumps({**talk, "offset": 3.0, "duration": 1.01}),
         "",
@@ -251,6 +258,7 @@ def test_jsonl_lines_that_cannot_be_used_are_named(own, tmp_path):
         "train.jsonl:7": "no audio_filepath",
         "gone": "transcript without audio",
         **{f"train.jsonl:{n}": "offset needs a duration" for n in range(9, 13)},
+        **{f"train.jsonl:{n}": "invalid duration" for n in range(15, 18)},
         "talk-3500-4500": "segment outside the file",
         "talk-5000-6000": "segment outside the file",
     }
@@ -267,6 +275,19 @@ def test_what_is_no_jsonl_manifest_is_refused(own, tmp_path, content):
         ValueError, match="one JSON object per line with the keys audio"
     ):
         prepare("jsonl", own, tmp_path / "out")
+
+
+def test_shards_copy_a_file_that_is_no_longer_than_its_duration(own, tmp_path):
+    row = {"audio_filepath": "clips/0.wav", "duration": 0.5, "text": "go"}
+    write_jsonl(own / "train.jsonl", [row])
+    manifests = prepare("jsonl", own, tmp_path / "out")
+    assert write_shards(manifests, tmp_path / "shards", 1.0) == 1
+    packed = prepare("shards", tmp_path / "shards", tmp_path / "again")
+    [member] = read_manifest(packed["train"])
+    [shard] = (tmp_path / "shards").glob("*.tar")
+    file = (own / "clips/0.wav").read_bytes()
+    assert file in shard.read_bytes()
+    assert torch.equal(read_audio(member["wav"]), read_audio(own / "clips/0.wav"))
 
 
 def test_shards_hold_parts_of_files(own, tmp_path):
