@@ -34,6 +34,9 @@ _MIXERS = {
     "polynomial_mixing": "hyperconformer.mixers.polynomial_mixing:PolynomialMixing",
     "regularMHA": "hyperconformer.mixers.attention:RegularMHA",
     "summary_mixing": "hyperconformer.mixers.summary_mixing:SummaryMixing",
+    "windowed_summary_mixing": (
+        "hyperconformer.mixers.windowed_summary_mixing:WindowedSummaryMixing"
+    ),
 }
 
 

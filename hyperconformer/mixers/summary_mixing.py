@@ -149,18 +149,22 @@ class SummaryMixing(MeansMixer):
         self.check_inputs(x, padding_mask, chunk, state)
         if padding_mask is not None:
             x = x.masked_fill(padding_mask.unsqueeze(-1), 0.0)
-        means, state = self.means(
-            self.activation(self.summary(x)),
-            padding_mask=padding_mask,
-            chunk=chunk,
-            state=state,
-        )
-        combined = spread_over_frames(
-            self.combine_summary(means.to(x.dtype)),
-            x.shape[1],
-            chunk=chunk,
-            causal=self.causal,
+        combined, state = self._combine_means(
+            self.activation(self.summary(x)), padding_mask, chunk, state
         )
         if self.local is not None:
             combined = combined + self.combine_local(self.activation(self.local(x)))
         return self.activation(combined).expand(-1, x.shape[1], -1), state
+
+    def _combine_means(self, summaries, padding_mask, chunk, state):
+        """The combiner's sum over the means, (B, T or 1, D), and the new state."""
+        means, state = self.means(
+            summaries, padding_mask=padding_mask, chunk=chunk, state=state
+        )
+        combined = spread_over_frames(
+            self.combine_summary(means.to(summaries.dtype)),
+            summaries.shape[1],
+            chunk=chunk,
+            causal=self.causal,
+        )
+        return combined, state

@@ -25,6 +25,7 @@ STREAMING = {
     "RoPEMHA": ({}, True),
     "regularMHA": ({}, True),
     "summary_mixing": ({}, False),
+    "windowed_summary_mixing": ({}, False),
 }
 LENGTHS = [20, 2559, 2560, 2600, 8000, 10240 + 255, 16001]
 

@@ -60,6 +60,8 @@ PROMISED = {
     "polynomial_mixing-causal": RULES,
     "summary_mixing": RULES[1:],
     "summary_mixing-causal": RULES,
+    "windowed_summary_mixing": RULES[1:],
+    "windowed_summary_mixing-causal": RULES,
     "mixture_of_attention": [],
     "mixture_of_attention-causal": [],
 }

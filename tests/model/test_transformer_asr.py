@@ -213,6 +213,7 @@ def test_contradicting_settings_are_refused():
         ("linear_attention", {}),
         ("regularMHA", {}),
         ("summary_mixing", {}),
+        ("windowed_summary_mixing", {}),
     ],
 )
 def test_mixers_blind_to_order_get_position_codes(attention, options):

@@ -31,6 +31,7 @@ MIXERS = {
     "hyperglu": {"block_size": 5},
     "linear_attention": {"causal": True},
     "summary_mixing": {},
+    "windowed_summary_mixing": {"window_radius": 5},
     "RelPosMHAXL": {},
     "RoPEMHA": {},
     "regularMHA": {},

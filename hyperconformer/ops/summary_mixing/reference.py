@@ -3,7 +3,9 @@
 import torch
 
 
-def summary_mean_reference(summaries, *, padding_mask=None, chunk=None, causal=False):
+def summary_mean_reference(
+    summaries, *, padding_mask=None, chunk=None, causal=False, radius=None
+):
     """Mean of the summaries that each frame may see.
 
     Arguments
@@ -16,6 +18,8 @@ def summary_mean_reference(summaries, *, padding_mask=None, chunk=None, causal=F
         How far each frame may see.
     causal : bool
         Whether frames see nothing after themselves.
+    radius : int, optional
+        Frames to each side that a frame sees; None = all.
 
     Returns
     -------
@@ -36,6 +40,7 @@ def summary_mean_reference(summaries, *, padding_mask=None, chunk=None, causal=F
                 summaries[b, j]
                 for j in range(num_frames)
                 if not (causal and j > t)
+                and (radius is None or abs(j - t) <= radius)
                 and (chunk is None or _in_reach(t, j, chunk))
                 and (padding_mask is None or not padding_mask[b, j])
             ]

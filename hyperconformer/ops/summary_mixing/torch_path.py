@@ -47,11 +47,7 @@ def summary_mean(
     [1.0, 2.0, 3.0]
     """
     batch, num_frames, _ = summaries.shape
-    summaries = summaries.to(torch.promote_types(summaries.dtype, torch.float32))
-    # The count of frames rides along as one more channel.
-    summed = F.pad(summaries, (0, 1), value=1.0)
-    if padding_mask is not None:
-        summed = summed.masked_fill(padding_mask.unsqueeze(-1), 0.0)
+    summed = _with_counts(summaries, padding_mask)
     size = num_frames
     if chunk is not None:
         chunk.check_window(num_frames)
@@ -69,6 +65,15 @@ def summary_mean(
     if causal:
         total = total[:, :num_frames]
     return total[..., :-1] / total[..., -1:].clamp(min=1), past_sums
+
+
+def _with_counts(summaries, padding_mask):
+    """Summaries in float32 at least, and 1 in a last channel where a frame is real."""
+    summaries = summaries.to(torch.promote_types(summaries.dtype, torch.float32))
+    counted = F.pad(summaries, (0, 1), value=1.0)
+    if padding_mask is not None:
+        counted = counted.masked_fill(padding_mask.unsqueeze(-1), 0.0)
+    return counted
 
 
 def _sums_before(chunk_sums, past_sums, left_chunks):
@@ -121,6 +126,87 @@ def init_past_sums(batch_size, summary_size, chunk=None):
     unbounded = chunk is None or chunk.left_chunks is None
     rows = 1 if unbounded else chunk.left_chunks
     return torch.zeros(batch_size, rows, summary_size + 1)
+
+
+def window_mean(
+    summaries, radius, *, padding_mask=None, chunk=None, causal=False, past=None
+):
+    """Mean of the summaries of each frame's neighbours that it may see.
+
+    Arguments
+    ---------
+    summaries : torch.Tensor
+        (B, T, S) floating; padded frames are never read.
+    radius : int
+        Frames to each side, at least 1.
+    padding_mask, chunk, causal
+        As for :func:`summary_mean`.
+    past : torch.Tensor, optional
+        (B, radius, S + 1) from :func:`init_past_window` or an earlier call. The first
+        frame here must then begin a chunk, unless the mean is causal and the left
+        context unbounded, and padding follows the real frames.
+
+    Returns
+    -------
+    means : torch.Tensor
+        (B, T, S), float32 or float64; 0 where no real frame is seen.
+    past : torch.Tensor
+        (B, radius, S + 1) what the next call needs: the last real frames' summaries
+        and a 1 for each.
+
+    Example
+    -------
+    >>> means, _ = window_mean(torch.tensor([[[1.0], [3.0], [8.0]]]), 1)
+    >>> means.flatten().tolist()
+    [2.0, 4.0, 5.5]
+    """
+    batch, num_frames, width = summaries.shape
+    if past is None:
+        past = init_past_window(batch, width, radius).to(summaries)
+    frames = _with_counts(summaries, padding_mask)
+    frames = torch.cat([past.to(frames), frames], dim=1)
+    new = None if padding_mask is None else (~padding_mask).sum(1)
+    past = last_frames(frames, new, radius)
+    size, left = num_frames, None
+    if chunk is not None:
+        chunk.check_window(num_frames)
+        left = chunk.left_chunks
+        if left is not None or not causal:
+            size = chunk.window_frames
+    frames = F.pad(frames, (0, 0, 0, -num_frames % size))
+    if size == num_frames:
+        spans = frames.unsqueeze(1)
+    else:  # (B, C, radius + size, S + 1): each chunk and what stands before it
+        spans = frames.unfold(1, radius + size, size).transpose(2, 3)
+    if left is not None and left * chunk.chunk_frames < radius:
+        hidden = radius - left * chunk.chunk_frames
+        spans = F.pad(spans[:, :, hidden:], (0, 0, hidden, 0))
+    after = 0 if causal else radius
+    spans = F.pad(spans, (0, 0, 0, after)).flatten(0, 1).transpose(1, 2)
+    span = radius + 1 + after
+    sums = F.avg_pool1d(spans, span, stride=1).transpose(1, 2) * span
+    sums = sums.reshape(batch, -1, width + 1)[:, :num_frames]
+    return sums[..., :-1] / sums[..., -1:].clamp(min=1), past
+
+
+def init_past_window(batch_size, summary_size, radius):
+    """What :func:`window_mean` remembers before the first frame.
+
+    Arguments
+    ---------
+    batch_size : int
+        Streams B.
+    summary_size : int
+        Width S of the summaries.
+    radius : int
+        Frames to each side.
+
+    Returns
+    -------
+    torch.Tensor
+        (B, radius, S + 1) float32 zeros.
+    """
+    return torch.zeros(batch_size, radius, summary_size + 1)
 
 
 def spread_over_frames(x, num_frames, *, chunk=None, causal=False):
