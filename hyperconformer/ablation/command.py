@@ -39,7 +39,8 @@ def ablate(options):
         store, folder = Store(results / "runs"), results / ablation.name
         trials = None
         if ablation.search is not None:
-            trials = Trials(ablation, store, folder, extra)
+            create = not (options.dry_run or options.watch)
+            trials = Trials(ablation, store, folder, extra, create)
     except (FileNotFoundError, ImportError, ValueError) as error:
         print(f"hyperconformer: {error}", file=sys.stderr)
         return 1
@@ -129,7 +130,7 @@ def plan_text(ablation, planned, trials, store):
         search = ablation.search
         lines.append(
             f"{search.sampler} search, {search.trials} trials of each of "
-            f"{len(trials.studies)} arms over {', '.join(search.space)}"
+            f"{len(ablation.arms())} arms over {', '.join(search.space)}"
         )
     budget = ", ".join(f"{value} {unit}" for unit, value in ablation.budget.items())
     lines.append(f"{left} runs to do, of {budget or 'as long as the base says'} each")

@@ -27,6 +27,8 @@ class Trials:
         Where the studies are kept unless the search names a storage.
     extra : tuple of str
         Arguments for every run.
+    create : bool
+        False reads studies and writes nothing: one that is missing has no trials yet.
 
     Raises
     ------
@@ -36,31 +38,48 @@ class Trials:
         If the sampler is unknown or a part of the space is no distribution.
     """
 
-    def __init__(self, ablation, store, folder, extra=()):
+    def __init__(self, ablation, store, folder, extra=(), create=True):
         self.optuna = optuna = import_extra("optuna", "train", "searches")
         optuna.logging.set_verbosity(optuna.logging.WARNING)
         self.ablation, self.store, self.extra = ablation, store, extra
+        self.folder, self.create = pathlib.Path(folder), create
         if ablation.search.sampler not in SAMPLERS:
             raise ValueError(unknown("sampler", ablation.search.sampler, SAMPLERS))
         self.space = {
             name: self._distribution(name, choice)
             for name, choice in ablation.search.space.items()
         }
-        self.studies = [(arm, self._study(arm, folder)) for arm in ablation.arms()]
+        self._studies = {}  # by the label of the arm
         self.trials = {}  # of this process: run key to study and number
 
     def left(self):
         """How many runs are left."""
         finished = sum(
             trial.state.is_finished()
-            for _, study in self.studies
+            for _, study in self.studies()
             for trial in study.trials
         )
-        return len(self.studies) * self.ablation.search.trials - finished
+        return len(self.ablation.arms()) * self.ablation.search.trials - finished
+
+    def studies(self):
+        """The studies that exist.
+
+        Returns
+        -------
+        list of (dict, optuna.study.Study)
+            Each with its arm.
+        """
+        found = []
+        for arm in self.ablation.arms():
+            study = self._studies.get(label(arm)) or self._study(arm)
+            if study is not None:
+                self._studies[label(arm)] = study
+                found.append((arm, study))
+        return found
 
     def runs(self):
         """Yield runs until every arm has had its trials, arms taking turns."""
-        left = list(self.studies)
+        left = self.studies()
         while left:
             for arm, study in tuple(left):
                 run = self._abandoned(arm, study) or self._new(arm, study)
@@ -90,7 +109,7 @@ class Trials:
         """
         return [
             ({**arm, **trial.params}, self._run(arm, trial.params))
-            for arm, study in self.studies
+            for arm, study in self.studies()
             for trial in study.trials
         ]
 
@@ -118,20 +137,26 @@ class Trials:
         self.trials[run.key] = study, trial.number
         return run
 
-    def _study(self, arm, folder):
+    def _study(self, arm):
         optuna = self.optuna
         storage = self.ablation.search.storage
         if storage is None:
-            pathlib.Path(folder).mkdir(parents=True, exist_ok=True)
-            backend = optuna.storages.journal.JournalFileBackend(
-                str(pathlib.Path(folder) / "studies.log")
-            )
+            journal = self.folder / "studies.log"
+            if not (self.create or journal.exists()):
+                return None
+            self.folder.mkdir(parents=True, exist_ok=True)
+            backend = optuna.storages.journal.JournalFileBackend(str(journal))
             storage = optuna.storages.JournalStorage(backend)
-        return optuna.create_study(
-            storage=storage,
-            study_name=f"{self.ablation.name}: {label(arm)}",
-            load_if_exists=True,
-        )
+        study = {
+            "storage": storage,
+            "study_name": f"{self.ablation.name}: {label(arm)}",
+        }
+        if self.create:
+            return optuna.create_study(**study, load_if_exists=True)
+        try:
+            return optuna.load_study(**study)
+        except KeyError:
+            return None
 
     def _distribution(self, name, choice):
         distributions = self.optuna.distributions

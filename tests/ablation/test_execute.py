@@ -13,6 +13,7 @@ import pytest
 
 from hyperconformer.ablation.execute import Executor, Store
 from hyperconformer.ablation.plan import planned_runs, read_ablation
+from hyperconformer.ablation.search import Trials
 from hyperconformer.cli.main import main
 
 BASE = """
@@ -215,6 +216,27 @@ def test_search(project, tmp_path, sampler, capsys):
         assert len({point[1:] for point in points}) == 4
     main(["ablate", str(path), "--dry-run"])
     assert "0 runs to do" in capsys.readouterr().out
+
+
+def test_a_search_is_planned_without_a_trace(project, tmp_path, capsys):
+    pytest.importorskip("optuna")
+    path = project(
+        "axes: {number_of_epochs: [1, 2]}\n"
+        "search: {sampler: random, trials: 3, space: {lr: {low: 0.5, high: 9.0}}}\n"
+    )
+    before = sorted(tmp_path.rglob("*"))
+    assert main(["ablate", str(path), "--dry-run"]) == 0
+    assert "of each of 2 arms" in capsys.readouterr().out
+    ablation, store = read_ablation(path), Store(tmp_path / "runs")
+    reader = Trials(ablation, store, tmp_path / "runs", create=False)
+    assert (reader.planned(), reader.left()) == ([], 6)
+    assert sorted(tmp_path.rglob("*")) == before
+    # It sees what another process begins meanwhile.
+    trials = Trials(ablation, store, tmp_path / "runs")
+    run = next(trials.runs())
+    assert [run.key for _, run in reader.planned()] == [run.key]
+    trials.done(run, {"status": "failed"})
+    assert reader.left() == 5
 
 
 def test_mistakes_end_with_a_message(project, capsys):
