@@ -43,10 +43,12 @@ NOTHING = Hypothesis("", -math.inf)
 class LexiconSearcher(Searcher):
     """flashlight-text's CTC beam search with a KenLM n-gram model of words.
 
-    A hypothesis consists of words of the lexicon. Its score is its best alignment's
-    CTC log-probability, plus ``lm_weight`` times the n-gram model's log-probability,
-    plus ``word_bonus`` for each word. The search runs in C++: on a model of millions
-    of n-grams it is much faster than
+    A hypothesis consists of words of the lexicon. An alignment's score is its CTC
+    log-probability, plus ``lm_weight`` times the n-gram model's log-probability of the
+    words, plus ``word_bonus`` for each word. Alignments that end in one state of the
+    n-gram model are summed; their hypothesis has the words of the likeliest.
+
+    The search runs in C++: on a model of millions of n-grams it is much faster than
     :class:`~hyperconformer.search.ctc_beam.CTCSearcher`, which can write any word.
 
     In a stream, the words with which every hypothesis of the beam begins are final. A
@@ -265,7 +267,7 @@ class LexiconSearcher(Searcher):
             word_score=self.word_bonus,
             unk_score=-math.inf,
             sil_score=0.0,
-            log_add=False,
+            log_add=True,  # the likeliest alignment alone has more errors
             criterion_type=flashlight.CriterionType.CTC,
         )
         no_word = -1  # every hypothesis consists of words of the lexicon
