@@ -379,7 +379,7 @@ class PhoneSearcher(LexiconSearcher):
     """
 
     takes: ClassVar[Literal["ctc", "encoded"]] = "encoded"
-    frame_tokens: ClassVar[int | None] = 6  # of 40: most of the time is theirs
+    frame_tokens: ClassVar[int | None] = 10  # of 40: most of the time is theirs
 
     def __init__(
         self,
@@ -387,8 +387,8 @@ class PhoneSearcher(LexiconSearcher):
         arpa: str | pathlib.Path,
         words: str | pathlib.Path,
         letters_weight: float = 0.4,
-        beam_size: int = 200,
-        beam_threshold: float = 20.0,
+        beam_size: int = 1000,
+        beam_threshold: float = 14.0,
         **settings: Any,
     ):
         if not recognizer.phones:

@@ -6,6 +6,8 @@
 ``words.txt`` from NGRAM_FOLDER (see make_ngram.py). The feature statistics stay in
 single precision. ``--checkpoint FOLDER`` takes the weights of one checkpoint of RUN in
 place of the average, with the phone head that ``phone_ctc`` trained on the last layer.
+``--mean-with MODEL`` takes the mean of these weights and another model's, such as the
+one that RUN began with.
 ``--prior-weight`` and ``--prior-split`` divide the phones' probabilities by a power of
 their mean over a split. RUN may be a published model too.
 """
@@ -56,6 +58,8 @@ def main(options):
         require_phones_at(layers, checkpoint)
         phones = take_checkpoint(checkpoint, weights)
         config["recognizer"]["phones"] = phones
+    if options.mean_with:
+        weights = mean_of(weights, options.mean_with)
     weights = {
         name: weight if name.startswith("extractor.") else _halve(name, weight)
         for name, weight in weights.items()
@@ -75,6 +79,28 @@ def main(options):
         save_file(weights, target / WEIGHTS_FILE)
     for file in sorted(target.iterdir()):
         print(f"{file} {file.stat().st_size / 1e6:.2f} MB")
+
+
+def mean_of(weights, model):
+    """The mean of weights and those of another model of the same form."""
+    others = load_file(find_model(model) / WEIGHTS_FILE)
+    differing = sorted(
+        name
+        for name in weights.keys() | others.keys()
+        if getattr(weights.get(name), "shape", None)
+        != getattr(others.get(name), "shape", None)
+    )
+    if differing:
+        raise ValueError(
+            f"--mean-with {model}: {len(differing)} weights of the two models have "
+            f"other shapes or are in one of them only: {', '.join(differing[:5])}"
+        )
+    return {
+        name: (weight + others[name].to(weight)) / 2
+        if weight.is_floating_point() and not name.startswith("extractor.")
+        else weight
+        for name, weight in weights.items()
+    }
 
 
 def require_phones_at(last_layer, checkpoint):
@@ -151,6 +177,11 @@ if __name__ == "__main__":
     parser.add_argument("model", help="the folder to write")
     parser.add_argument(
         "--checkpoint", help="one checkpoint of the run, with its phones"
+    )
+    parser.add_argument(
+        "--mean-with",
+        metavar="MODEL",
+        help="take the mean with another model's weights",
     )
     parser.add_argument("--lm-weight", type=float, required=True)
     parser.add_argument("--word-bonus", type=float, required=True)

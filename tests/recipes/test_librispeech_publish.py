@@ -2,12 +2,14 @@
 
 import importlib.util
 import pathlib
+import shutil
 import subprocess
 import sys
 
 import pytest
 import torch
 from safetensors import safe_open
+from safetensors.torch import save_file
 
 from hyperconformer import ASR, GreedySearcher, LexiconSearcher
 from hyperconformer.model.recognizer import Recognizer
@@ -100,6 +102,21 @@ def test_a_phone_head_of_another_layer_is_refused(publish, checkpoint):
 
 
 @pytest.mark.integration
+def test_the_mean_with_another_model(publish, tmp_path):
+    ours = {"extractor.x": torch.ones(2), "w": torch.tensor([1.0, 3.0])}
+    theirs = {"extractor.x": torch.zeros(2), "w": torch.tensor([2.0, -1.0]).half()}
+    folder = tmp_path / "other"
+    shutil.copytree(ROOT / "pretrained/hyperconformer-an4", folder)
+    save_file(theirs, folder / "model.safetensors")
+    mean = publish.mean_of(ours, folder)
+    assert mean["w"].tolist() == [1.5, 1.0] and mean["w"].dtype == torch.float32
+    assert mean["extractor.x"].tolist() == [1.0, 1.0]  # statistics, not weights
+    others = {"extractor.x": torch.ones(2), "y": torch.ones(2)}
+    save_file(others, folder / "model.safetensors")
+    with pytest.raises(ValueError, match="3 weights of the two models.*: v, w, y"):
+        publish.mean_of({**ours, "v": torch.ones(2)}, folder)
+
+
 def test_phones_are_divided_by_their_priors(tmp_path, publish):
     pytest.importorskip("flashlight.lib.text.decoder")
     split, source = ROOT / "tests/data/librispeech_dev19", PUBLISHED
