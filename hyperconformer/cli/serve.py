@@ -7,7 +7,7 @@ from hyperconformer.core.extras import import_extra
 
 LIMITS = {
     "streams": "live streams at once, of each process (40 for each of its cores, "
-    "8 where the model searches a list of words)",
+    "5 where the model searches a list of words)",
     "files": "uploaded files at work or waiting, of each process",
     "upload_mb": "size of an upload",
     "audio_s": "length of an uploaded recording",

@@ -54,7 +54,7 @@ UVICORN = {
     "ws_per_message_deflate": False,
 }
 # Streams that a core carries in real time, with and without the search of a lexicon.
-CARRIED = {True: 8, False: 40}
+CARRIED = {True: 5, False: 40}
 # How long a process may take to import what it needs.
 START_S = 120
 # How long connections get to be closed, after the utterances have been finished.
