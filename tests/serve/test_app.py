@@ -18,7 +18,7 @@ def test_as_many_streams_as_the_search_lets_cores_carry(
     searched.search = LexiconSearcher(train_arpa(["BAD CAB"], tmp_path / "lm.arpa"))
     for streaming, limits, expected in (
         (tiny_streaming, Limits(), 120),
-        (searched, Limits(), 24),
+        (searched, Limits(), 15),
         (searched, Limits(streams=4), 4),
         ("this model does not stream", Limits(), 120),
     ):
