@@ -114,8 +114,8 @@ class _AllSequences(torch.autograd.Function):
             new /= scales[frame].unsqueeze(-1)
         last = states[lengths, :, torch.arange(batch, device=lengths.device)]
         endings = (last * end.transpose(0, 1)).sum((1, 2))
+        end = end / endings.unsqueeze(-1)
         ctx.save_for_backward(lengths, transitions, end, labels, blanks, states, scales)
-        ctx.endings = endings
         return scales.log().masked_fill(padding.T, 0.0).sum(0) + endings.log()
 
     @staticmethod
@@ -125,14 +125,13 @@ class _AllSequences(torch.autograd.Function):
         frames, size, batch, _ = labels.shape
         # How much each state's paths grow until the end, over all paths' sum.
         growth = torch.zeros_like(states[0])
-        first = end / ctx.endings.unsqueeze(-1)
         transitions = transitions.transpose(1, 2).contiguous()
         shares = labels.new_zeros(frames, size, batch)
         ends = set(lengths.tolist())
         for frame in range(frames, 0, -1):
             if frame in ends:
                 ending = (lengths == frame).unsqueeze(-1)
-                growth = torch.where(ending, first, growth)
+                growth = torch.where(ending, end, growth)
             share = (states[frame] * growth).view(size, batch, 2, size).sum(-1)
             shares[frame - 1] = share[..., 1]
             shares[frame - 1, BLANK_INDEX] += share[..., 0].sum(0)

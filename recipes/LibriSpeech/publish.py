@@ -20,6 +20,7 @@ import sys
 
 import torch
 from safetensors.torch import load_file, save_file
+from speechbrain.utils.checkpoints import average_state_dicts
 from tqdm import tqdm
 
 from hyperconformer import ASR
@@ -92,15 +93,18 @@ def mean_of(weights, model):
     )
     if differing:
         raise ValueError(
-            f"--mean-with {model}: {len(differing)} weights of the two models have "
-            f"other shapes or are in one of them only: {', '.join(differing[:5])}"
+            f"--mean-with {model}: {len(differing)} weights of the two models differ "
+            f"in shape, or one model lacks them: {', '.join(differing[:5])}"
         )
-    return {
-        name: (weight + others[name].to(weight)) / 2
-        if weight.is_floating_point() and not name.startswith("extractor.")
-        else weight
+    learned = [
+        name
         for name, weight in weights.items()
-    }
+        if weight.is_floating_point() and not name.startswith("extractor.")
+    ]
+    mean = average_state_dicts(
+        {name: one[name].float() for name in learned} for one in (others, weights)
+    )
+    return {**weights, **mean}
 
 
 def require_phones_at(last_layer, checkpoint):

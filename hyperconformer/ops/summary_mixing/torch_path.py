@@ -176,7 +176,7 @@ def window_mean(
     frames = F.pad(frames, (0, 0, 0, -num_frames % size))
     if size == num_frames:
         spans = frames.unsqueeze(1)
-    else:  # (B, C, radius + size, S + 1): each chunk and what stands before it
+    else:  # (B, C, radius + size, S + 1): each chunk with the frames before it
         spans = frames.unfold(1, radius + size, size).transpose(2, 3)
     if left is not None and left * chunk.chunk_frames < radius:
         hidden = radius - left * chunk.chunk_frames
